@@ -1,0 +1,409 @@
+//! Owns the [`Store`] trait: everything the authority asks of a database, as intents.
+//!
+//! Laws, held by the conformance suite ([`crate::conformance`]) for every implementation:
+//! - Every method is one transaction. When its future is ready with `Ok`, what it did is durable.
+//! - Every method may be repeated, and any two may run at once on any number of servers; the outcome is as if they had
+//!   run one after the other.
+//! - Rows carry the moment at which they are forgotten (`forget_at`). From then on no method returns them, whether or not
+//!   [`Store::expire`] has deleted them yet.
+//! - An expected outcome is a variant of the result; [`StoreError`] means that the store itself could not do its work.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use bluetrace_protocol::{
+    ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username, Window,
+};
+use thiserror::Error;
+
+/// A store's answer, in time.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Why a store could not do its work. The texts hold no personal data.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Nothing was changed, and the same call may succeed later: the disk is full, the database is busy or away.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// The store is broken, or this program is; the same call will not succeed later.
+    #[error("the store failed: {0}")]
+    Failed(String),
+}
+
+/// The store's own number for an account. Never on the wire, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountId(pub i64);
+
+/// The store's own number for an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UploadKey(pub i64);
+
+/// The store's own number for a notice; later notices of an account have higher numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NoticeId(pub i64);
+
+/// A login's random name, carried on in its resume tokens, so that a logout can end them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub [u8; 16]);
+
+/// An Argon2id hash in PHC text form.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(pub String);
+
+/// Who sets a password: it decides what a later import compares with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PasswordSource {
+    /// An operator. A line of `credentials.txt` that has not changed since its import does not undo it.
+    Operator,
+    /// A line of `credentials.txt`.
+    Import,
+}
+
+/// An account as the authority needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The store's number for it.
+    pub id: AccountId,
+    /// Who it is.
+    pub username: Username,
+    /// The password that opens it. `None` for an account that exists only because an imported `TempID` names it.
+    pub password_hash: Option<PasswordHash>,
+    /// The password last imported from `credentials.txt`, if any; kept when an operator sets another.
+    pub imported_hash: Option<PasswordHash>,
+    /// Counts password changes. A resume token of another epoch is void.
+    pub token_epoch: u32,
+    /// When it was opened.
+    pub created: Timestamp,
+}
+
+/// An account in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccountSummary {
+    /// Who it is.
+    pub username: Username,
+    /// When it was opened.
+    pub created: Timestamp,
+    /// Whether it has a password.
+    pub has_password: bool,
+    /// The first moment at which it may log in again, if it is blocked now.
+    pub blocked_until: Option<Timestamp>,
+}
+
+/// Outcome of [`Store::open_account`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccountOpened {
+    /// There was none of that name, or one without a password.
+    Opened(AccountId),
+    /// There is one already. Nothing was changed.
+    Exists(AccountId),
+}
+
+/// What is known of a username before its password is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginState {
+    /// The account, if there is one.
+    pub account: Option<Account>,
+    /// The first moment at which this username, known or not, may log in again, if it is blocked now.
+    pub blocked_until: Option<Timestamp>,
+}
+
+/// Whether a password was right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was.
+    Right,
+    /// It was not, or there is no such account.
+    Wrong,
+}
+
+/// The lock-out rule (PROTOCOL section 4.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lockout {
+    /// Failures in a row that block a username.
+    pub max_failures: u32,
+    /// How long a block lasts, in seconds. With 0 nothing is ever blocked, and failures still count.
+    pub block_duration_s: u32,
+}
+
+/// Outcome of [`Store::record_login`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginRecorded {
+    /// The password was right, and the username was not blocked. Its failures are forgotten.
+    Welcome,
+    /// The password was wrong.
+    Wrong {
+        /// Failures that are still free before the block.
+        left: u32,
+    },
+    /// The password was wrong, and this failure blocked the username.
+    BlockedNow {
+        /// The first moment at which it may log in again.
+        until: Timestamp,
+    },
+    /// The username was blocked already. Nothing was counted.
+    Blocked {
+        /// The first moment at which it may log in again.
+        until: Timestamp,
+    },
+}
+
+/// Outcome of [`Store::issue_temp_ids`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TempIdsIssued {
+    /// All are stored.
+    Issued,
+    /// None is stored: these, by their place in the request, are taken. Draw them anew.
+    Taken(Vec<usize>),
+}
+
+/// A line of `tempIDs.txt`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportedTempId {
+    /// Whose it is.
+    pub username: Username,
+    /// The id and its window.
+    pub record: Record,
+}
+
+/// What became of a line of `tempIDs.txt`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TempIdImported {
+    /// It is stored. If there was no such account, there is one now, without a password.
+    Added,
+    /// The same user has it already. Nothing was changed.
+    Known,
+    /// Another user has it. Nothing was changed.
+    ClaimedByAnother,
+}
+
+/// To whom a `TempID` belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The account.
+    pub account: AccountId,
+    /// Its name.
+    pub username: Username,
+    /// The window in which the id was to be shown, as issued.
+    pub window: Window,
+}
+
+/// What a device says when it begins or continues an upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadRequest {
+    /// Who uploads.
+    pub account: AccountId,
+    /// The device's name for the upload.
+    pub upload: UploadId,
+    /// How many records it has in all.
+    pub records: u32,
+    /// When the upload and its records are forgotten, if it is a new one.
+    pub forget_at: Timestamp,
+}
+
+/// Outcome of [`Store::begin_upload`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadBegun {
+    /// It may go on behind the records that are durable.
+    Open {
+        /// The store's number for it.
+        key: UploadKey,
+        /// How many of its first records are durable; 0 for a new one.
+        durable: u32,
+        /// What came of it, if it is complete.
+        summary: Option<UploadSummary>,
+    },
+    /// This account has begun an upload of this id with another number of records.
+    Conflict {
+        /// The number it was begun with.
+        records: u32,
+    },
+}
+
+/// An upload in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadRow {
+    /// The store's number for it; lists are in its order.
+    pub key: UploadKey,
+    /// The device's name for it.
+    pub upload: UploadId,
+    /// Who uploads.
+    pub uploader: Username,
+    /// How many records it has in all.
+    pub records: u32,
+    /// How many of its first records are durable.
+    pub durable: u32,
+    /// When it was begun.
+    pub begun: Timestamp,
+    /// When it was completed, and what came of it.
+    pub finished: Option<(Timestamp, UploadSummary)>,
+}
+
+/// A notice for one account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewNotice {
+    /// Whom it is for.
+    pub account: AccountId,
+    /// What it says.
+    pub notice: ExposureNotice,
+    /// When it is forgotten.
+    pub forget_at: Timestamp,
+}
+
+/// What a resume token's session and account have come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionState {
+    /// Who the account is.
+    pub username: Username,
+    /// The account's present epoch.
+    pub token_epoch: u32,
+    /// Whether a logout has ended the session.
+    pub is_revoked: bool,
+}
+
+/// What [`Store::expire`] deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Expired {
+    /// Rows deleted, of every kind.
+    pub rows: u64,
+    /// Whether there is more to delete: call again.
+    pub more: bool,
+}
+
+/// Everything the authority asks of a database. See the module for the laws.
+pub trait Store: Send + Sync + fmt::Debug {
+    /// Opens an account, or gives a password to one that has none.
+    fn open_account(
+        &self,
+        username: Username,
+        hash: PasswordHash,
+        source: PasswordSource,
+        now: Timestamp,
+    ) -> StoreFuture<'_, AccountOpened>;
+
+    /// Sets the password of an account, voids its resume tokens and ends a block. `false` if there is no such account.
+    fn change_password(&self, username: Username, hash: PasswordHash, source: PasswordSource) -> StoreFuture<'_, bool>;
+
+    /// Removes an account and everything that is its own: `TempIDs`, uploads, notices, failures. `false` if there is none.
+    fn remove_account(&self, username: Username) -> StoreFuture<'_, bool>;
+
+    /// Up to `limit` accounts with names after `after`, in order of their bytes.
+    fn accounts(&self, after: Option<Username>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<AccountSummary>>;
+
+    /// The account of that name, and whether the name is blocked. Writes nothing.
+    fn login_state(&self, username: Username, now: Timestamp) -> StoreFuture<'_, LoginState>;
+
+    /// Applies the lock-out rule to one attempt. A block found decides before the verdict does. A username without an
+    /// account counts as one with an account does; failures of such names are forgotten a day after the last one, and of
+    /// more than [`MAX_UNKNOWN_USERNAMES`] the oldest make room.
+    fn record_login(
+        &self,
+        username: Username,
+        verdict: Verdict,
+        rule: Lockout,
+        now: Timestamp,
+    ) -> StoreFuture<'_, LoginRecorded>;
+
+    /// Stores `TempIDs` of an account, all or none.
+    fn issue_temp_ids(
+        &self,
+        account: AccountId,
+        ids: Vec<Record>,
+        forget_at: Timestamp,
+    ) -> StoreFuture<'_, TempIdsIssued>;
+
+    /// Stores lines of `tempIDs.txt`; an outcome for each, in order.
+    fn import_temp_ids(
+        &self,
+        lines: Vec<ImportedTempId>,
+        forget_at: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<TempIdImported>>;
+
+    /// Up to `limit` `TempIDs` after `after`, in order of their bytes, with the user of each.
+    fn temp_ids(&self, after: Option<TempId>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<ImportedTempId>>;
+
+    /// The owner of each `TempID`, in the order asked. Fastest when the ids are sorted and distinct.
+    fn resolve(&self, ids: Vec<TempId>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Owner>>>;
+
+    /// Begins an upload, or finds the one this account has begun under this id.
+    fn begin_upload(&self, request: UploadRequest, now: Timestamp) -> StoreFuture<'_, UploadBegun>;
+
+    /// Stores the records of an upload from place `first` (0 for the first) on, and returns how many of its first records are
+    /// durable then. Records that are durable already are passed over, so a repeated or overlapping call adds nothing. Nothing
+    /// is stored beyond the number of records the upload was begun with.
+    ///
+    /// Fails if `first` lies beyond the durable records, or if there is no such upload.
+    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, u32>;
+
+    /// Up to `limit` durable records of an upload from place `first` on.
+    fn uploaded_records(
+        &self,
+        upload: UploadKey,
+        first: u32,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<Uploaded>>;
+
+    /// Marks an upload complete with its summary and leaves the notices, unless it is complete already. Returns whether
+    /// this call completed it.
+    fn complete_upload(
+        &self,
+        upload: UploadKey,
+        summary: UploadSummary,
+        notices: Vec<NewNotice>,
+        now: Timestamp,
+    ) -> StoreFuture<'_, bool>;
+
+    /// Up to `limit` uploads after `after`, in order of their keys.
+    fn uploads(&self, after: Option<UploadKey>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadRow>>;
+
+    /// Up to `limit` unread notices of an account, oldest first.
+    fn unread_notices(
+        &self,
+        account: AccountId,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<(NoticeId, ExposureNotice)>>;
+
+    /// Marks the notices of an account read, up to and with `last`.
+    fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()>;
+
+    /// What has come of an account and a session. `None` if there is no such account.
+    fn session_state(
+        &self,
+        account: AccountId,
+        session: SessionId,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Option<SessionState>>;
+
+    /// Ends a session: its resume tokens are void. Remembered until `until`, when they have expired anyway.
+    fn revoke_session(&self, session: SessionId, until: Timestamp) -> StoreFuture<'_, ()>;
+
+    /// What was last noted about an import under this name (`None` if nothing was).
+    fn import_note(&self, name: &'static str) -> StoreFuture<'_, Option<String>>;
+
+    /// Notes something about an import, so that an unchanged file need not be read again.
+    fn note_import(&self, name: &'static str, note: String) -> StoreFuture<'_, ()>;
+
+    /// Deletes a bounded number of the rows that are forgotten at `now`.
+    fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired>;
+}
+
+/// Most usernames without an account whose failed logins are remembered: bounds what made-up names can cost.
+pub const MAX_UNKNOWN_USERNAMES: u32 = 100_000;
+
+/// How long failures of usernames without an account are remembered after the last one, in seconds: a day.
+pub const UNKNOWN_USERNAME_MEMORY_S: i64 = 24 * 60 * 60;
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionId(..)")
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(..)")
+    }
+}

@@ -1,0 +1,28 @@
+//! What everyone in a BlueTrace system knows.
+//!
+//! This crate is the protocol as pure functions and state machines: it does no I/O, reads no clock and draws no randomness
+//! of its own. Bytes and `now` go in, values come out, so the same code serves the server, the terminal client, the
+//! simulator and the fuzzer. References such as *PROTOCOL section 4* are to `docs/protocol.md`.
+#![no_std]
+#![warn(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    clippy::std_instead_of_core,
+    clippy::std_instead_of_alloc
+)]
+
+extern crate alloc;
+#[cfg(any(test, feature = "proptest"))]
+extern crate std;
+
+pub mod identity;
+pub mod limits;
+pub mod record;
+pub mod time;
+pub mod upload;
+
+pub use identity::{IdentityError, Password, UploadId, Username};
+pub use record::{Record, RecordError, TempId};
+pub use time::{Clock, TimeError, Timestamp, Window, WindowError};
+pub use upload::{ExposureNotice, UploadSummary, Uploaded, UploadedRecord};

@@ -1,0 +1,61 @@
+//! Every limit of the formats and sessions, with its unit and its reason.
+//!
+//! A number that bounds input from outside stands here and nowhere else, and each has a test one past it.
+
+/// Longest line of the session protocol, in bytes, without its line ending (PROTOCOL section 4).
+pub const MAX_LINE: usize = 16 * 1024;
+
+/// Longest username, in bytes (PROTOCOL section 4.2).
+pub const MAX_USERNAME: usize = 64;
+
+/// Longest password, in bytes (PROTOCOL section 4.2).
+pub const MAX_PASSWORD: usize = 256;
+
+/// Longest request `id`, in characters, as it stands in the JSON text without quotes (PROTOCOL section 4.3).
+pub const MAX_REQUEST_ID: usize = 64;
+
+/// Longest upload id, in bytes. A UUID's text is 36; the room above it is for other implementations.
+pub const MAX_UPLOAD_ID: usize = 64;
+
+/// Longest upload code, in bytes.
+pub const MAX_UPLOAD_CODE: usize = 64;
+
+/// Longest resume token, in bytes (PROTOCOL section 4.6).
+pub const MAX_RESUME_TOKEN: usize = 256;
+
+/// Most records in one upload (PROTOCOL section 4.4).
+pub const MAX_UPLOAD_RECORDS: u32 = 1_000_000;
+
+/// Most `TempIDs` in one download (PROTOCOL section 4.3).
+pub const MAX_TEMP_IDS: u32 = 100;
+
+/// Records of an upload that a server session gathers before it asks for them to be stored. A batch ends earlier
+/// when no further line is waiting; this bounds memory when lines never stop (about 400 KiB).
+pub const MAX_RECORD_BATCH: usize = 4_096;
+
+/// Lines in a row that are not JSON before the session is closed (PROTOCOL section 4.3 promises that nine are survived).
+pub const MAX_BAD_LINES: u32 = 10;
+
+/// Digits of a registry `TempID` (PROTOCOL section 1).
+pub const REGISTRY_DIGITS: usize = 20;
+
+/// Most digits of a foreign `TempID` that is still heard (PROTOCOL section 2 accepts more than 20).
+pub const MAX_TEMP_ID_DIGITS: usize = 64;
+
+/// Characters of a sealed `TempID`: the base64 of 61 bytes (PROTOCOL section 7).
+pub const SEALED_CHARACTERS: usize = 84;
+
+/// Longest window of a `TempID`, in seconds: 24 hours (PROTOCOL section 2).
+pub const MAX_WINDOW_S: i64 = 24 * 60 * 60;
+
+/// Largest beacon datagram, in bytes (PROTOCOL section 2).
+pub const MAX_BEACON: usize = 256;
+
+/// Longest line of a contact-log file, in bytes: a sealed `TempID`, three times and separators are 149.
+pub const MAX_CONTACT_LOG_LINE: usize = 256;
+
+/// Most entries a contact log holds, the oldest going first: the largest upload, so that a log can always be uploaded.
+pub const MAX_CONTACT_LOG_ENTRIES: usize = 1_000_000;
+
+/// Failed logins in a row that block a username (PROTOCOL section 4.2).
+pub const MAX_FAILED_LOGINS: u32 = 3;

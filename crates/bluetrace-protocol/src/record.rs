@@ -1,0 +1,134 @@
+//! Owns the record syntax `<TempID>, <start>, <expiry>` and the [`TempId`] in it (PROTOCOL section 1).
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use core::fmt;
+
+use rand_core::Rng;
+use thiserror::Error;
+
+use crate::limits::{MAX_TEMP_ID_DIGITS, REGISTRY_DIGITS, SEALED_CHARACTERS};
+use crate::time::{TIME_CHARACTERS, Timestamp, Window, WindowError};
+
+/// A temporary id that a device shows to those near it.
+///
+/// Invariant: 20 to 64 ASCII digits (registry scheme and kin), or 84 characters of base64 (sealed scheme); so never a
+/// comma, a space or a control character. It has no `Display`, and its `Debug` is redacted: [`TempId::reveal`] marks
+/// each place where an id leaves on purpose.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TempId(Box<str>);
+
+/// A `TempID` with the window in which it may be shown.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Record {
+    /// The id.
+    pub temp_id: TempId,
+    /// When it may be shown.
+    pub window: Window,
+}
+
+/// Why a text is not a record. The text itself is never part of the error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// Not three fields separated by commas.
+    #[error("not of the form <TempID>, <start>, <expiry>")]
+    Shape,
+    /// The first field is not a `TempID`.
+    #[error("the TempID is neither 20 to 64 digits nor 84 characters of base64")]
+    TempId,
+    /// A time is not `DD/MM/YYYY HH:MM:SS`.
+    #[error("a time is not of the form DD/MM/YYYY HH:MM:SS")]
+    Time,
+    /// Start and expiry make no window.
+    #[error("{0}")]
+    Window(#[from] WindowError),
+}
+
+impl TempId {
+    /// Reads a `TempID`.
+    ///
+    /// # Errors
+    /// [`RecordError::TempId`] if the text is neither 20 to 64 digits nor 84 characters of standard base64.
+    pub fn parse(text: &str) -> Result<Self, RecordError> {
+        let bytes = text.as_bytes();
+        let is_digits =
+            (REGISTRY_DIGITS..=MAX_TEMP_ID_DIGITS).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_digit);
+        if is_digits || is_sealed_text(bytes) { Ok(Self(text.into())) } else { Err(RecordError::TempId) }
+    }
+
+    /// Draws 20 uniformly random digits.
+    pub fn random(generator: &mut impl Rng) -> Self {
+        let mut digits = String::with_capacity(REGISTRY_DIGITS);
+        while digits.len() < REGISTRY_DIGITS {
+            let mut bytes = [0_u8; 32];
+            generator.fill_bytes(&mut bytes);
+            // 250 is the largest multiple of ten that a byte can hold: what lies above would favour low digits
+            for byte in bytes.into_iter().filter(|byte| *byte < 250).take(REGISTRY_DIGITS.saturating_sub(digits.len()))
+            {
+                digits.push(char::from(b'0'.saturating_add(byte % 10)));
+            }
+        }
+        Self(digits.into())
+    }
+
+    /// The id as it goes on the wire, into the store or onto the operator's console. Never into a log.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TempId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TempId(..)")
+    }
+}
+
+impl Record {
+    /// Reads `<TempID>, <start>, <expiry>`; any number of spaces, or none, may stand around a comma.
+    ///
+    /// # Errors
+    /// [`RecordError`] says which part is wrong.
+    pub fn parse(text: &str) -> Result<Self, RecordError> {
+        let mut fields = text.split(',').map(|field| field.trim_matches(' '));
+        match (fields.next(), fields.next(), fields.next(), fields.next()) {
+            (Some(temp_id), Some(start), Some(expiry), None) => Self::from_fields(temp_id, start, expiry),
+            _ => Err(RecordError::Shape),
+        }
+    }
+
+    /// Puts a record together from the texts of its three fields.
+    ///
+    /// # Errors
+    /// [`RecordError`] says which part is wrong.
+    pub fn from_fields(temp_id: &str, start: &str, expiry: &str) -> Result<Self, RecordError> {
+        let time = |text| Timestamp::parse(text).map_err(|_| RecordError::Time);
+        let temp_id = TempId::parse(temp_id)?;
+        Ok(Self { temp_id, window: Window::new(time(start)?, time(expiry)?)? })
+    }
+
+    /// Appends `<TempID>, <start>, <expiry>`.
+    pub fn write_to(&self, out: &mut String) {
+        out.push_str(self.temp_id.reveal());
+        out.push_str(", ");
+        self.window.start().write_to(out);
+        out.push_str(", ");
+        self.window.expiry().write_to(out);
+    }
+
+    /// The text `<TempID>, <start>, <expiry>`, for the wire, a file or the console. Never for a log.
+    pub fn reveal(&self) -> String {
+        // two separators of two characters, two times
+        const AROUND: usize = 4 + 2 * TIME_CHARACTERS;
+        let mut text = String::with_capacity(AROUND.saturating_add(self.temp_id.reveal().len()));
+        self.write_to(&mut text);
+        text
+    }
+}
+
+/// Whether the bytes are the padded base64 of 61 bytes: 82 characters of the alphabet and `==`.
+fn is_sealed_text(bytes: &[u8]) -> bool {
+    bytes.len() == SEALED_CHARACTERS
+        && bytes
+            .strip_suffix(b"==")
+            .is_some_and(|body| body.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')))
+}

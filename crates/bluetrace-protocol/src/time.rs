@@ -1,0 +1,309 @@
+//! Owns time as the formats write it: [`Timestamp`], [`Window`], and the fixed 19-character text.
+//!
+//! The text is `DD/MM/YYYY HH:MM:SS` in UTC (PROTOCOL section 1). It is parsed by hand because it is this system's own
+//! format, fixed in width, and stands in every record; everything else about dates is left to libraries.
+
+use alloc::string::String;
+use core::fmt;
+
+use thiserror::Error;
+
+use crate::limits::MAX_WINDOW_S;
+
+/// Characters of a time's text: `DD/MM/YYYY HH:MM:SS`.
+pub const TIME_CHARACTERS: usize = 19;
+
+/// A moment in whole seconds since 1970-01-01 00:00:00 UTC, up to the year 9999.
+///
+/// Invariant: `0 <= seconds <= 253_402_300_799`, so that every timestamp has a text of 19 characters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(i64);
+
+/// Tells the time. The system's clock in the binary, a virtual one in tests and simulations.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// The present moment.
+    fn now(&self) -> Timestamp;
+}
+
+/// A text that is not a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("not a time of the form DD/MM/YYYY HH:MM:SS")]
+pub struct TimeError;
+
+impl Timestamp {
+    /// 1970-01-01 00:00:00 UTC.
+    pub const MIN: Self = Self(0);
+    /// 9999-12-31 23:59:59 UTC.
+    pub const MAX: Self = Self(253_402_300_799);
+
+    /// The moment `seconds` after 1970-01-01 00:00:00 UTC, or `None` outside 1970 to 9999.
+    pub const fn from_unix(seconds: i64) -> Option<Self> {
+        if seconds >= Self::MIN.0 && seconds <= Self::MAX.0 { Some(Self(seconds)) } else { None }
+    }
+
+    /// Seconds since 1970-01-01 00:00:00 UTC.
+    pub const fn as_unix(self) -> i64 {
+        self.0
+    }
+
+    /// The moment `seconds` later (earlier if negative), held within [`Self::MIN`] and [`Self::MAX`].
+    #[must_use]
+    pub const fn plus(self, seconds: i64) -> Self {
+        let sum = self.0.saturating_add(seconds);
+        if sum < Self::MIN.0 {
+            Self::MIN
+        } else if sum > Self::MAX.0 {
+            Self::MAX
+        } else {
+            Self(sum)
+        }
+    }
+
+    /// Seconds from `earlier` to this moment; negative if `earlier` is later.
+    pub const fn seconds_since(self, earlier: Self) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Reads `DD/MM/YYYY HH:MM:SS` or `YYYY-MM-DD HH:MM:SS`, exactly 19 characters.
+    ///
+    /// # Errors
+    /// [`TimeError`] for any other text and for a date or time of day that does not exist.
+    pub fn parse(text: &str) -> Result<Self, TimeError> {
+        let [day, month, year, hour, minute, second] = match text.as_bytes() {
+            [d1, d2, b'/', m1, m2, b'/', y1, y2, y3, y4, b' ', rest @ ..]
+            | [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b' ', rest @ ..] => {
+                let [hour, minute, second] = clock_fields(rest)?;
+                [number(&[*d1, *d2])?, number(&[*m1, *m2])?, number(&[*y1, *y2, *y3, *y4])?, hour, minute, second]
+            }
+            _ => return Err(TimeError),
+        };
+        let days = days_from_civil(year, month, day).ok_or(TimeError)?;
+        if hour > 23 || minute > 59 || second > 59 {
+            return Err(TimeError);
+        }
+        let of_day = hour.saturating_mul(3_600).saturating_add(minute.saturating_mul(60)).saturating_add(second);
+        Self::from_unix(days.saturating_mul(SECONDS_A_DAY).saturating_add(of_day)).ok_or(TimeError)
+    }
+
+    /// Appends `DD/MM/YYYY HH:MM:SS`.
+    pub fn write_to(self, out: &mut String) {
+        let (year, month, day) = civil_from_days(self.0.div_euclid(SECONDS_A_DAY));
+        let of_day = self.0.rem_euclid(SECONDS_A_DAY);
+        let minutes = of_day.div_euclid(60);
+        for (value, digits, after) in [
+            (day, 2, Some('/')),
+            (month, 2, Some('/')),
+            (year, 4, Some(' ')),
+            (minutes.div_euclid(60), 2, Some(':')),
+            (minutes.rem_euclid(60), 2, Some(':')),
+            (of_day.rem_euclid(60), 2, None),
+        ] {
+            push_digits(value, digits, out);
+            out.extend(after);
+        }
+    }
+}
+
+/// `DD/MM/YYYY HH:MM:SS`, 19 characters, UTC.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::with_capacity(TIME_CHARACTERS);
+        self.write_to(&mut text);
+        f.write_str(&text)
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The span in which a `TempID` may be shown: both ends inclusive.
+///
+/// Invariant: `start <= expiry` and `expiry - start <= MAX_WINDOW_S` (24 hours).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Window {
+    start: Timestamp,
+    expiry: Timestamp,
+}
+
+/// A start and an expiry that do not make a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum WindowError {
+    /// The expiry is before the start.
+    #[error("the expiry is before the start")]
+    Reversed,
+    /// The window is longer than [`MAX_WINDOW_S`].
+    #[error("the window is longer than 24 hours")]
+    TooLong,
+}
+
+impl Window {
+    /// The window from `start` to `expiry`, both inclusive.
+    ///
+    /// # Errors
+    /// [`WindowError`] if `expiry < start` or the window is longer than 24 hours.
+    pub fn new(start: Timestamp, expiry: Timestamp) -> Result<Self, WindowError> {
+        match expiry.seconds_since(start) {
+            seconds if seconds < 0 => Err(WindowError::Reversed),
+            seconds if seconds > MAX_WINDOW_S => Err(WindowError::TooLong),
+            _ => Ok(Self { start, expiry }),
+        }
+    }
+
+    /// The first second in which the `TempID` is valid.
+    pub const fn start(self) -> Timestamp {
+        self.start
+    }
+
+    /// The last second in which the `TempID` is valid.
+    pub const fn expiry(self) -> Timestamp {
+        self.expiry
+    }
+
+    /// Whether `start <= at <= expiry`.
+    pub fn contains(self, at: Timestamp) -> bool {
+        self.start <= at && at <= self.expiry
+    }
+}
+
+const SECONDS_A_DAY: i64 = 86_400;
+
+/// The three numbers of `HH:MM:SS`.
+fn clock_fields(text: &[u8]) -> Result<[i64; 3], TimeError> {
+    match text {
+        [h1, h2, b':', m1, m2, b':', s1, s2] => Ok([number(&[*h1, *h2])?, number(&[*m1, *m2])?, number(&[*s1, *s2])?]),
+        _ => Err(TimeError),
+    }
+}
+
+fn number(digits: &[u8]) -> Result<i64, TimeError> {
+    digits.iter().try_fold(0_i64, |value, digit| {
+        if digit.is_ascii_digit() {
+            Ok(value.saturating_mul(10).saturating_add(i64::from(digit.wrapping_sub(b'0'))))
+        } else {
+            Err(TimeError)
+        }
+    })
+}
+
+fn push_digits(value: i64, digits: u32, out: &mut String) {
+    for place in (0..digits).rev() {
+        let digit = value.div_euclid(10_i64.saturating_pow(place)).rem_euclid(10);
+        // 0 <= digit <= 9 by the remainder
+        out.push(u32::try_from(digit).ok().and_then(|d| char::from_digit(d, 10)).unwrap_or('0'));
+    }
+}
+
+/// Days from 1970-01-01 to a date of the proleptic Gregorian calendar, or `None` if there is no such date.
+/// The method is the well-known one with years that begin in March, so that leap days come last.
+fn days_from_civil(year: i64, month: i64, day: i64) -> Option<i64> {
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let length = match month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 if leap => 29,
+        2 => 28,
+        _ => return None,
+    };
+    if day < 1 || day > length {
+        return None;
+    }
+    let (year, month) =
+        if month > 2 { (year, month.checked_sub(3)?) } else { (year.checked_sub(1)?, month.checked_add(9)?) };
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let of_year = month.checked_mul(153)?.checked_add(2)?.div_euclid(5).checked_add(day)?.checked_sub(1)?;
+    let day_of_era = of_era
+        .checked_mul(365)?
+        .checked_add(of_era.div_euclid(4))?
+        .checked_sub(of_era.div_euclid(100))?
+        .checked_add(of_year)?;
+    era.checked_mul(146_097)?.checked_add(day_of_era)?.checked_sub(719_468)
+}
+
+/// Year, month and day of a number of days since 1970-01-01. `days` lies within 1970 to 9999, so nothing overflows.
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days.saturating_add(719_468);
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year_of_era = of_era
+        .saturating_sub(of_era.div_euclid(1_460))
+        .saturating_add(of_era.div_euclid(36_524))
+        .saturating_sub(of_era.div_euclid(146_096))
+        .div_euclid(365);
+    let before = year_of_era
+        .saturating_mul(365)
+        .saturating_add(year_of_era.div_euclid(4))
+        .saturating_sub(year_of_era.div_euclid(100));
+    let of_year = of_era.saturating_sub(before);
+    let month = of_year.saturating_mul(5).saturating_add(2).div_euclid(153);
+    let day = of_year.saturating_sub(month.saturating_mul(153).saturating_add(2).div_euclid(5)).saturating_add(1);
+    let year = year_of_era.saturating_add(era.saturating_mul(400));
+    if month < 10 {
+        (year, month.saturating_add(3), day)
+    } else {
+        (year.saturating_add(1), month.saturating_sub(9), day)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn the_window_of_the_report_is_899_seconds_long() {
+        let start = Timestamp::parse("13/05/2020 17:54:06").unwrap();
+        let expiry = Timestamp::parse("13/05/2020 18:09:05").unwrap();
+        assert_eq!(start.as_unix(), 1_589_392_446);
+        assert_eq!(expiry.seconds_since(start), 899);
+        assert_eq!(start.to_string(), "13/05/2020 17:54:06");
+        assert_eq!(Timestamp::parse("2020-05-13 17:54:06"), Ok(start));
+    }
+
+    #[test]
+    fn every_day_from_1970_to_9999_survives_text() {
+        let mut day = Timestamp::MIN;
+        while day < Timestamp::MAX.plus(-SECONDS_A_DAY) {
+            assert_eq!(Timestamp::parse(&day.to_string()), Ok(day));
+            day = day.plus(SECONDS_A_DAY + 1);
+        }
+        assert_eq!(Timestamp::MAX.to_string(), "31/12/9999 23:59:59");
+        assert_eq!(Timestamp::MIN.to_string(), "01/01/1970 00:00:00");
+    }
+
+    #[test]
+    fn what_is_not_a_time_is_refused() {
+        for text in [
+            "",
+            "13/05/2020",
+            "31/02/2020 00:00:00",
+            "29/02/2021 00:00:00",
+            "00/01/2020 00:00:00",
+            "01/13/2020 00:00:00",
+            "01/01/2020 24:00:00",
+            "01/01/2020 00:60:00",
+            "01/01/2020 00:00:60",
+            "01/01/1969 00:00:00",
+            "1/1/2020 00:00:00",
+            "13-05-2020 17:54:06",
+            "2020/05/13 17:54:06",
+            "13/05/2020 17:54:06 ",
+            "13/05/2020 17:54:0x",
+            "+1/05/2020 17:54:06",
+        ] {
+            assert_eq!(Timestamp::parse(text), Err(TimeError), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_may_be_a_day_long_and_not_a_second_longer() {
+        let start = Timestamp::from_unix(1_000).unwrap();
+        assert!(Window::new(start, start).is_ok());
+        assert!(Window::new(start, start.plus(MAX_WINDOW_S)).is_ok());
+        assert_eq!(Window::new(start, start.plus(MAX_WINDOW_S + 1)), Err(WindowError::TooLong));
+        assert_eq!(Window::new(start, start.plus(-1)), Err(WindowError::Reversed));
+    }
+}
