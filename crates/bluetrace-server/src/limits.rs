@@ -1,0 +1,142 @@
+//! Every limit of the server's shell, with its unit and its reason. The limits of the formats are
+//! [`bluetrace_protocol::limits`].
+
+use std::time::Duration;
+
+/// The limits that an operator may choose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Within this time of connecting a login must have succeeded (PROTOCOL section 4.5). The TLS handshake counts.
+    pub login_deadline: Duration,
+    /// A session that sends nothing for this long ends (PROTOCOL section 4.5).
+    pub idle: Duration,
+    /// A peer that takes nothing for this long, while there is something for it, is cut off.
+    pub write_stall: Duration,
+    /// How long a server that is asked to stop waits for its connections before it drops them.
+    pub shutdown_grace: Duration,
+    /// Most connections at once; further ones are told to come back later.
+    pub max_connections: usize,
+    /// Most connections at once from one IPv4 address or one IPv6 network of 64 bits.
+    pub max_connections_per_address: usize,
+}
+
+impl Limits {
+    /// The defaults, with as many connections as a process that may open `open_files` files has room for.
+    pub fn for_open_files(open_files: u64) -> Self {
+        let open_files = usize::try_from(open_files).unwrap_or(usize::MAX);
+        let max_connections = open_files.saturating_sub(RESERVED_FILES).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS);
+        Self { max_connections, ..Self::default() }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            login_deadline: LOGIN_DEADLINE,
+            idle: IDLE,
+            write_stall: WRITE_STALL,
+            shutdown_grace: SHUTDOWN_GRACE,
+            max_connections: DEFAULT_CONNECTIONS,
+            max_connections_per_address: CONNECTIONS_PER_ADDRESS,
+        }
+    }
+}
+
+/// Time from connecting to a successful login (PROTOCOL section 4.5): a person types a password in it three times.
+pub const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Time without a line after which a session ends (PROTOCOL section 4.5).
+pub const IDLE: Duration = Duration::from_secs(30 * 60);
+
+/// Time in which a peer must take at least a byte of what waits for it: longer than a radio's dead spot, shorter than a
+/// connection that holds its buffers for nothing.
+pub const WRITE_STALL: Duration = Duration::from_secs(30);
+
+/// Time for the appends in progress at a shutdown to be finished and acknowledged; service managers kill after more.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// Connections at once when nothing is known about the process's limit of open files, which is often 1,024.
+pub const DEFAULT_CONNECTIONS: usize = 1_024 - RESERVED_FILES;
+
+/// Fewest connections that a server is content with, whatever the limit of open files.
+pub const MIN_CONNECTIONS: usize = 16;
+
+/// Most connections whatever the limit of open files: 4 GiB at 4 KiB each.
+pub const MAX_CONNECTIONS: usize = 1_000_000;
+
+/// Connections at once from one address: a whole hospital sits behind one.
+pub const CONNECTIONS_PER_ADDRESS: usize = 4_096;
+
+/// Files kept free of connections: the store's and its readers', listener, runtime, standard streams, and
+/// [`REFUSALS_AT_A_TIME`].
+pub const RESERVED_FILES: usize = 64 + REFUSALS_AT_A_TIME;
+
+/// Connections beyond the limit that are being told so at once. Any further ones are dropped without a word.
+pub const REFUSALS_AT_A_TIME: usize = 64;
+
+/// How long a connection beyond the limit may take to send its first byte, and then again for each further step of its
+/// refusal: it holds one of [`REFUSALS_AT_A_TIME`].
+pub const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+
+/// Bytes read and thrown away after a last line was sent, so that closing does not reset the connection before the peer
+/// has read that line.
+pub const MAX_LINGER: usize = 256 * 1024;
+
+/// How long a connection is held open after its last line, for the peer to read it.
+pub const LINGER: Duration = Duration::from_secs(1);
+
+/// Connections that the system holds ready before they are accepted: a burst after a restart, when every device comes back.
+pub const BACKLOG: i32 = 1_024;
+
+/// Pause after a failed `accept`, so that a lack of open files does not spin.
+pub const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+
+/// Least time between two log lines about failing `accept`s.
+pub const ACCEPT_COMPLAINT: Duration = Duration::from_secs(60);
+
+/// Bytes of a connection's read buffer while nothing is waiting in it: a command's line, so that an idle session is small.
+pub const READ_BUFFER_SMALL: usize = 256;
+
+/// Bytes to which the read buffer of a connection that streams may grow: four lines of the greatest length.
+pub const READ_BUFFER_LARGE: usize = 4 * bluetrace_protocol::limits::MAX_LINE;
+
+/// Bytes of answers waiting for a peer beyond which no more of its requests are read (PROTOCOL section 4.5): a download of
+/// 100 `TempIDs` fits.
+pub const OUTPUT_HIGH_WATER: usize = 32 * 1024;
+
+/// Capacity, in bytes, above which an output buffer that has drained is given back.
+pub const OUTPUT_KEPT: usize = 256;
+
+/// Password work waiting for a thread. At 55 hashes a second and core this is the work of ten seconds on two cores; who
+/// comes later is better told so.
+pub const PASSWORD_QUEUE: usize = 1_024;
+
+/// Console events waiting for a slow standard output.
+pub const CONSOLE_QUEUE: usize = 1_024;
+
+/// Entries of a list up to which a console shows all of them (PROTOCOL section 4.4).
+pub const CONSOLE_WHOLE: usize = 100;
+
+/// Entries that a console shows of a longer list (PROTOCOL section 4.4).
+pub const CONSOLE_EXCERPT: usize = 20;
+
+/// How long the end of the process waits for a slow standard output.
+pub const CONSOLE_FLUSH: Duration = Duration::from_secs(1);
+
+/// Time between two runs of the retention job. What is forgotten is unreachable at once all the same.
+pub const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Longest pause of the retention job while the store fails.
+pub const RETENTION_BACK_OFF: Duration = Duration::from_secs(15 * 60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_room_for_the_other_files() {
+        assert_eq!(Limits::for_open_files(1_024).max_connections, 1_024 - RESERVED_FILES);
+        assert_eq!(Limits::for_open_files(20).max_connections, MIN_CONNECTIONS);
+        assert_eq!(Limits::for_open_files(u64::MAX).max_connections, MAX_CONNECTIONS);
+    }
+}
