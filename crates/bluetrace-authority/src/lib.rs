@@ -3,4 +3,5 @@
 //! No sockets, no SQL, no async runtime: the time is an argument, and what takes long is given from outside.
 
 pub mod passwords;
+pub mod memory;
 pub mod store;

@@ -126,6 +126,15 @@ pub struct Lockout {
     pub block_duration_s: u32,
 }
 
+/// The failed logins of a username, as a store keeps them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Failures {
+    /// Failures since the last success or block.
+    pub in_a_row: u32,
+    /// The end of the last block, which may be over.
+    pub blocked_until: Option<Timestamp>,
+}
+
 /// Outcome of [`Store::record_login`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoginRecorded {
@@ -272,7 +281,7 @@ pub struct Expired {
 
 /// Everything the authority asks of a database. See the module for the laws.
 pub trait Store: Send + Sync + fmt::Debug {
-    /// Opens an account, or gives a password to one that has none.
+    /// Opens an account, or gives a password to one that has none. Failures of the name are forgotten then.
     fn open_account(
         &self,
         username: Username,
@@ -294,8 +303,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn login_state(&self, username: Username, now: Timestamp) -> StoreFuture<'_, LoginState>;
 
     /// Applies the lock-out rule to one attempt. A block found decides before the verdict does. A username without an
-    /// account counts as one with an account does; failures of such names are forgotten a day after the last one, and of
-    /// more than [`MAX_UNKNOWN_USERNAMES`] the oldest make room.
+    /// account counts as one with an account does, and is never welcome; failures of such names are forgotten a day after
+    /// the last one and not within a block, and of more than [`MAX_UNKNOWN_USERNAMES`] the oldest make room.
     fn record_login(
         &self,
         username: Username,
@@ -304,7 +313,8 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> StoreFuture<'_, LoginRecorded>;
 
-    /// Stores `TempIDs` of an account, all or none.
+    /// Stores `TempIDs` of an account, all or none. An id named twice is taken at its second place, and one that is stored is
+    /// taken until [`Store::expire`] has deleted it. Fails if there is no such account.
     fn issue_temp_ids(
         &self,
         account: AccountId,
@@ -327,6 +337,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn resolve(&self, ids: Vec<TempId>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Owner>>>;
 
     /// Begins an upload, or finds the one this account has begun under this id.
+    /// Fails if there is no such account.
     fn begin_upload(&self, request: UploadRequest, now: Timestamp) -> StoreFuture<'_, UploadBegun>;
 
     /// Stores the records of an upload from place `first` (0 for the first) on, and returns how many of its first records are
@@ -346,7 +357,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     ) -> StoreFuture<'_, Vec<Uploaded>>;
 
     /// Marks an upload complete with its summary and leaves the notices, unless it is complete already. Returns whether
-    /// this call completed it.
+    /// this call completed it. Notices for accounts that are gone are dropped. Fails if there is no such upload.
     fn complete_upload(
         &self,
         upload: UploadKey,
@@ -386,7 +397,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Notes something about an import, so that an unchanged file need not be read again.
     fn note_import(&self, name: &'static str, note: String) -> StoreFuture<'_, ()>;
 
-    /// Deletes a bounded number of the rows that are forgotten at `now`.
+    /// Deletes rows that are forgotten at `now`, at most [`MAX_EXPIRED_ROWS`] of them.
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired>;
 }
 
@@ -395,6 +406,42 @@ pub const MAX_UNKNOWN_USERNAMES: u32 = 100_000;
 
 /// How long failures of usernames without an account are remembered after the last one, in seconds: a day.
 pub const UNKNOWN_USERNAME_MEMORY_S: i64 = 24 * 60 * 60;
+
+/// Most rows that one call of [`Store::expire`] deletes, so that it holds nobody up.
+pub const MAX_EXPIRED_ROWS: u32 = 10_000;
+
+impl Lockout {
+    /// Applies the rule to one attempt: what came of it, and the failures to keep. Every store decides with this.
+    pub fn judge(self, failures: Failures, verdict: Verdict, now: Timestamp) -> (LoginRecorded, Failures) {
+        if let Some(until) = failures.blocked_until_after(now) {
+            return (LoginRecorded::Blocked { until }, failures);
+        }
+        if verdict == Verdict::Right {
+            return (LoginRecorded::Welcome, Failures::default());
+        }
+        let in_a_row = failures.in_a_row.saturating_add(1);
+        if in_a_row >= self.max_failures && self.block_duration_s > 0 {
+            let until = now.plus(i64::from(self.block_duration_s));
+            (LoginRecorded::BlockedNow { until }, Failures { in_a_row: 0, blocked_until: Some(until) })
+        } else {
+            let left = self.max_failures.saturating_sub(in_a_row);
+            (LoginRecorded::Wrong { left }, Failures { in_a_row, blocked_until: None })
+        }
+    }
+}
+
+impl Failures {
+    /// The end of the block, if there is one at `now`.
+    pub fn blocked_until_after(self, now: Timestamp) -> Option<Timestamp> {
+        self.blocked_until.filter(|until| now < *until)
+    }
+
+    /// When those of a username without an account are forgotten, if the last attempt was at `now`.
+    pub fn forgotten_at(self, now: Timestamp) -> Timestamp {
+        let after_a_day = now.plus(UNKNOWN_USERNAME_MEMORY_S);
+        self.blocked_until.map_or(after_a_day, |until| until.max(after_a_day))
+    }
+}
 
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

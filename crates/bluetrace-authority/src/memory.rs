@@ -1,0 +1,612 @@
+//! Owns [`MemoryStore`]: the [`Store`] of tests and simulations, gone when it is dropped.
+//!
+//! One mutex around sorted maps, so that every order is the same in every run. Each method does its work when it is
+//! called, and its future is ready at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bluetrace_protocol::{
+    ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username, Window,
+};
+
+use crate::store::{
+    Account, AccountId, AccountOpened, AccountSummary, Expired, Failures, ImportedTempId, Lockout, LoginRecorded,
+    LoginState, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES, NewNotice, NoticeId, Owner, PasswordHash, PasswordSource,
+    SessionId, SessionState, Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadKey,
+    UploadRequest, UploadRow, Verdict,
+};
+
+/// A store that keeps everything in memory.
+#[derive(Default)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // no method panics half-way through a change, so a poisoned state is a whole one
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryStore(..)")
+    }
+}
+
+impl Store for MemoryStore {
+    fn open_account(
+        &self,
+        username: Username,
+        hash: PasswordHash,
+        source: PasswordSource,
+        now: Timestamp,
+    ) -> StoreFuture<'_, AccountOpened> {
+        ready(Ok(self.state().open_account(username, hash, source, now)))
+    }
+
+    fn change_password(&self, username: Username, hash: PasswordHash, source: PasswordSource) -> StoreFuture<'_, bool> {
+        ready(Ok(self.state().change_password(&username, hash, source)))
+    }
+
+    fn remove_account(&self, username: Username) -> StoreFuture<'_, bool> {
+        ready(Ok(self.state().remove_account(&username)))
+    }
+
+    fn accounts(&self, after: Option<Username>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<AccountSummary>> {
+        let state = self.state();
+        let rows = state.names.iter().filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after));
+        let accounts = rows.filter_map(|(_, id)| state.accounts.get(id)).take(rows_in(limit));
+        let summaries = accounts.map(|row| AccountSummary {
+            username: row.account.username.clone(),
+            created: row.account.created,
+            has_password: row.account.password_hash.is_some(),
+            blocked_until: row.failures.blocked_until_after(now),
+        });
+        ready(Ok(summaries.collect()))
+    }
+
+    fn login_state(&self, username: Username, now: Timestamp) -> StoreFuture<'_, LoginState> {
+        let state = self.state();
+        let account = state.account_named(&username);
+        let failures = match account {
+            Some(row) => row.failures,
+            None => state.failures_of_stranger(&username, now),
+        };
+        ready(Ok(LoginState {
+            account: account.map(|row| row.account.clone()),
+            blocked_until: failures.blocked_until_after(now),
+        }))
+    }
+
+    fn record_login(
+        &self,
+        username: Username,
+        verdict: Verdict,
+        rule: Lockout,
+        now: Timestamp,
+    ) -> StoreFuture<'_, LoginRecorded> {
+        ready(Ok(self.state().record_login(username, verdict, rule, now)))
+    }
+
+    fn issue_temp_ids(
+        &self,
+        account: AccountId,
+        ids: Vec<Record>,
+        forget_at: Timestamp,
+    ) -> StoreFuture<'_, TempIdsIssued> {
+        ready(self.state().issue_temp_ids(account, ids, forget_at))
+    }
+
+    fn import_temp_ids(
+        &self,
+        lines: Vec<ImportedTempId>,
+        forget_at: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<TempIdImported>> {
+        let mut state = self.state();
+        ready(Ok(lines.into_iter().map(|line| state.import_temp_id(line, forget_at, now)).collect()))
+    }
+
+    fn temp_ids(&self, after: Option<TempId>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<ImportedTempId>> {
+        let state = self.state();
+        let rows = state.temp_ids.iter().filter(|(id, _)| after.as_ref().is_none_or(|after| *id > after));
+        let lines = rows.filter(|(_, row)| now < row.forget_at).filter_map(|(id, row)| {
+            let username = state.accounts.get(&row.account)?.account.username.clone();
+            Some(ImportedTempId { username, record: Record { temp_id: id.clone(), window: row.window } })
+        });
+        ready(Ok(lines.take(rows_in(limit)).collect()))
+    }
+
+    fn resolve(&self, ids: Vec<TempId>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Owner>>> {
+        let state = self.state();
+        let owner_of = |id| {
+            let row = state.temp_ids.get(id).filter(|row| now < row.forget_at)?;
+            let username = state.accounts.get(&row.account)?.account.username.clone();
+            Some(Owner { account: row.account, username, window: row.window })
+        };
+        ready(Ok(ids.iter().map(owner_of).collect()))
+    }
+
+    fn begin_upload(&self, request: UploadRequest, now: Timestamp) -> StoreFuture<'_, UploadBegun> {
+        ready(self.state().begin_upload(request, now))
+    }
+
+    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, u32> {
+        ready(self.state().append_records(upload, first, records))
+    }
+
+    fn uploaded_records(
+        &self,
+        upload: UploadKey,
+        first: u32,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<Uploaded>> {
+        let state = self.state();
+        let row = state.uploads.get(&upload).filter(|row| now < row.forget_at);
+        let stored = row.map(|row| row.stored.iter().skip(rows_in(first)).take(rows_in(limit)).cloned().collect());
+        ready(Ok(stored.unwrap_or_default()))
+    }
+
+    fn complete_upload(
+        &self,
+        upload: UploadKey,
+        summary: UploadSummary,
+        notices: Vec<NewNotice>,
+        now: Timestamp,
+    ) -> StoreFuture<'_, bool> {
+        ready(self.state().complete_upload(upload, summary, notices, now))
+    }
+
+    fn uploads(&self, after: Option<UploadKey>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadRow>> {
+        let state = self.state();
+        let rows =
+            state.uploads.iter().filter(|(key, row)| now < row.forget_at && after.is_none_or(|after| **key > after));
+        let uploads = rows.filter_map(|(key, row)| {
+            Some(UploadRow {
+                key: *key,
+                upload: row.id.clone(),
+                uploader: state.accounts.get(&row.account)?.account.username.clone(),
+                records: row.records,
+                durable: row.durable(),
+                begun: row.begun,
+                finished: row.finished,
+            })
+        });
+        ready(Ok(uploads.take(rows_in(limit)).collect()))
+    }
+
+    fn unread_notices(
+        &self,
+        account: AccountId,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<(NoticeId, ExposureNotice)>> {
+        let state = self.state();
+        let rows = state.notices.range((account, NoticeId(i64::MIN))..=(account, NoticeId(i64::MAX)));
+        let unread = rows.filter(|(_, row)| !row.is_read && now < row.forget_at);
+        ready(Ok(unread.take(rows_in(limit)).map(|((_, id), row)| (*id, row.content.clone())).collect()))
+    }
+
+    fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()> {
+        let mut state = self.state();
+        for ((_, id), row) in state.notices.range_mut((account, NoticeId(i64::MIN))..=(account, NoticeId(i64::MAX))) {
+            row.is_read |= *id <= last;
+        }
+        ready(Ok(()))
+    }
+
+    fn session_state(
+        &self,
+        account: AccountId,
+        session: SessionId,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Option<SessionState>> {
+        let state = self.state();
+        ready(Ok(state.accounts.get(&account).map(|row| SessionState {
+            username: row.account.username.clone(),
+            token_epoch: row.account.token_epoch,
+            is_revoked: state.revoked.get(&session).is_some_and(|until| now < *until),
+        })))
+    }
+
+    fn revoke_session(&self, session: SessionId, until: Timestamp) -> StoreFuture<'_, ()> {
+        self.state().revoke_session(session, until);
+        ready(Ok(()))
+    }
+
+    fn import_note(&self, name: &'static str) -> StoreFuture<'_, Option<String>> {
+        ready(Ok(self.state().notes.get(name).cloned()))
+    }
+
+    fn note_import(&self, name: &'static str, note: String) -> StoreFuture<'_, ()> {
+        self.state().notes.insert(name, note);
+        ready(Ok(()))
+    }
+
+    fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired> {
+        ready(Ok(self.state().expire(now)))
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// The last numbers given away.
+    last_account: i64,
+    last_upload: i64,
+    last_notice: i64,
+    last_stranger: u64,
+    accounts: BTreeMap<AccountId, AccountRow>,
+    names: BTreeMap<Username, AccountId>,
+    /// Failures of usernames without an account.
+    strangers: BTreeMap<Username, Stranger>,
+    /// Strangers in the order of their last failures.
+    strangers_by_age: BTreeMap<u64, Username>,
+    temp_ids: BTreeMap<TempId, TempIdRow>,
+    uploads: BTreeMap<UploadKey, Upload>,
+    upload_names: BTreeMap<(AccountId, UploadId), UploadKey>,
+    notices: BTreeMap<(AccountId, NoticeId), Notice>,
+    /// Ended sessions, with the time until which they are remembered.
+    revoked: BTreeMap<SessionId, Timestamp>,
+    notes: BTreeMap<&'static str, String>,
+    /// Every row that is forgotten one day, in that order.
+    mortal: BTreeSet<(Timestamp, Mortal)>,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord, Clone)]
+enum Mortal {
+    TempId(TempId),
+    Upload(UploadKey),
+    Notice(AccountId, NoticeId),
+    Session(SessionId),
+    Stranger(Username),
+}
+
+struct AccountRow {
+    account: Account,
+    failures: Failures,
+}
+
+struct Stranger {
+    age: u64,
+    failures: Failures,
+    forget_at: Timestamp,
+}
+
+struct TempIdRow {
+    account: AccountId,
+    window: Window,
+    forget_at: Timestamp,
+}
+
+struct Upload {
+    account: AccountId,
+    id: UploadId,
+    records: u32,
+    begun: Timestamp,
+    forget_at: Timestamp,
+    /// At most `records`.
+    stored: Vec<Uploaded>,
+    finished: Option<(Timestamp, UploadSummary)>,
+}
+
+struct Notice {
+    content: ExposureNotice,
+    forget_at: Timestamp,
+    is_read: bool,
+}
+
+impl State {
+    fn account_named(&self, username: &Username) -> Option<&AccountRow> {
+        self.accounts.get(self.names.get(username)?)
+    }
+
+    fn create_account(&mut self, username: Username, now: Timestamp) -> AccountId {
+        self.forget_stranger(&username);
+        self.last_account += 1;
+        let id = AccountId(self.last_account);
+        let account = Account {
+            id,
+            username: username.clone(),
+            password_hash: None,
+            imported_hash: None,
+            token_epoch: 0,
+            created: now,
+        };
+        self.accounts.insert(id, AccountRow { account, failures: Failures::default() });
+        self.names.insert(username, id);
+        id
+    }
+
+    fn open_account(
+        &mut self,
+        username: Username,
+        hash: PasswordHash,
+        source: PasswordSource,
+        now: Timestamp,
+    ) -> AccountOpened {
+        let id = match self.names.get(&username) {
+            Some(id) => *id,
+            None => self.create_account(username, now),
+        };
+        match self.accounts.get_mut(&id) {
+            Some(row) if row.account.password_hash.is_none() => {
+                row.set_password(hash, source);
+                AccountOpened::Opened(id)
+            }
+            _ => AccountOpened::Exists(id),
+        }
+    }
+
+    fn change_password(&mut self, username: &Username, hash: PasswordHash, source: PasswordSource) -> bool {
+        let Some(row) = self.names.get(username).and_then(|id| self.accounts.get_mut(id)) else { return false };
+        row.set_password(hash, source);
+        row.account.token_epoch = row.account.token_epoch.saturating_add(1);
+        true
+    }
+
+    fn remove_account(&mut self, username: &Username) -> bool {
+        let Some(id) = self.names.remove(username) else { return false };
+        self.accounts.remove(&id);
+        let Self { temp_ids, uploads, upload_names, notices, mortal, .. } = self;
+        for (temp_id, row) in temp_ids.extract_if(.., |_, row| row.account == id) {
+            mortal.remove(&(row.forget_at, Mortal::TempId(temp_id)));
+        }
+        for (key, row) in uploads.extract_if(.., |_, row| row.account == id) {
+            mortal.remove(&(row.forget_at, Mortal::Upload(key)));
+        }
+        upload_names.retain(|(account, _), _| *account != id);
+        for ((account, notice), row) in notices.extract_if(.., |(account, _), _| *account == id) {
+            mortal.remove(&(row.forget_at, Mortal::Notice(account, notice)));
+        }
+        true
+    }
+
+    fn record_login(&mut self, username: Username, verdict: Verdict, rule: Lockout, now: Timestamp) -> LoginRecorded {
+        if let Some(row) = self.names.get(&username).and_then(|id| self.accounts.get_mut(id)) {
+            let (recorded, failures) = rule.judge(row.failures, verdict, now);
+            row.failures = failures;
+            return recorded;
+        }
+        let before = self.failures_of_stranger(&username, now);
+        let (recorded, failures) = rule.judge(before, Verdict::Wrong, now);
+        if failures != before {
+            self.remember_stranger(username, failures, now);
+        }
+        recorded
+    }
+
+    fn failures_of_stranger(&self, username: &Username, now: Timestamp) -> Failures {
+        let row = self.strangers.get(username).filter(|row| now < row.forget_at);
+        row.map(|row| row.failures).unwrap_or_default()
+    }
+
+    fn remember_stranger(&mut self, username: Username, failures: Failures, now: Timestamp) {
+        self.forget_stranger(&username);
+        if self.strangers.len() >= rows_in(MAX_UNKNOWN_USERNAMES)
+            && let Some(oldest) = self.strangers_by_age.values().next().cloned()
+        {
+            self.forget_stranger(&oldest);
+        }
+        self.last_stranger += 1;
+        let forget_at = failures.forgotten_at(now);
+        self.strangers_by_age.insert(self.last_stranger, username.clone());
+        self.mortal.insert((forget_at, Mortal::Stranger(username.clone())));
+        self.strangers.insert(username, Stranger { age: self.last_stranger, failures, forget_at });
+    }
+
+    fn forget_stranger(&mut self, username: &Username) {
+        if let Some(row) = self.strangers.remove(username) {
+            self.strangers_by_age.remove(&row.age);
+            self.mortal.remove(&(row.forget_at, Mortal::Stranger(username.clone())));
+        }
+    }
+
+    fn issue_temp_ids(
+        &mut self,
+        account: AccountId,
+        ids: Vec<Record>,
+        forget_at: Timestamp,
+    ) -> Result<TempIdsIssued, StoreError> {
+        if !self.accounts.contains_key(&account) {
+            return Err(StoreError::Failed("there is no such account".into()));
+        }
+        let mut drawn = BTreeSet::new();
+        let mut taken = Vec::new();
+        for (place, Record { temp_id, .. }) in ids.iter().enumerate() {
+            if !drawn.insert(temp_id) || self.temp_ids.contains_key(temp_id) {
+                taken.push(place);
+            }
+        }
+        if !taken.is_empty() {
+            return Ok(TempIdsIssued::Taken(taken));
+        }
+        for record in ids {
+            self.store_temp_id(account, record, forget_at);
+        }
+        Ok(TempIdsIssued::Issued)
+    }
+
+    fn import_temp_id(&mut self, line: ImportedTempId, forget_at: Timestamp, now: Timestamp) -> TempIdImported {
+        if let Some(row) = self.temp_ids.get(&line.record.temp_id).filter(|row| now < row.forget_at) {
+            return match self.names.get(&line.username) {
+                Some(id) if *id == row.account => TempIdImported::Known,
+                _ => TempIdImported::ClaimedByAnother,
+            };
+        }
+        let account = match self.names.get(&line.username) {
+            Some(id) => *id,
+            None => self.create_account(line.username, now),
+        };
+        self.store_temp_id(account, line.record, forget_at);
+        TempIdImported::Added
+    }
+
+    fn store_temp_id(&mut self, account: AccountId, record: Record, forget_at: Timestamp) {
+        let Record { temp_id, window } = record;
+        self.mortal.insert((forget_at, Mortal::TempId(temp_id.clone())));
+        if let Some(old) = self.temp_ids.insert(temp_id.clone(), TempIdRow { account, window, forget_at })
+            && old.forget_at != forget_at
+        {
+            self.mortal.remove(&(old.forget_at, Mortal::TempId(temp_id)));
+        }
+    }
+
+    fn begin_upload(&mut self, request: UploadRequest, now: Timestamp) -> Result<UploadBegun, StoreError> {
+        let UploadRequest { account, upload, records, forget_at } = request;
+        if !self.accounts.contains_key(&account) {
+            return Err(StoreError::Failed("there is no such account".into()));
+        }
+        let name = (account, upload.clone());
+        if let Some(key) = self.upload_names.get(&name)
+            && let Some(row) = self.uploads.get(key).filter(|row| now < row.forget_at)
+        {
+            return Ok(if row.records == records {
+                let summary = row.finished.map(|(_, summary)| summary);
+                UploadBegun::Open { key: *key, durable: row.durable(), summary }
+            } else {
+                UploadBegun::Conflict { records: row.records }
+            });
+        }
+        self.last_upload += 1;
+        let key = UploadKey(self.last_upload);
+        let row = Upload { account, id: upload, records, begun: now, forget_at, stored: Vec::new(), finished: None };
+        self.uploads.insert(key, row);
+        self.upload_names.insert(name, key);
+        self.mortal.insert((forget_at, Mortal::Upload(key)));
+        Ok(UploadBegun::Open { key, durable: 0, summary: None })
+    }
+
+    fn append_records(&mut self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> Result<u32, StoreError> {
+        let row = self.uploads.get_mut(&upload).ok_or_else(no_such_upload)?;
+        let known = row.durable().checked_sub(first).ok_or_else(|| StoreError::Failed("records are missing".into()))?;
+        let free = row.records.saturating_sub(row.durable());
+        row.stored.extend(records.into_iter().skip(rows_in(known)).take(rows_in(free)));
+        Ok(row.durable())
+    }
+
+    fn complete_upload(
+        &mut self,
+        upload: UploadKey,
+        summary: UploadSummary,
+        notices: Vec<NewNotice>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let row = self.uploads.get_mut(&upload).ok_or_else(no_such_upload)?;
+        if row.finished.is_some() {
+            return Ok(false);
+        }
+        row.finished = Some((now, summary));
+        for NewNotice { account, notice, forget_at } in notices {
+            if self.accounts.contains_key(&account) {
+                self.last_notice += 1;
+                let id = NoticeId(self.last_notice);
+                self.notices.insert((account, id), Notice { content: notice, forget_at, is_read: false });
+                self.mortal.insert((forget_at, Mortal::Notice(account, id)));
+            }
+        }
+        Ok(true)
+    }
+
+    fn revoke_session(&mut self, session: SessionId, until: Timestamp) {
+        let before = self.revoked.get(&session).copied();
+        if before.is_none_or(|before| before < until) {
+            if let Some(before) = before {
+                self.mortal.remove(&(before, Mortal::Session(session)));
+            }
+            self.revoked.insert(session, until);
+            self.mortal.insert((until, Mortal::Session(session)));
+        }
+    }
+
+    fn expire(&mut self, now: Timestamp) -> Expired {
+        let mut rows = 0;
+        while let Some((forget_at, row)) = self.mortal.first().filter(|(forget_at, _)| *forget_at <= now).cloned() {
+            let left = MAX_EXPIRED_ROWS - rows;
+            if left == 0 {
+                return Expired { rows: u64::from(rows), more: true };
+            }
+            match &row {
+                Mortal::TempId(id) => {
+                    self.temp_ids.remove(id);
+                }
+                Mortal::Upload(key) => {
+                    let deleted = self.delete_records(*key, left - 1);
+                    rows += deleted;
+                    if self.uploads.get(key).is_some_and(|upload| !upload.stored.is_empty()) {
+                        return Expired { rows: u64::from(rows), more: true };
+                    }
+                    self.delete_upload(*key);
+                }
+                Mortal::Notice(account, id) => {
+                    self.notices.remove(&(*account, *id));
+                }
+                Mortal::Session(session) => {
+                    self.revoked.remove(session);
+                }
+                Mortal::Stranger(username) => self.forget_stranger(username),
+            }
+            self.mortal.remove(&(forget_at, row));
+            rows += 1;
+        }
+        Expired { rows: u64::from(rows), more: false }
+    }
+
+    /// Deletes up to `most` records of an upload, the last ones first, and returns how many.
+    fn delete_records(&mut self, key: UploadKey, most: u32) -> u32 {
+        let Some(row) = self.uploads.get_mut(&key) else { return 0 };
+        let before = row.durable();
+        let keep = before.saturating_sub(most);
+        row.stored.truncate(rows_in(keep));
+        before - keep
+    }
+
+    fn delete_upload(&mut self, key: UploadKey) {
+        if let Some(row) = self.uploads.remove(&key) {
+            let name = (row.account, row.id);
+            // a newer upload may have the name by this time
+            if self.upload_names.get(&name) == Some(&key) {
+                self.upload_names.remove(&name);
+            }
+        }
+    }
+}
+
+impl AccountRow {
+    fn set_password(&mut self, hash: PasswordHash, source: PasswordSource) {
+        if source == PasswordSource::Import {
+            self.account.imported_hash = Some(hash.clone());
+        }
+        self.account.password_hash = Some(hash);
+        self.failures = Failures::default();
+    }
+}
+
+impl Upload {
+    fn durable(&self) -> u32 {
+        // at most `records`, a u32
+        u32::try_from(self.stored.len()).unwrap_or(u32::MAX)
+    }
+}
+
+fn ready<'a, T: Send + 'a>(outcome: Result<T, StoreError>) -> StoreFuture<'a, T> {
+    Box::pin(std::future::ready(outcome))
+}
+
+fn no_such_upload() -> StoreError {
+    StoreError::Failed("there is no such upload".into())
+}
+
+/// A number of rows as a number of elements.
+fn rows_in(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
