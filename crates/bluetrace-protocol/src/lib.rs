@@ -16,12 +16,16 @@ extern crate alloc;
 #[cfg(any(test, feature = "proptest"))]
 extern crate std;
 
+pub mod beacon;
+pub mod contact_log;
 pub mod identity;
 pub mod limits;
 pub mod record;
 pub mod time;
 pub mod upload;
 
+pub use beacon::{Beacon, BeaconError};
+pub use contact_log::{ContactLog, ContactLogEntry, ReadReport};
 pub use identity::{IdentityError, Password, UploadId, Username};
 pub use record::{Record, RecordError, TempId};
 pub use time::{Clock, TimeError, Timestamp, Window, WindowError};

@@ -57,5 +57,8 @@ pub const MAX_CONTACT_LOG_LINE: usize = 256;
 /// Most entries a contact log holds, the oldest going first: the largest upload, so that a log can always be uploaded.
 pub const MAX_CONTACT_LOG_ENTRIES: usize = 1_000_000;
 
+/// Most malformed lines of a device's file that are reported by number; the others are only counted.
+pub const MAX_REPORTED_LINES: usize = 20;
+
 /// Failed logins in a row that block a username (PROTOCOL section 4.2).
 pub const MAX_FAILED_LOGINS: u32 = 3;
