@@ -58,7 +58,7 @@ pub enum BeaconError {
 
 impl Beacon {
     /// Reads a datagram in any of the forms that are heard (PROTOCOL section 2). It may still be outside its window:
-    /// the judge of `device` decides that.
+    /// [`crate::device::judge`] decides that.
     ///
     /// # Errors
     /// [`BeaconError`] says why it is not a beacon.

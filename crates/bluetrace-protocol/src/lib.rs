@@ -18,6 +18,7 @@ extern crate std;
 
 pub mod beacon;
 pub mod contact_log;
+pub mod device;
 pub mod identity;
 pub mod limits;
 pub mod record;
@@ -26,6 +27,7 @@ pub mod upload;
 
 pub use beacon::{Beacon, BeaconError};
 pub use contact_log::{ContactLog, ContactLogEntry, ReadReport};
+pub use device::{Backoff, ClockJump, DeviceClock, Heard, Reading, TempIdBook, judge};
 pub use identity::{IdentityError, Password, UploadId, Username};
 pub use record::{Record, RecordError, TempId};
 pub use time::{Clock, TimeError, Timestamp, Window, WindowError};

@@ -60,5 +60,8 @@ pub const MAX_CONTACT_LOG_ENTRIES: usize = 1_000_000;
 /// Most malformed lines of a device's file that are reported by number; the others are only counted.
 pub const MAX_REPORTED_LINES: usize = 20;
 
+/// Most `TempIDs` a device keeps: two downloads that overlap, twice over.
+pub const MAX_TEMP_ID_BOOK: usize = 400;
+
 /// Failed logins in a row that block a username (PROTOCOL section 4.2).
 pub const MAX_FAILED_LOGINS: u32 = 3;
