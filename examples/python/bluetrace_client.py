@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A BlueTrace device in one file: login, TempIDs, beacons, upload, notices. Standard library only.
 
 Written from docs/protocol.md, whose sections the comments name. Its contact log lives in memory, and it speaks
@@ -6,8 +5,7 @@ plaintext, so the authority has to be on the same machine. Usage: bluetrace_clie
 """
 import calendar, contextlib, getpass, json, re, socket, sys, threading, time, uuid
 
-RETENTION_S = 3 * 60
-TIME = "%d/%m/%Y %H:%M:%S"  # every time is UTC (section 1)
+RETENTION_S, TIME = 3 * 60, "%d/%m/%Y %H:%M:%S"  # every time is UTC (section 1)
 BEACON = re.compile(r"((\d{20,64}|[A-Za-z\d+/]{82}==)(, \d\d/\d\d/\d{4} \d\d:\d\d:\d\d){2}), 1", re.ASCII)
 COMMANDS = "download_tempid", "beacon", "contacts", "upload_contact_log", "notices"
 
@@ -24,11 +22,10 @@ class Session:
     """One connection to the authority (section 4): lines out, lines in."""
 
     def __init__(self, host, port):
-        self.socket = socket.create_connection((host, port), timeout=30)
-        self.lines = self.socket.makefile("r", encoding="utf-8", newline="\n")
+        self.lines = socket.create_connection((host, port), timeout=30).makefile("rw", encoding="utf-8", newline="\n")
 
     def write(self, line):
-        self.socket.sendall(f"{line}\n".encode())
+        print(line, file=self.lines, flush=True)
 
     def read(self):
         line = self.lines.readline()
@@ -106,8 +103,8 @@ class Device:
                 continue  # not a beacon, and no reason to stop listening
             if valid:
                 self.log.append((record, now))
-            print("received beacon:", record, "Current time is:", to_text(now), sep="\n")
-            print("The beacon is valid." if valid else "The beacon is invalid.")
+            verdict = "The beacon is valid." if valid else "The beacon is invalid."
+            print("received beacon:", record, "Current time is:", to_text(now), verdict, sep="\n")
 
     def contacts(self):
         self.log = [(record, heard) for record, heard in self.log if self.now() < heard + RETENTION_S]
@@ -144,10 +141,9 @@ if __name__ == "__main__":
         if command == "logout":
             break
         try:
-            if command in COMMANDS:
-                getattr(device, command)(*arguments)
-            else:
-                print("Error. Invalid command. There are:", *COMMANDS, "logout")
+            if command not in COMMANDS:
+                raise ValueError(f"Invalid command. There are {', '.join(COMMANDS)}, logout")
+            getattr(device, command)(*arguments)
         except (TypeError, ValueError, OSError) as error:
             print("Error.", error)
     device.session.ask(commandType="LO")
