@@ -7,5 +7,11 @@
 //!
 //! Nothing here reads a clock for a fact, a configuration or the environment: the binary gives them.
 
+pub mod console;
+pub mod jobs;
 pub mod limits;
+pub mod listener;
+pub mod password_pool;
 pub mod shutdown;
+pub mod stream;
+pub mod tls;

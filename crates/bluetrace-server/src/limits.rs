@@ -46,7 +46,7 @@ impl Default for Limits {
 pub const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Time without a line after which a session ends (PROTOCOL section 4.5).
-pub const IDLE: Duration = Duration::from_secs(30 * 60);
+pub const IDLE: Duration = Duration::from_mins(30);
 
 /// Time in which a peer must take at least a byte of what waits for it: longer than a radio's dead spot, shorter than a
 /// connection that holds its buffers for nothing.
@@ -92,7 +92,7 @@ pub const BACKLOG: i32 = 1_024;
 pub const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 
 /// Least time between two log lines about failing `accept`s.
-pub const ACCEPT_COMPLAINT: Duration = Duration::from_secs(60);
+pub const ACCEPT_COMPLAINT: Duration = Duration::from_mins(1);
 
 /// Bytes of a connection's read buffer while nothing is waiting in it: a command's line, so that an idle session is small.
 pub const READ_BUFFER_SMALL: usize = 256;
@@ -124,10 +124,10 @@ pub const CONSOLE_EXCERPT: usize = 20;
 pub const CONSOLE_FLUSH: Duration = Duration::from_secs(1);
 
 /// Time between two runs of the retention job. What is forgotten is unreachable at once all the same.
-pub const RETENTION_INTERVAL: Duration = Duration::from_secs(60);
+pub const RETENTION_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Longest pause of the retention job while the store fails.
-pub const RETENTION_BACK_OFF: Duration = Duration::from_secs(15 * 60);
+pub const RETENTION_BACK_OFF: Duration = Duration::from_mins(15);
 
 #[cfg(test)]
 mod tests {
