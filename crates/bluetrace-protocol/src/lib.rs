@@ -25,6 +25,8 @@ pub mod limits;
 pub mod message;
 pub mod record;
 pub mod session;
+#[cfg(feature = "proptest")]
+pub mod strategies;
 pub mod time;
 pub mod upload;
 

@@ -132,3 +132,102 @@ fn is_sealed_text(bytes: &[u8]) -> bool {
             .strip_suffix(b"==")
             .is_some_and(|body| body.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+
+    const ID: &str = "12345678901234567891";
+    const START: &str = "13/05/2020 17:54:06";
+    const EXPIRY: &str = "13/05/2020 18:09:05";
+
+    #[test]
+    fn a_record_is_an_id_and_two_times_with_commas_and_any_spaces_around_them() {
+        let record = Record::from_fields(ID, START, EXPIRY).unwrap();
+        assert_eq!(record.reveal(), format!("{ID}, {START}, {EXPIRY}"));
+        for separator in [", ", ",", " , ", "   ,", ",   "] {
+            assert_eq!(Record::parse(&[ID, START, EXPIRY].join(separator)).as_ref(), Ok(&record), "{separator:?}");
+        }
+        assert_eq!(Record::parse(&format!("{ID}, 2020-05-13 17:54:06, 2020-05-13 18:09:05")), Ok(record));
+    }
+
+    #[test]
+    fn each_part_of_a_record_that_is_wrong_is_told() {
+        for (text, error) in [
+            (String::new(), RecordError::Shape),
+            (format!("{ID}, {START}"), RecordError::Shape),
+            (format!("{ID}, {START}, {EXPIRY}, {EXPIRY}"), RecordError::Shape),
+            (format!("{ID}, {START}, {EXPIRY},"), RecordError::Shape),
+            (format!("{ID} {START} {EXPIRY}"), RecordError::Shape),
+            (format!(", {START}, {EXPIRY}"), RecordError::TempId),
+            (format!("{ID}\t, {START}, {EXPIRY}"), RecordError::TempId),
+            (format!("{ID}, {START}, {EXPIRY}\n"), RecordError::Time),
+            (format!("{ID}, {EXPIRY}, {START}"), RecordError::Window(WindowError::Reversed)),
+            (format!("{ID}, {START}, 14/05/2020 17:54:07"), RecordError::Window(WindowError::TooLong)),
+        ] {
+            assert_eq!(Record::parse(&text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_temp_id_has_20_to_64_digits() {
+        for (digits, is_temp_id) in [(19, false), (20, true), (64, true), (65, false)] {
+            assert_eq!(TempId::parse(&"7".repeat(digits)).is_ok(), is_temp_id, "{digits} digits");
+        }
+        for text in
+            ["1234567890123456789x", "-2345678901234567891", "1234567890 234567891", "\u{661}2345678901234567891"]
+        {
+            assert_eq!(TempId::parse(text), Err(RecordError::TempId), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_sealed_temp_id_is_the_base64_of_61_bytes() {
+        let sealed = format!("{}==", "aZ0+/9".repeat(14).get(..82).unwrap());
+        assert!(TempId::parse(&sealed).is_ok());
+        for text in
+            [&sealed[1..], &sealed[..83], &sealed.replace('+', "-"), &sealed.replace("==", "A="), &"A".repeat(84)]
+        {
+            assert_eq!(TempId::parse(text), Err(RecordError::TempId), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn random_ids_are_20_digits_and_each_digit_is_as_likely_as_any_other() {
+        struct EveryByte(u8);
+        impl rand_core::TryRng for EveryByte {
+            type Error = core::convert::Infallible;
+            fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+                rand_core::utils::next_word_via_fill(self)
+            }
+            fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+                rand_core::utils::next_word_via_fill(self)
+            }
+            fn try_fill_bytes(&mut self, dst: &mut [u8]) -> Result<(), Self::Error> {
+                for byte in dst {
+                    *byte = self.0;
+                    self.0 = self.0.wrapping_add(1);
+                }
+                Ok(())
+            }
+        }
+        let mut generator = EveryByte(0);
+        let mut counts = [0_u32; 10];
+        for _ in 0..1_000 {
+            let id = TempId::random(&mut generator);
+            assert_eq!(TempId::parse(id.reveal()), Ok(id.clone()));
+            for digit in id.reveal().bytes() {
+                counts[usize::from(digit - b'0')] += 1;
+            }
+        }
+        let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+        assert!(most - least <= 40, "{counts:?}");
+    }
+
+    #[test]
+    fn debug_shows_no_id() {
+        let shown = format!("{:?}", Record::from_fields(ID, START, EXPIRY));
+        assert!(!shown.contains("1234") && shown.contains("TempId(..)"), "{shown}");
+    }
+}

@@ -4,7 +4,7 @@
 //! format, fixed in width, and stands in every record; everything else about dates is left to libraries.
 
 use alloc::string::String;
-use core::fmt;
+use core::{fmt, str};
 
 use thiserror::Error;
 
@@ -90,17 +90,14 @@ impl Timestamp {
         let (year, month, day) = civil_from_days(self.0.div_euclid(SECONDS_A_DAY));
         let of_day = self.0.rem_euclid(SECONDS_A_DAY);
         let minutes = of_day.div_euclid(60);
-        for (value, digits, after) in [
-            (day, 2, Some('/')),
-            (month, 2, Some('/')),
-            (year, 4, Some(' ')),
-            (minutes.div_euclid(60), 2, Some(':')),
-            (minutes.rem_euclid(60), 2, Some(':')),
-            (of_day.rem_euclid(60), 2, None),
-        ] {
-            push_digits(value, digits, out);
-            out.extend(after);
-        }
+        let [[d1, d2], [m1, m2], [y1, y2], [y3, y4]] =
+            [day, month, year.div_euclid(100), year.rem_euclid(100)].map(two_digits);
+        let [[h1, h2], [min1, min2], [s1, s2]] =
+            [minutes.div_euclid(60), minutes.rem_euclid(60), of_day.rem_euclid(60)].map(two_digits);
+        let text: [u8; TIME_CHARACTERS] =
+            [d1, d2, b'/', m1, m2, b'/', y1, y2, y3, y4, b' ', h1, h2, b':', min1, min2, b':', s1, s2];
+        // ASCII throughout, so never the default
+        out.push_str(str::from_utf8(&text).unwrap_or_default());
     }
 }
 
@@ -188,12 +185,10 @@ fn number(digits: &[u8]) -> Result<i64, TimeError> {
     })
 }
 
-fn push_digits(value: i64, digits: u32, out: &mut String) {
-    for place in (0..digits).rev() {
-        let digit = value.div_euclid(10_i64.saturating_pow(place)).rem_euclid(10);
-        // 0 <= digit <= 9 by the remainder
-        out.push(u32::try_from(digit).ok().and_then(|d| char::from_digit(d, 10)).unwrap_or('0'));
-    }
+/// The two digits of a number below 100.
+fn two_digits(value: i64) -> [u8; 2] {
+    let value = u8::try_from(value).unwrap_or_default();
+    [b'0'.saturating_add(value / 10), b'0'.saturating_add(value % 10)]
 }
 
 /// Days from 1970-01-01 to a date of the proleptic Gregorian calendar, or `None` if there is no such date.
@@ -251,6 +246,7 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::format;
     use alloc::string::ToString;
 
     #[test]
@@ -264,14 +260,33 @@ mod tests {
     }
 
     #[test]
-    fn every_day_from_1970_to_9999_survives_text() {
+    fn days_of_every_year_from_1970_to_9999_survive_text() {
+        // 29 days are fewer than any month but February has, so that every month is met, leap days among them; the
+        // further seconds walk through the hours
+        let step = 29 * SECONDS_A_DAY + 3_571;
         let mut day = Timestamp::MIN;
-        while day < Timestamp::MAX.plus(-SECONDS_A_DAY) {
+        while day < Timestamp::MAX {
             assert_eq!(Timestamp::parse(&day.to_string()), Ok(day));
-            day = day.plus(SECONDS_A_DAY + 1);
+            day = day.plus(step);
         }
         assert_eq!(Timestamp::MAX.to_string(), "31/12/9999 23:59:59");
         assert_eq!(Timestamp::MIN.to_string(), "01/01/1970 00:00:00");
+    }
+
+    #[test]
+    fn leap_years_are_those_of_the_gregorian_calendar() {
+        for (day_before, day_after) in [
+            ("28/02/1972", "29/02/1972"),
+            ("29/02/2000", "01/03/2000"),
+            ("28/02/2023", "01/03/2023"),
+            ("28/02/2100", "01/03/2100"),
+            ("29/02/2400", "01/03/2400"),
+            ("31/12/9998", "01/01/9999"),
+        ] {
+            let before = Timestamp::parse(&format!("{day_before} 23:59:59")).unwrap();
+            assert_eq!(before.plus(1).to_string(), format!("{day_after} 00:00:00"));
+            assert_eq!(Timestamp::parse(&format!("{day_after} 00:00:00")), Ok(before.plus(1)));
+        }
     }
 
     #[test]
