@@ -1,0 +1,84 @@
+//! A small client that speaks lines, for the tests over real sockets.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Long enough for a busy machine; a test that needs it has failed.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// One connection and the bytes read from it that no line has taken yet.
+pub(crate) struct LineClient<S = TcpStream> {
+    pub(crate) stream: S,
+    read: Vec<u8>,
+}
+
+impl LineClient {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        let stream = timeout(PATIENCE, TcpStream::connect(address)).await.unwrap().unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, read: Vec::new() }
+    }
+}
+
+impl LineClient<TlsStream<TcpStream>> {
+    pub(crate) async fn connect_tls(address: SocketAddr, config: Arc<ClientConfig>) -> Self {
+        let stream = LineClient::connect(address).await.stream;
+        let handshake = TlsConnector::from(config).connect(ServerName::try_from("localhost").unwrap(), stream);
+        Self { stream: timeout(PATIENCE, handshake).await.unwrap().unwrap(), read: Vec::new() }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> LineClient<S> {
+    /// Sends bytes as they are.
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.unwrap().unwrap();
+        timeout(PATIENCE, self.stream.flush()).await.unwrap().unwrap();
+    }
+
+    /// The next line without its end, or `None` when the server has closed.
+    pub(crate) async fn line(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line = self.read.drain(..=end).take(end).collect();
+                return Some(String::from_utf8(line).unwrap());
+            }
+            let mut buffer = [0; 4_096];
+            match timeout(PATIENCE, self.stream.read(&mut buffer)).await.expect("the server says nothing") {
+                Ok(0) | Err(_) => {
+                    assert!(self.read.is_empty(), "the server closed in the middle of a line");
+                    return None;
+                }
+                Ok(read) => self.read.extend_from_slice(&buffer[..read]),
+            }
+        }
+    }
+
+    /// Every line until the server closes.
+    pub(crate) async fn rest(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        while let Some(line) = self.line().await {
+            lines.push(line);
+        }
+        lines
+    }
+}
+
+/// TLS settings that trust the certificate in a server's data folder and no other.
+pub(crate) fn trust(data_folder: &Path) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(data_folder.join("certificate.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
+    Arc::new(builder.unwrap().with_root_certificates(roots).with_no_client_auth())
+}
