@@ -129,7 +129,7 @@ class Device:
 
     def notices(self):
         for notice in [frame["data"] for frame in self.session.ask(commandType="NT") if frame["data"]]:
-            print("You were near a person who has fallen ill, {from} to {to}. {advice}".format(**notice))
+            print("From {from} to {to}: {advice}".format(**notice))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ fn a_contact_between_two_python_devices_is_traced_across_a_cut_connection() {
         r#"acknowledged: {"records": 3, "resolved": 3, "unknown": 0, "invalid": 0}"#
     );
     met.say("Notices");
-    met.expect("You were near a person who has fallen ill, ");
+    met.expect("From ");
     met.end();
     ill.end();
 }
