@@ -1,7 +1,21 @@
 //! What only the health authority may know, as rules over a [`store::Store`]: accounts, `TempIDs`, uploads, tracing and notices.
 //!
-//! No sockets, no SQL, no async runtime: the time is an argument, and what takes long is given from outside.
+//! [`Authority`] decides. It takes `now` with each call, draws what is random from a generator that it was seeded with, and
+//! keeps everything in its store; what takes long is given from outside. No sockets, no SQL, no async runtime.
 
-pub mod passwords;
+pub mod accounts;
+pub mod authority;
+pub mod excerpt;
+pub mod keys;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod memory;
+pub mod notices;
+pub mod passwords;
 pub mod store;
+pub mod temp_ids;
+mod tokens;
+pub mod uploads;
+
+pub use authority::{Authority, AuthorityError, Member, Policy};
+pub use keys::MasterKey;

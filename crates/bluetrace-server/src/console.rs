@@ -11,10 +11,12 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TryRecvError
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use bluetrace_protocol::{Record, TempId, Timestamp, Username};
+use bluetrace_authority::excerpt::Excerpt;
+use bluetrace_authority::uploads::{Match, UploadReport};
+use bluetrace_protocol::{Record, TempId, Username};
 use tracing::warn;
 
-use crate::limits::{CONSOLE_EXCERPT, CONSOLE_FLUSH, CONSOLE_QUEUE, CONSOLE_WHOLE};
+use crate::limits::{CONSOLE_FLUSH, CONSOLE_QUEUE};
 
 /// Something that an operator sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,80 +54,9 @@ pub enum ConsoleEvent {
     ContactLog {
         /// Whose.
         username: Username,
-        /// What was uploaded.
-        records: Excerpt<Record>,
-        /// Whom it leads to.
-        contacts: Excerpt<Contact>,
+        /// What it holds and whom it leads to.
+        report: UploadReport,
     },
-}
-
-/// A record that was resolved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Contact {
-    /// Whose `TempID` it is.
-    pub username: Username,
-    /// When the `TempID` began to be valid.
-    pub start: Timestamp,
-    /// The `TempID`.
-    pub temp_id: TempId,
-}
-
-/// What a console shows of a list: all of it up to [`CONSOLE_WHOLE`] entries, else the first [`CONSOLE_EXCERPT`] and how many
-/// more. It never holds more than that, however long the list is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Excerpt<T> {
-    shown: Vec<T>,
-    more: u64,
-}
-
-impl<T> Excerpt<T> {
-    /// An empty list.
-    pub const fn new() -> Self {
-        Self { shown: Vec::new(), more: 0 }
-    }
-
-    /// Appends an entry.
-    pub fn push(&mut self, entry: T) {
-        if self.more == 0 && self.shown.len() < CONSOLE_WHOLE {
-            self.shown.push(entry);
-            return;
-        }
-        if self.more == 0 {
-            let cut = self.shown.split_off(CONSOLE_EXCERPT.min(self.shown.len()));
-            self.more = u64::try_from(cut.len()).unwrap_or(u64::MAX);
-        }
-        self.more = self.more.saturating_add(1);
-    }
-
-    /// Counts entries that are not at hand, behind the ones that are.
-    pub fn push_unseen(&mut self, entries: u64) {
-        self.more = self.more.saturating_add(entries);
-    }
-
-    /// A line for each entry that is shown, and one for the rest.
-    fn write_lines(&self, out: &mut String, mut line: impl FnMut(&T, &mut String)) {
-        for entry in &self.shown {
-            line(entry, out);
-            out.push('\n');
-        }
-        if self.more > 0 {
-            push_line(out, format_args!("... and {} more", self.more));
-        }
-    }
-}
-
-impl<T> Default for Excerpt<T> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<T> FromIterator<T> for Excerpt<T> {
-    fn from_iter<I: IntoIterator<Item = T>>(entries: I) -> Self {
-        let mut excerpt = Self::new();
-        entries.into_iter().for_each(|entry| excerpt.push(entry));
-        excerpt
-    }
 }
 
 /// The way to the operator's standard output. Showing never waits: what does not fit is counted and mentioned later.
@@ -252,11 +183,11 @@ impl ConsoleEvent {
                     push_line(out, format_args!("... and {more} more"));
                 }
             }
-            Self::ContactLog { username, records, contacts } => {
+            Self::ContactLog { username, report } => {
                 push_line(out, format_args!("received contact log from {}", username.reveal()));
-                records.write_lines(out, Record::write_to);
+                push_excerpt(out, &report.records, Record::write_to);
                 push_line(out, format_args!("Contact log checking"));
-                contacts.write_lines(out, |Contact { username, start, temp_id }, out| {
+                push_excerpt(out, &report.matches, |Match { username, start, temp_id }, out| {
                     push(out, format_args!("{}, {start}, {};", username.reveal(), temp_id.reveal()));
                 });
             }
@@ -267,6 +198,17 @@ impl ConsoleEvent {
         let mut text = String::new();
         self.write_to(&mut text);
         u64::try_from(text.lines().count()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A line for each entry that is shown, and one for the rest.
+fn push_excerpt<T>(out: &mut String, excerpt: &Excerpt<T>, mut line: impl FnMut(&T, &mut String)) {
+    for entry in excerpt.shown() {
+        line(entry, out);
+        out.push('\n');
+    }
+    if excerpt.more() > 0 {
+        push_line(out, format_args!("... and {} more", excerpt.more()));
     }
 }
 
@@ -288,9 +230,9 @@ mod tests {
 
     #[test]
     fn each_event_has_its_text() {
-        let mut records = Excerpt::new();
-        records.push(record());
-        let contacts = [contact()].into_iter().collect();
+        let Record { temp_id, window } = record();
+        let met = Match { username: user("+61410888888"), start: window.start(), temp_id };
+        let report = UploadReport { records: [record()].into_iter().collect(), matches: [met].into_iter().collect() };
         for (event, text) in [
             (ConsoleEvent::Listening { address: "127.0.0.1:4000".parse().unwrap() }, "listening on 127.0.0.1:4000\n"),
             (ConsoleEvent::Listening { address: "[::]:4000".parse().unwrap() }, "listening on [::]:4000\n"),
@@ -300,7 +242,7 @@ mod tests {
             (issued(1), "user: +61410999999\nTempID:\n12345678901234567891\n"),
             (issued(96), "user: +61410999999\nTempID:\n12345678901234567891\n... and 95 more\n"),
             (
-                ConsoleEvent::ContactLog { username: user("+61410999999"), records, contacts },
+                ConsoleEvent::ContactLog { username: user("+61410999999"), report },
                 "received contact log from +61410999999\n\
                  12345678901234567891, 13/05/2020 17:54:06, 13/05/2020 18:09:05\n\
                  Contact log checking\n\
@@ -319,7 +261,7 @@ mod tests {
         for (entries, lines, last) in [(0, 0, None), (100, 100, Some("99")), (101, 21, Some("... and 81 more"))] {
             let excerpt: Excerpt<u32> = (0..entries).collect();
             let mut text = String::new();
-            excerpt.write_lines(&mut text, |entry, out| push(out, format_args!("{entry}")));
+            push_excerpt(&mut text, &excerpt, |entry, out| push(out, format_args!("{entry}")));
             assert_eq!(text.lines().count(), lines);
             assert_eq!(text.lines().last(), last);
         }
@@ -394,11 +336,6 @@ mod tests {
 
     fn record() -> Record {
         Record::parse("12345678901234567891, 13/05/2020 17:54:06, 13/05/2020 18:09:05").unwrap()
-    }
-
-    fn contact() -> Contact {
-        let Record { temp_id, window } = record();
-        Contact { username: user("+61410888888"), start: window.start(), temp_id }
     }
 
     fn issued(count: u32) -> ConsoleEvent {

@@ -7,6 +7,9 @@
 //!
 //! Nothing here reads a clock for a fact, a configuration or the environment: the binary gives them.
 
+pub mod data_folder;
+pub mod sqlite;
+pub mod connection;
 pub mod console;
 pub mod jobs;
 pub mod limits;

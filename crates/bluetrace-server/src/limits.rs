@@ -114,12 +114,6 @@ pub const PASSWORD_QUEUE: usize = 1_024;
 /// Console events waiting for a slow standard output.
 pub const CONSOLE_QUEUE: usize = 1_024;
 
-/// Entries of a list up to which a console shows all of them (PROTOCOL section 4.4).
-pub const CONSOLE_WHOLE: usize = 100;
-
-/// Entries that a console shows of a longer list (PROTOCOL section 4.4).
-pub const CONSOLE_EXCERPT: usize = 20;
-
 /// How long the end of the process waits for a slow standard output.
 pub const CONSOLE_FLUSH: Duration = Duration::from_secs(1);
 

@@ -25,8 +25,13 @@ pub enum Stream {
 /// Sends a last line, ended here, and closes so that the peer can read it: what it has sent meanwhile is read and thrown away,
 /// for a bounded time and length, because a close with unread bytes would reset the connection.
 pub async fn say_and_close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, line: &str) {
+    send_and_close(stream, format!("{line}\n").as_bytes()).await;
+}
+
+/// As [`say_and_close`], with bytes that are lines already.
+pub async fn send_and_close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) {
     let talk = async {
-        stream.write_all(format!("{line}\n").as_bytes()).await?;
+        stream.write_all(bytes).await?;
         stream.shutdown().await?;
         let mut thrown_away = 0;
         let mut buffer = [0; 1_024];

@@ -4,8 +4,8 @@
 //! by an operator. Clients pin the certificate's fingerprint, so the files are never replaced by themselves.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +16,8 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+
+use crate::data_folder::write_whole;
 
 /// What a TLS server needs, ready for use.
 #[derive(Debug, Clone)]
@@ -84,7 +86,8 @@ impl ServerTls {
             (false, true) => make_certificate(&files, &load_own_key(&files)?)?,
             (false, false) => {
                 let key = KeyPair::generate().map_err(|error| TlsError::Make(error.to_string()))?;
-                write_whole(&files.key, &key.serialize_pem())?;
+                write_whole(&files.key, &key.serialize_pem())
+                    .map_err(|source| file_error("write", &files.key, source))?;
                 make_certificate(&files, &key)?;
             }
         }
@@ -161,24 +164,8 @@ fn make_certificate(files: &Files, key: &KeyPair) -> Result<(), TlsError> {
         params.distinguished_name.push(DnType::CommonName, "BlueTrace authority");
         params.self_signed(key)
     });
-    write_whole(&files.certificate, &made.map_err(|error| TlsError::Make(error.to_string()))?.pem())
-}
-
-/// Writes a file that only its owner may read, whole or not at all.
-fn write_whole(path: &Path, text: &str) -> Result<(), TlsError> {
-    let write = || {
-        let temporary = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-    };
-    write().map_err(|source| file_error("write", path, source))
+    let certificate = made.map_err(|error| TlsError::Make(error.to_string()))?.pem();
+    write_whole(&files.certificate, &certificate).map_err(|source| file_error("write", &files.certificate, source))
 }
 
 fn exists(path: &Path) -> Result<bool, TlsError> {

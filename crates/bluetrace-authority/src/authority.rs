@@ -1,0 +1,153 @@
+//! Owns the [`Authority`]: what it is made of, its rules as numbers, and how it fails. What it does stands in the files
+//! beside this one: [`accounts`](crate::accounts), [`temp_ids`](crate::temp_ids), [`uploads`](crate::uploads),
+//! [`notices`](crate::notices).
+
+use std::fmt::{self, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bluetrace_protocol::Username;
+use rand::rngs::ChaCha12Rng;
+use rand::{Rng, SeedableRng};
+use thiserror::Error;
+
+use crate::keys::MasterKey;
+use crate::passwords::{HashCost, PasswordPool, PoolError};
+use crate::store::{AccountId, Lockout, SessionId, Store, StoreError};
+use crate::tokens::TokenKey;
+
+/// The health authority: it decides, and remembers in its [`Store`].
+///
+/// Every method takes `now`. Two authorities over one store, on one machine or on two, are one authority.
+pub struct Authority {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) passwords: Arc<dyn PasswordPool>,
+    pub(crate) policy: Policy,
+    pub(crate) tokens: TokenKey,
+    generator: Mutex<ChaCha12Rng>,
+}
+
+/// The authority's rules, as numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// When failed logins block a username.
+    pub lockout: Lockout,
+    /// For how many seconds a `TempID` may be shown, 1 to 86,400.
+    pub temp_id_lifetime_s: u32,
+    /// For how many seconds `TempIDs`, uploads and notices are kept.
+    pub retention_s: u32,
+    /// For how many seconds a resume token is good.
+    pub resume_s: u32,
+    /// What a password hash costs.
+    pub hash_cost: HashCost,
+    /// What people who were met are advised to do.
+    pub advice: String,
+}
+
+/// Who has logged in: given by a login, asked for by what needs one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The account.
+    pub account: AccountId,
+    /// Its name.
+    pub username: Username,
+    /// The login.
+    pub session: SessionId,
+    /// The account's epoch at the login.
+    pub token_epoch: u32,
+}
+
+/// Why the authority has no answer. The texts hold no personal data.
+#[derive(Debug, Error)]
+pub enum AuthorityError {
+    /// Its store cannot work now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// More logins are waiting than may wait.
+    #[error("too many logins are waiting")]
+    Busy,
+    /// A fault of the store or of this program.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            lockout: Lockout { max_failures: bluetrace_protocol::limits::MAX_FAILED_LOGINS, block_duration_s: 60 },
+            temp_id_lifetime_s: 15 * 60,
+            retention_s: 21 * 24 * 60 * 60,
+            resume_s: 30 * 60,
+            hash_cost: HashCost::STANDARD,
+            advice: "You were near a person who has tested positive. Stay away from others and ask the health authority for a test."
+                .to_owned(),
+        }
+    }
+}
+
+impl Authority {
+    /// An authority over a store. `seed` is 32 bytes of the system's randomness: everything the authority draws comes of it.
+    pub fn new(
+        store: Arc<dyn Store>,
+        passwords: Arc<dyn PasswordPool>,
+        policy: Policy,
+        master_key: &MasterKey,
+        seed: [u8; 32],
+    ) -> Self {
+        let tokens = TokenKey::new(master_key);
+        Self { store, passwords, policy, tokens, generator: Mutex::new(ChaCha12Rng::from_seed(seed)) }
+    }
+
+    /// The rules it follows.
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The store it remembers in.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    pub(crate) fn random_bytes(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        self.with_generator(|generator| generator.fill_bytes(&mut bytes));
+        bytes
+    }
+
+    pub(crate) fn with_generator<T>(&self, draw: impl FnOnce(&mut ChaCha12Rng) -> T) -> T {
+        // a generator has no state that a panic could leave half-changed
+        draw(&mut self.generator.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // writing to a string does not fail
+        _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("store", &self.store).field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+impl From<StoreError> for AuthorityError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            StoreError::Failed(_) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<PoolError> for AuthorityError {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Full => Self::Busy,
+            PoolError::Closed => Self::Unavailable(error.to_string()),
+        }
+    }
+}

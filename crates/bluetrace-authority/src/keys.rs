@@ -1,0 +1,75 @@
+//! Owns the [`MasterKey`] and what is derived from it: a key for each purpose (HKDF-SHA-256, RFC 5869).
+
+use std::fmt;
+
+use hkdf::Hkdf;
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::authority::hex;
+
+/// The authority's one secret: 32 random bytes, the same on every server of an authority.
+#[derive(Clone)]
+pub struct MasterKey(Zeroizing<[u8; 32]>);
+
+/// What a derived key is for. A key for one purpose tells nothing of a key for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Authenticates resume tokens.
+    ResumeTokens,
+}
+
+impl MasterKey {
+    /// The key of these bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// Reads 64 hexadecimal digits; `None` if the text is anything else.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        for (place, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+
+    /// The key as 64 hexadecimal digits, for the file that keeps it. Nowhere else.
+    pub fn to_hex(&self) -> Zeroizing<String> {
+        Zeroizing::new(hex(&*self.0))
+    }
+
+    #[expect(clippy::expect_used, reason = "32 bytes are within what HKDF can expand to")]
+    pub(crate) fn derive(&self, purpose: Purpose) -> Zeroizing<[u8; 32]> {
+        let label = match purpose {
+            Purpose::ResumeTokens => "bluetrace resume tokens v1",
+        };
+        let mut key = Zeroizing::new([0; 32]);
+        Hkdf::<Sha256>::new(None, &*self.0).expand(label.as_bytes(), &mut *key).expect("32 <= 255 * 32");
+        key
+    }
+}
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterKey(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_its_text_and_other_texts_are_none() {
+        let text = MasterKey::new([0xa7; 32]).to_hex();
+        assert_eq!(*text, "a7".repeat(32));
+        assert_eq!(MasterKey::from_hex(&text).unwrap().to_hex(), text);
+        for other in ["", "a7", &"a7".repeat(33), &"+7".repeat(32), &"é".repeat(32)] {
+            assert!(MasterKey::from_hex(other).is_none(), "{other}");
+        }
+    }
+}

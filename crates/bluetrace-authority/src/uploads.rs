@@ -1,0 +1,220 @@
+//! Owns uploads and tracing: contact logs taken exactly once, their `TempIDs` turned back into people, and those people
+//! noticed (PROTOCOL section 4.4).
+
+use std::collections::BTreeMap;
+
+use bluetrace_protocol::message::BeginUpload;
+use bluetrace_protocol::{
+    ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Username,
+};
+
+use crate::authority::{Authority, AuthorityError, Member, hex};
+use crate::excerpt::Excerpt;
+use crate::store::{AccountId, NewNotice, Owner, UploadBegun, UploadKey, UploadRequest};
+
+/// Records looked at together when an upload is traced: bounds memory, and is long enough for one sorted look-up to pay.
+const PAGE: u32 = 10_000;
+
+/// What became of one uploaded record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracedRecord {
+    /// The record, unless it was malformed.
+    pub record: Option<UploadedRecord>,
+    /// What is known of it.
+    pub trace: Trace,
+}
+
+/// What is known of an uploaded record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trace {
+    /// Its `TempID` was shown by this person, within its window.
+    Resolved(Owner),
+    /// Its `TempID` is this person's, and the record says that it was heard outside its window: somebody repeated it.
+    Expired(Owner),
+    /// No `TempID` of this authority, or one that is forgotten.
+    Unknown,
+    /// No record at all.
+    Invalid,
+}
+
+/// What an operator is shown of a complete upload.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UploadReport {
+    /// The well-formed records.
+    pub records: Excerpt<Record>,
+    /// Whom they lead to.
+    pub matches: Excerpt<Match>,
+}
+
+/// A record that led to a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    /// Who was met.
+    pub username: Username,
+    /// When the window of the id began.
+    pub start: Timestamp,
+    /// The id.
+    pub temp_id: TempId,
+}
+
+/// What came of the end of an upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadFinished {
+    /// The count of its records by what became of them.
+    pub summary: UploadSummary,
+    /// What the console shows; `None` if the upload was complete before.
+    pub report: Option<UploadReport>,
+}
+
+impl Authority {
+    /// Begins an upload, or finds the one this member has begun under the same id. One without an id gets a random one,
+    /// and cannot be found again.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if the store cannot answer.
+    pub async fn begin_upload(
+        &self,
+        member: &Member,
+        begin: BeginUpload,
+        now: Timestamp,
+    ) -> Result<UploadBegun, AuthorityError> {
+        let upload = match begin.upload {
+            Some(upload) => upload,
+            None => self.random_upload_id()?,
+        };
+        let request =
+            UploadRequest { account: member.account, upload, records: begin.records, forget_at: self.forget_at(now) };
+        Ok(self.store.begin_upload(request, now).await?)
+    }
+
+    /// Stores records from place `first` on; returns how many of the upload's first records are durable then.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if the store cannot answer.
+    pub async fn append_records(
+        &self,
+        upload: UploadKey,
+        first: u32,
+        records: Vec<Uploaded>,
+    ) -> Result<u32, AuthorityError> {
+        Ok(self.store.append_records(upload, first, records).await?)
+    }
+
+    /// Traces an upload whose records are all durable, and leaves a notice for each person met. Repeated, or cut off and
+    /// repeated, it leaves each notice once.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if the store cannot answer; the upload can then be finished later.
+    pub async fn finish_upload(
+        &self,
+        member: &Member,
+        upload: UploadKey,
+        now: Timestamp,
+    ) -> Result<UploadFinished, AuthorityError> {
+        let mut tally = Tally::default();
+        let mut first = 0;
+        loop {
+            let page = self.traced_records(upload, first, PAGE, now).await?;
+            let Some(read) = u32::try_from(page.len()).ok().filter(|read| *read > 0) else { break };
+            first += read;
+            for traced in page {
+                tally.add(traced, member.account);
+            }
+        }
+        let forget_at = self.forget_at(now);
+        let notices = tally.met.iter().map(|(account, (from, to))| NewNotice {
+            account: *account,
+            notice: ExposureNotice { from: *from, to: *to, advice: self.policy.advice.clone() },
+            forget_at,
+        });
+        let is_first = self.store.complete_upload(upload, tally.summary, notices.collect(), now).await?;
+        Ok(UploadFinished { summary: tally.summary, report: is_first.then_some(tally.report) })
+    }
+
+    /// Up to `limit` records of an upload from place `first` on, each with what is known of it at `now`.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if the store cannot answer.
+    pub async fn traced_records(
+        &self,
+        upload: UploadKey,
+        first: u32,
+        limit: u32,
+        now: Timestamp,
+    ) -> Result<Vec<TracedRecord>, AuthorityError> {
+        let records = self.store.uploaded_records(upload, first, limit, now).await?;
+        let mut ids: Vec<TempId> = records
+            .iter()
+            .filter_map(|record| match record {
+                Uploaded::Record(uploaded) => Some(uploaded.record.temp_id.clone()),
+                Uploaded::Malformed => None,
+            })
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let owners = self.store.resolve(ids.clone(), now).await?;
+        let owner_of = |id: &TempId| {
+            let place = ids.binary_search(id).ok()?;
+            owners.get(place)?.clone()
+        };
+        let trace = |record: Uploaded| match record {
+            Uploaded::Malformed => TracedRecord { record: None, trace: Trace::Invalid },
+            Uploaded::Record(uploaded) => {
+                let trace = match owner_of(&uploaded.record.temp_id) {
+                    None => Trace::Unknown,
+                    Some(owner) if uploaded.received.is_none_or(|received| owner.window.contains(received)) => {
+                        Trace::Resolved(owner)
+                    }
+                    Some(owner) => Trace::Expired(owner),
+                };
+                TracedRecord { record: Some(uploaded), trace }
+            }
+        };
+        Ok(records.into_iter().map(trace).collect())
+    }
+
+    fn random_upload_id(&self) -> Result<UploadId, AuthorityError> {
+        UploadId::parse(&hex(&self.random_bytes())).map_err(|error| AuthorityError::Internal(error.to_string()))
+    }
+}
+
+/// What adds up while an upload is traced.
+#[derive(Default)]
+struct Tally {
+    summary: UploadSummary,
+    /// Who was met, from the begin of the first window to the end of the last.
+    met: BTreeMap<AccountId, (Timestamp, Timestamp)>,
+    report: UploadReport,
+}
+
+impl Tally {
+    fn add(&mut self, traced: TracedRecord, uploader: AccountId) {
+        self.summary.records += 1;
+        if let Some(uploaded) = &traced.record {
+            self.report.records.push(uploaded.record.clone());
+        }
+        match traced.trace {
+            Trace::Resolved(owner) => {
+                let (start, expiry) = (owner.window.start(), owner.window.expiry());
+                // nobody meets himself
+                if owner.account != uploader {
+                    let met = self.met.entry(owner.account).or_insert((start, expiry));
+                    *met = (met.0.min(start), met.1.max(expiry));
+                }
+                self.resolved(owner, traced.record);
+            }
+            // the contact stays on the books; but a repeated beacon is no encounter, so there is no notice
+            Trace::Expired(owner) => self.resolved(owner, traced.record),
+            Trace::Unknown => self.summary.unknown += 1,
+            Trace::Invalid => self.summary.invalid += 1,
+        }
+    }
+
+    fn resolved(&mut self, owner: Owner, uploaded: Option<UploadedRecord>) {
+        self.summary.resolved += 1;
+        if let Some(UploadedRecord { record, .. }) = uploaded {
+            let (username, start) = (owner.username, owner.window.start());
+            self.report.matches.push(Match { username, start, temp_id: record.temp_id });
+        }
+    }
+}

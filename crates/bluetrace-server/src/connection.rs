@@ -1,0 +1,314 @@
+//! Owns one connection: bytes to lines, lines to the session, the session's questions to the authority, answers to bytes.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bluetrace_authority::accounts::LoggedIn;
+use bluetrace_authority::store::{NoticeId, UploadBegun, UploadKey};
+use bluetrace_authority::{Authority, AuthorityError, Member};
+use bluetrace_protocol::frame::LineDecoder;
+use bluetrace_protocol::session::server::{Failure, NoticeHandle, Question, ServerSession, Step, UploadHandle};
+use bluetrace_protocol::{Clock, Timestamp};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{error, warn};
+
+use crate::console::{Console, ConsoleEvent};
+use crate::limits::{Limits, OUTPUT_HIGH_WATER, OUTPUT_KEPT, READ_BUFFER_LARGE, READ_BUFFER_SMALL};
+use crate::listener::Peer;
+use crate::shutdown::Shutdown;
+use crate::stream::send_and_close;
+
+/// What every connection of a server shares.
+#[derive(Debug)]
+pub struct Shared {
+    /// Who decides.
+    pub authority: Arc<Authority>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// What the operator sees.
+    pub console: Console,
+    /// What is too long.
+    pub limits: Limits,
+}
+
+/// Runs one connection to its end.
+pub async fn serve<S>(stream: S, peer: Peer, shared: Arc<Shared>, shutdown: Shutdown)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let mut connection = Connection {
+        stream,
+        decoder: LineDecoder::new(),
+        out: Vec::new(),
+        wanted: READ_BUFFER_SMALL,
+        shared,
+        shutdown,
+    };
+    // a peer that goes away, stalls or is cut off ends its own connection and nothing else
+    _ = connection.run(peer).await;
+}
+
+struct Connection<S> {
+    stream: S,
+    decoder: LineDecoder,
+    /// What waits to be sent.
+    out: Vec<u8>,
+    /// How many bytes to make room for at the next read: grows while a peer streams, and shrinks when it rests.
+    wanted: usize,
+    shared: Arc<Shared>,
+    shutdown: Shutdown,
+}
+
+type Session = ServerSession<Arc<Member>>;
+
+/// What waiting for a peer came to.
+enum Arrival {
+    Bytes,
+    /// The peer has closed its side in good order.
+    End,
+    TooLong,
+    Shutdown,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
+    async fn run(&mut self, peer: Peer) -> io::Result<()> {
+        let mut session = Session::default();
+        let login_deadline = peer.connected + self.shared.limits.login_deadline;
+        loop {
+            let Some(next) = self.lines(session).await? else { break };
+            session = next;
+            if self.read_at_hand().await? {
+                continue;
+            }
+            let Some(next) = self.settle(session.pause()).await else { break };
+            session = next;
+            self.send().await?;
+            self.rest();
+            let deadline = Instant::now() + self.shared.limits.idle;
+            let deadline = if session.is_member() { deadline } else { deadline.min(login_deadline) };
+            match self.wait(deadline).await? {
+                Arrival::Bytes => {}
+                Arrival::End => {
+                    self.ended(session).await;
+                    return Ok(());
+                }
+                Arrival::TooLong if session.is_member() => break self.out.extend_from_slice(IDLE),
+                Arrival::TooLong => break self.out.extend_from_slice(LOGIN_TOO_SLOW),
+                Arrival::Shutdown => break self.out.extend_from_slice(SHUTTING_DOWN),
+            }
+        }
+        send_and_close(&mut self.stream, &self.out).await;
+        Ok(())
+    }
+
+    /// Gives the session every whole line at hand. `None` when the connection is to be closed.
+    async fn lines(&mut self, mut session: Session) -> io::Result<Option<Session>> {
+        loop {
+            let step = match self.decoder.next_line() {
+                Ok(Some(line)) => session.line(line, &mut self.out),
+                Ok(None) => return Ok(Some(session)),
+                Err(error) => {
+                    // what came before the break is still stored and answered
+                    if let Some(session) = self.settle(session.pause()).await {
+                        session.broken(error, &mut self.out);
+                    }
+                    return Ok(None);
+                }
+            };
+            match self.settle(step).await {
+                Some(next) => session = next,
+                None => return Ok(None),
+            }
+            if self.out.len() >= OUTPUT_HIGH_WATER {
+                self.send().await?;
+            }
+        }
+    }
+
+    /// Puts a step's questions to the authority until the session waits for lines again. `None` when it is over.
+    async fn settle(&mut self, mut step: Step<Arc<Member>>) -> Option<Session> {
+        loop {
+            step = match step {
+                Step::Wait(session) => return Some(session),
+                Step::Close => return None,
+                // boxed: an idle connection should not hold the room that its longest question needs
+                Step::Ask(question) => Box::pin(ask(&self.shared, question, &mut self.out)).await,
+            }
+        }
+    }
+
+    /// Reads what has arrived already, without waiting. `false` if there is nothing.
+    async fn read_at_hand(&mut self) -> io::Result<bool> {
+        let Self { stream, decoder, wanted, .. } = self;
+        let buffer = decoder.unread();
+        buffer.reserve(*wanted);
+        let room = buffer.capacity() - buffer.len();
+        let mut reading = pin!(stream.read_buf(buffer));
+        match poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await {
+            // an end is met again when it is waited for
+            Poll::Pending | Poll::Ready(Ok(0)) => Ok(false),
+            Poll::Ready(Ok(read)) => {
+                if read == room {
+                    *wanted = (2 * room).min(READ_BUFFER_LARGE);
+                }
+                Ok(true)
+            }
+            Poll::Ready(Err(error)) => Err(error),
+        }
+    }
+
+    /// Waits for bytes.
+    async fn wait(&mut self, deadline: Instant) -> io::Result<Arrival> {
+        let Self { stream, decoder, wanted, shutdown, .. } = self;
+        let buffer = decoder.unread();
+        buffer.reserve(*wanted);
+        tokio::select! {
+            read = timeout_at(deadline, stream.read_buf(buffer)) => match read {
+                Ok(Ok(0)) => Ok(Arrival::End),
+                Ok(Ok(_)) => Ok(Arrival::Bytes),
+                Ok(Err(error)) => Err(error),
+                Err(_) => Ok(Arrival::TooLong),
+            },
+            () = shutdown.begun() => Ok(Arrival::Shutdown),
+        }
+    }
+
+    /// Sends what waits. A peer that takes none of it for too long is an error.
+    async fn send(&mut self) -> io::Result<()> {
+        let stall: Duration = self.shared.limits.write_stall;
+        let mut sent = 0;
+        while let Some(rest) = self.out.get(sent..).filter(|rest| !rest.is_empty()) {
+            match timeout(stall, self.stream.write(rest)).await?? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => sent += written,
+            }
+        }
+        if sent > 0 {
+            timeout(stall, self.stream.flush()).await??;
+        }
+        self.out.clear();
+        Ok(())
+    }
+
+    /// Gives memory back before a wait that may be long.
+    fn rest(&mut self) {
+        self.out.shrink_to(OUTPUT_KEPT);
+        self.wanted = READ_BUFFER_SMALL;
+        self.decoder.release(READ_BUFFER_SMALL);
+    }
+
+    async fn ended(&mut self, session: Session) {
+        if let Some((member, NoticeHandle(last))) = session.ended() {
+            let noted = self.shared.authority.notices_read(&member, NoticeId(last)).await;
+            // they are unread still, and will be shown again
+            noted.unwrap_or_else(|error| _ = failure(error));
+        }
+    }
+}
+
+/// Puts one question to the authority, shows the operator what there is to see, and hands the answer to the session.
+async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>) -> Step<Arc<Member>> {
+    let Shared { authority, clock, console, .. } = shared;
+    let now = clock.now();
+    match question {
+        Question::Login { username, password, then } => {
+            let left = |until: Timestamp| until.seconds_since(clock.now()).max(1);
+            match authority.login(username, password, &**clock).await {
+                Ok(LoggedIn::Welcome(member)) => {
+                    console.show(ConsoleEvent::Login { username: member.username.clone() });
+                    then.welcome(Arc::new(member), out)
+                }
+                Ok(LoggedIn::Wrong { left }) => then.wrong(left, out),
+                Ok(LoggedIn::BlockedNow { until }) => then.blocked_now(left(until), out),
+                Ok(LoggedIn::Blocked { until }) => then.blocked(left(until), out),
+                Err(error) => then.failed(failure(error), out),
+            }
+        }
+        Question::Resume { token, then } => match authority.resume(&token, now).await {
+            Ok(Some(member)) => {
+                console.show(ConsoleEvent::Login { username: member.username.clone() });
+                then.welcome(Arc::new(member), out)
+            }
+            Ok(None) => then.refused(out),
+            Err(error) => then.failed(failure(error), out),
+        },
+        Question::TempIds { count, then } => match authority.issue_temp_ids(then.who(), count, now).await {
+            Ok(records) => {
+                if let Some(first) = records.first() {
+                    let (username, first) = (then.who().username.clone(), first.temp_id.clone());
+                    console.show(ConsoleEvent::TempIdsIssued { username, first, count });
+                }
+                then.issued(records, out)
+            }
+            Err(error) => then.failed(failure(error), out),
+        },
+        Question::BeginUpload { begin, then } => match authority.begin_upload(then.who(), begin, now).await {
+            Ok(UploadBegun::Open { key, durable, .. }) => then.begun(UploadHandle(key.0), durable, out),
+            Ok(UploadBegun::Conflict { records }) => then.conflict(records, out),
+            Err(error) => then.failed(failure(error), out),
+        },
+        Question::Append { upload, first, records, then } => {
+            match authority.append_records(UploadKey(upload.0), first, records).await {
+                Ok(durable) => then.stored(durable, out),
+                Err(error) => then.failed(failure(error), out),
+            }
+        }
+        Question::Finish { upload, then } => {
+            match authority.finish_upload(then.who(), UploadKey(upload.0), now).await {
+                Ok(finished) => {
+                    if let Some(report) = finished.report {
+                        console.show(ConsoleEvent::ContactLog { username: then.who().username.clone(), report });
+                    }
+                    then.finished(finished.summary, out)
+                }
+                Err(error) => then.failed(failure(error), out),
+            }
+        }
+        Question::Notices { seen, then } => {
+            match authority.unread_notices(then.who(), seen.map(|seen| NoticeId(seen.0)), now).await {
+                Ok(notices) => {
+                    let notices = notices.into_iter().map(|(id, notice)| (NoticeHandle(id.0), notice));
+                    then.unread(notices.collect(), out)
+                }
+                Err(error) => then.failed(failure(error), out),
+            }
+        }
+        Question::Token { then } => {
+            let (token, expires) = authority.resume_token(then.who(), now);
+            then.made(token, expires, now, out)
+        }
+        Question::Logout { seen, then } => {
+            match authority.logout(then.who(), seen.map(|seen| NoticeId(seen.0)), now).await {
+                Ok(()) => {
+                    console.show(ConsoleEvent::Logout { username: then.who().username.clone() });
+                    then.done(out)
+                }
+                Err(error) => then.failed(failure(error), out),
+            }
+        }
+    }
+}
+
+/// Tells the log what the authority could not do, and the session what kind of failure it is.
+fn failure(error: AuthorityError) -> Failure {
+    match error {
+        AuthorityError::Unavailable(_) => {
+            warn!(%error, "a request cannot be answered now");
+            Failure::Unavailable
+        }
+        AuthorityError::Busy => Failure::RateLimited,
+        AuthorityError::Internal(_) => {
+            error!(%error, "a request failed");
+            Failure::Internal
+        }
+    }
+}
+
+const IDLE: &[u8] = b"421 The session was idle for too long. Please log in again\n";
+const LOGIN_TOO_SLOW: &[u8] = b"421 The login took too long. Please try again\n";
+const SHUTTING_DOWN: &[u8] = b"421 The server is shutting down. Please try again later\n";
