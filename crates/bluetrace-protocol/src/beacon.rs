@@ -17,7 +17,7 @@ use core::str;
 use thiserror::Error;
 
 use crate::limits::{MAX_BEACON, REGISTRY_DIGITS, SEALED_CHARACTERS};
-use crate::record::{Record, RecordError, TempId};
+use crate::record::{Record, TempId};
 use crate::time::{TIME_CHARACTERS, Timestamp, Window, WindowError};
 
 /// The version of the beacons written here, as it stands in the datagram.
@@ -96,17 +96,6 @@ impl Beacon {
         let mut text = String::with_capacity(AROUND.saturating_add(self.record.temp_id.reveal().len()));
         self.write_to(&mut text);
         text
-    }
-}
-
-impl From<RecordError> for BeaconError {
-    fn from(error: RecordError) -> Self {
-        match error {
-            RecordError::Shape => Self::Shape,
-            RecordError::TempId => Self::TempId,
-            RecordError::Time => Self::Time,
-            RecordError::Window(error) => Self::Window(error),
-        }
     }
 }
 
