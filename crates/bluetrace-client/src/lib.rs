@@ -1,1 +1,16 @@
-//! x
+//! One BlueTrace device: [`device`] is the device itself, without a front-end, and [`terminal`] the front-end that a person
+//! types into.
+//!
+//! The crate knows nothing of the authority but its protocol. Clock, randomness and configuration enter as arguments.
+
+pub mod device;
+mod files;
+mod known_servers;
+mod log_file;
+mod radio;
+pub mod terminal;
+mod uplink;
+
+pub use known_servers::Fingerprint;
+pub use radio::Target;
+pub use uplink::{CertificateChanged, ConnectError, ServerAddress, Transport};

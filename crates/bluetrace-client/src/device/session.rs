@@ -1,0 +1,409 @@
+//! The device's dealings with the authority: login, coming back, `TempIDs`, notices, logout.
+
+use std::time::Duration;
+
+use bluetrace_protocol::session::client::{Asked, ClientSession, Event};
+use bluetrace_protocol::{Password, Record, ResumeToken, Timestamp};
+use tokio::time::Instant;
+
+use super::engine::{Engine, Logout};
+use super::event::{DeviceEvent, End};
+use super::explain;
+use super::outbox::Done;
+use crate::uplink::{ConnectError, UplinkEvent};
+
+/// A resume token with its times.
+#[derive(Debug)]
+pub(super) struct Token {
+    token: ResumeToken,
+    renew_at: Instant,
+    ends_at: Instant,
+}
+
+/// What an answer is for.
+#[derive(Debug)]
+pub(super) enum Awaited {
+    /// `TempIDs`; for a user's command if there is somebody to tell.
+    TempIds(Option<Done>),
+    Notices(Option<Done>),
+    Token,
+    Upload,
+    Logout,
+}
+
+impl Engine {
+    pub(super) fn on_uplink(&mut self, event: UplinkEvent) {
+        match event {
+            UplinkEvent::WaitOver => self.uplink.connect(),
+            UplinkEvent::Connected(new) => {
+                if let Some((server, fingerprint, file)) = new {
+                    self.outbox.tell(DeviceEvent::ServerTrusted { server, fingerprint, file });
+                }
+                self.quiet_since = Instant::now();
+                let token = self.token.as_ref().filter(|token| Instant::now() < token.ends_at);
+                let session = match token {
+                    Some(token) => ClientSession::resume(&token.token, &mut self.uplink.out),
+                    None => ClientSession::login(&self.username, &mut self.uplink.out),
+                };
+                self.session = Some(session);
+            }
+            UplinkEvent::Failed(ConnectError::CertificateChanged(changed)) => {
+                self.end = Some(End::CertificateChanged(changed));
+            }
+            UplinkEvent::Failed(error) => self.on_lost(&explain(&error)),
+            UplinkEvent::Lost(Some(error)) => self.on_lost(&error.to_string()),
+            UplinkEvent::Lost(None) => self.on_lost("the server closed the connection"),
+            UplinkEvent::Received(length) => self.on_received(length),
+            UplinkEvent::Drained => {
+                if self.logout.is_none() && let Some(session) = &mut self.session {
+                    session.poll_upload(&mut self.uplink.out);
+                }
+            }
+        }
+    }
+
+    fn on_received(&mut self, length: usize) {
+        self.quiet_since = Instant::now();
+        let Some(session) = &mut self.session else { return };
+        let (input, out) = self.uplink.input_and_out(length);
+        match session.receive(input, out) {
+            Ok(events) => {
+                for event in events {
+                    // an event may have ended the connection, and with it the others
+                    if self.session.is_some() && self.end.is_none() {
+                        self.on_session_event(event);
+                    }
+                }
+            }
+            Err(error) => self.on_lost(&error.to_string()),
+        }
+    }
+
+    fn on_session_event(&mut self, event: Event) {
+        match event {
+            Event::PasswordRequired => self.send_password(),
+            Event::WrongPassword { text } if !self.was_welcomed => {
+                self.password = None;
+                self.lacks_password = true;
+                self.outbox.tell(DeviceEvent::WrongPassword { text });
+                self.outbox.done(self.login_done.take());
+            }
+            Event::WrongPassword { .. } => self.end = Some(End::PasswordChanged),
+            Event::BlockedNow { text } | Event::Blocked { text } => {
+                // someone else's guesses block logins, and with them a device whose token ended meanwhile: it tries again
+                if self.was_welcomed { self.on_lost(&text) } else { self.end = Some(End::Blocked { text }) }
+            }
+            Event::SessionExpired => {
+                self.token = None;
+                if let Some(session) = &mut self.session {
+                    session.username(&self.username, &mut self.uplink.out);
+                }
+            }
+            Event::Refused { code, text } => {
+                let lasting = code == 530 || !self.was_welcomed && !self.lacks_password;
+                if lasting { self.end = Some(End::Refused { text }) } else { self.on_lost(&text) }
+            }
+            Event::Welcome => self.on_welcome(),
+            Event::TempIds(records) => self.on_temp_ids(records),
+            Event::Notices(notices) => {
+                let Some(Awaited::Notices(done)) = self.awaited.pop_front() else { return };
+                if done.is_some() || !notices.is_empty() {
+                    self.outbox.tell(DeviceEvent::Notices(notices));
+                }
+                self.outbox.done(done);
+            }
+            Event::ResumeToken { token, expires, now } => self.on_token(token, expires, now),
+            Event::UploadBegun { acknowledged, total } => {
+                self.take_awaited_upload();
+                self.on_upload_begun(acknowledged, total);
+            }
+            Event::UploadProgress { acknowledged, total } => self.on_upload_progress(acknowledged, total),
+            Event::RecordRefused { message } => self.outbox.tell_if_room(|| DeviceEvent::RecordRefused { message }),
+            Event::UploadComplete(summary) => {
+                // an upload that was complete already begins and ends in one answer
+                self.take_awaited_upload();
+                self.on_upload_complete(summary);
+            }
+            Event::LoggedOut => self.end = Some(End::LoggedOut),
+            Event::RequestFailed { request, code, message } => self.on_request_failed(request, &code, message),
+        }
+    }
+
+    /// A password from the user. The connection may have been closed while it was typed.
+    pub(super) fn on_password(&mut self, password: Password, done: Done) {
+        if self.was_welcomed {
+            return self.outbox.done(Some(done));
+        }
+        self.login_done = Some(done);
+        self.password = Some(password);
+        if self.session.is_none() {
+            self.lacks_password = false;
+            self.uplink.connect();
+        } else if self.lacks_password {
+            self.send_password();
+        }
+    }
+
+    fn send_password(&mut self) {
+        let Some(session) = &mut self.session else { return };
+        self.quiet_since = Instant::now();
+        self.lacks_password = self.password.is_none();
+        match &self.password {
+            Some(password) => session.password(password, &mut self.uplink.out),
+            None => self.outbox.tell(DeviceEvent::PasswordRequired),
+        }
+    }
+
+    fn on_welcome(&mut self) {
+        self.backoff.reset();
+        self.outbox.tell(if self.was_welcomed { DeviceEvent::Resumed } else { DeviceEvent::Welcome });
+        self.was_welcomed = true;
+        self.ask_token();
+        self.refill();
+        self.ask_notices(None);
+        self.begin_upload();
+        if !self.awaited.iter().any(|awaited| matches!(awaited, Awaited::TempIds(_))) {
+            self.outbox.done(self.login_done.take());
+        }
+    }
+
+    /// The connection is over, or there was none to be had.
+    pub(super) fn on_lost(&mut self, why: &str) {
+        let was_member = self.session.take().is_some_and(|session| session.is_member());
+        self.uplink.close();
+        if self.logout.is_some() {
+            self.end = Some(End::LeftOffline { why: why.to_owned() });
+            return;
+        }
+        for awaited in std::mem::take(&mut self.awaited) {
+            self.give_up(awaited, why);
+        }
+        self.on_upload_interrupted();
+        self.outbox.done(self.login_done.take().filter(|_| self.was_welcomed));
+        if !self.was_welcomed {
+            // while a person types, the server may lose patience: the password goes over a new connection
+            if !self.lacks_password {
+                self.end = Some(End::LoginLost { why: why.to_owned() });
+            }
+            return;
+        }
+        let wait = self.backoff.next_wait(&mut self.generator);
+        self.retry_at = Instant::now() + wait;
+        self.uplink.wait_until(self.retry_at);
+        if was_member {
+            self.outbox.tell(DeviceEvent::Disconnected { why: why.to_owned(), retry_in: wait });
+        }
+    }
+
+    fn give_up(&mut self, awaited: Awaited, why: &str) {
+        match awaited {
+            Awaited::TempIds(Some(done)) => self.no_fresh_temp_id(why, done),
+            Awaited::Notices(Some(done)) => {
+                self.outbox.tell(DeviceEvent::RequestFailed { why: why.to_owned() });
+                self.outbox.done(Some(done));
+            }
+            Awaited::TempIds(None) | Awaited::Notices(None) | Awaited::Token | Awaited::Upload | Awaited::Logout => {}
+        }
+    }
+
+    fn on_request_failed(&mut self, request: Asked, code: &str, message: String) {
+        if request == Asked::Upload {
+            self.take_awaited_upload();
+            return self.on_upload_failed(code, message);
+        }
+        let Some(awaited) = self.awaited.pop_front() else { return };
+        let was_automatic = matches!(awaited, Awaited::TempIds(None));
+        self.give_up(awaited, &message);
+        if was_automatic {
+            self.refill_at = Instant::now() + REFILL_AGAIN;
+            self.outbox.done(self.login_done.take());
+        }
+    }
+
+    fn take_awaited_upload(&mut self) {
+        if matches!(self.awaited.front(), Some(Awaited::Upload)) {
+            self.awaited.pop_front();
+        }
+    }
+
+    /// The session, if requests can be made of it.
+    fn is_member(&self) -> bool {
+        self.logout.is_none() && self.session.as_ref().is_some_and(ClientSession::is_member)
+    }
+
+    pub(super) fn member(&mut self) -> Option<(&mut ClientSession, &mut Vec<u8>)> {
+        if self.is_member() { self.session.as_mut().map(|session| (session, &mut self.uplink.out)) } else { None }
+    }
+
+    fn ask_token(&mut self) {
+        if let Some((session, out)) = self.member() {
+            session.resume_token(out);
+            self.awaited.push_back(Awaited::Token);
+        }
+    }
+
+    fn on_token(&mut self, token: ResumeToken, expires: Timestamp, server_now: Option<Timestamp>) {
+        if matches!(self.awaited.front(), Some(Awaited::Token)) {
+            self.awaited.pop_front();
+        }
+        if let Some(server_now) = server_now {
+            let wall = self.wall();
+            self.clock.learn(server_now, wall);
+        }
+        let now = match server_now {
+            Some(now) => now,
+            None => self.now(),
+        };
+        let lifetime = Duration::from_secs(u64::try_from(expires.seconds_since(now)).unwrap_or_default());
+        let ends_at = Instant::now() + lifetime;
+        self.token = Some(Token { token, renew_at: Instant::now() + (lifetime / 2).max(RENEW_AGAIN), ends_at });
+    }
+
+    /// Asks for `TempIDs` if the book says so. One request at a time.
+    fn refill(&mut self) {
+        let is_asked = self.awaited.iter().any(|awaited| matches!(awaited, Awaited::TempIds(_)));
+        if !self.downloads || is_asked || Instant::now() < self.refill_at {
+            return;
+        }
+        let now = self.now();
+        let Some(count) = self.book.should_download(now) else { return };
+        if let Some((session, out)) = self.member() {
+            session.download(count, out);
+            self.awaited.push_back(Awaited::TempIds(None));
+        }
+    }
+
+    pub(super) fn on_download(&mut self, done: Done) {
+        match self.member() {
+            Some((session, out)) => {
+                session.download(1, out);
+                self.awaited.push_back(Awaited::TempIds(Some(done)));
+            }
+            None => self.no_fresh_temp_id("the authority is away", done),
+        }
+    }
+
+    fn no_fresh_temp_id(&mut self, why: &str, done: Done) {
+        let now = self.now();
+        let why = why.to_owned();
+        self.outbox.tell(match self.book.current(now) {
+            Some(record) => DeviceEvent::TempIdHeld { record: record.clone(), why },
+            None => DeviceEvent::TempIdFailed { why },
+        });
+        self.outbox.done(Some(done));
+    }
+
+    fn on_temp_ids(&mut self, records: Vec<Record>) {
+        let Some(Awaited::TempIds(done)) = self.awaited.pop_front() else { return };
+        // the first window contains the server's time; ours is as near as it gets to it
+        if let Some(first) = records.first() {
+            let wall = self.wall();
+            self.clock.learn_within(first.window, wall);
+        }
+        let now = self.now();
+        let count = records.len();
+        let first = records.first().cloned();
+        self.book.add(records, now);
+        self.save_book();
+        match (done, self.book.covers_until(now)) {
+            (Some(done), _) => {
+                // what is told is what will be shown
+                if let Some(record) = self.book.current(now).cloned().or(first) {
+                    self.outbox.tell(DeviceEvent::TempIdIssued(record));
+                }
+                self.outbox.done(Some(done));
+            }
+            (None, Some(until)) => {
+                self.outbox.tell(DeviceEvent::TempIdsRefilled { count, until });
+                self.outbox.done(self.login_done.take());
+            }
+            (None, None) => {
+                // windows that do not hold the present, although the first should: not to be asked for in a loop
+                self.refill_at = Instant::now() + REFILL_AGAIN;
+                self.outbox.done(self.login_done.take());
+            }
+        }
+    }
+
+    fn ask_notices(&mut self, done: Option<Done>) {
+        self.notices_at = Instant::now() + self.notices_every;
+        if let Some((session, out)) = self.member() {
+            session.notices(out);
+            self.awaited.push_back(Awaited::Notices(done));
+        }
+    }
+
+    pub(super) fn on_notices_wanted(&mut self, done: Done) {
+        if self.is_member() {
+            self.ask_notices(Some(done));
+        } else {
+            self.outbox.tell(DeviceEvent::RequestFailed { why: "the authority is away".into() });
+            self.outbox.done(Some(done));
+        }
+    }
+
+    pub(super) fn on_logout(&mut self, done: Done) {
+        if self.logout.is_some() {
+            // told twice: now
+            self.end = Some(End::LeftOffline { why: "it had not answered yet".into() });
+            return self.outbox.done(Some(done));
+        }
+        self.password = None;
+        match self.member() {
+            Some((session, out)) => {
+                session.logout(out);
+                self.awaited.push_back(Awaited::Logout);
+            }
+            None => self.end = Some(End::LeftOffline { why: "the authority is away".into() }),
+        }
+        self.logout = Some(Logout { done, deadline: Instant::now() + LOGOUT_TIMEOUT });
+    }
+
+    /// What is due in a session as time goes by.
+    pub(super) fn tend_session(&mut self, _now: Timestamp) {
+        let instant = Instant::now();
+        if self.logout.as_ref().is_some_and(|logout| logout.deadline <= instant) {
+            self.end = Some(End::LeftOffline { why: "it did not answer".into() });
+            return;
+        }
+        let Some(session) = &self.session else { return };
+        let is_member = session.is_member();
+        let awaits_answer = if is_member {
+            !self.awaited.is_empty() || self.is_upload_running()
+        } else {
+            !self.lacks_password
+        };
+        let patience = if is_member { ANSWER_TIMEOUT } else { LOGIN_TIMEOUT };
+        if !awaits_answer {
+            self.quiet_since = instant;
+        } else if instant.duration_since(self.quiet_since) > patience {
+            return self.on_lost(&format!("no answer for {} s", patience.as_secs()));
+        }
+        if !is_member {
+            return;
+        }
+        let token_due = self.token.as_ref().is_some_and(|token| token.renew_at <= instant);
+        if token_due && !self.awaited.iter().any(|awaited| matches!(awaited, Awaited::Token)) {
+            self.ask_token();
+        }
+        if self.notices_at <= instant && !self.awaited.iter().any(|awaited| matches!(awaited, Awaited::Notices(_))) {
+            self.ask_notices(None);
+        }
+        self.refill();
+    }
+}
+
+/// How long an answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a login may take: passwords queue when many come at once.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a logout may take.
+const LOGOUT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The least time between two requests for a token.
+const RENEW_AGAIN: Duration = Duration::from_secs(5);
+
+/// The time between two requests for `TempIDs` when the first did not help.
+const REFILL_AGAIN: Duration = Duration::from_secs(10);

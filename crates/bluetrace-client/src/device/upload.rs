@@ -1,0 +1,201 @@
+//! The device's upload: saved, begun, continued on whatever connection there is, complete.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bluetrace_protocol::message::ErrorCode;
+use bluetrace_protocol::session::client::ClientSession;
+use bluetrace_protocol::{UploadId, UploadSummary};
+use rand::Rng as _;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::engine::Engine;
+use super::event::DeviceEvent;
+use super::outbox::Done;
+use super::pending_upload::PendingUpload;
+use super::session::Awaited;
+use crate::files;
+
+/// An upload under way.
+#[derive(Debug)]
+pub(super) struct Upload {
+    pending: PendingUpload,
+    acknowledged: u32,
+    state: State,
+    failures: u32,
+    done: Option<Done>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// On its way to the disk.
+    Saving(JoinHandle<io::Result<()>>),
+    /// Not before then, on the next occasion.
+    Waiting(Instant),
+    /// The authority was asked to take it.
+    Running,
+    /// The authority does not want it in this session.
+    Refused,
+}
+
+impl Upload {
+    /// One that an earlier run left.
+    pub(super) fn found(pending: PendingUpload) -> Self {
+        Self { pending, acknowledged: 0, state: State::Waiting(Instant::now()), failures: 0, done: None }
+    }
+
+    /// Waits until an upload is saved; for ever if none is being saved. Nothing is lost if the wait is given up.
+    pub(super) async fn saved(upload: &mut Option<Self>) -> io::Result<()> {
+        match upload {
+            Some(Self { state: State::Saving(work), .. }) => work.await.map_err(io::Error::other).flatten(),
+            Some(_) | None => std::future::pending().await,
+        }
+    }
+
+    /// Records acknowledged, and in all.
+    pub(super) fn progress(&self) -> (u32, u32) {
+        (self.acknowledged, u32::try_from(self.pending.records.len()).unwrap_or(u32::MAX))
+    }
+}
+
+impl Engine {
+    /// The user wants the log uploaded.
+    pub(super) fn on_upload(&mut self, done: Done) {
+        match &mut self.upload {
+            Some(upload) => {
+                let (acknowledged, total) = upload.progress();
+                self.outbox.tell(DeviceEvent::UploadUnderWay { acknowledged, total });
+                if matches!(upload.state, State::Refused) {
+                    upload.state = State::Waiting(Instant::now());
+                }
+                let earlier = self.upload_next.replace(done);
+                self.outbox.done(earlier);
+                self.begin_upload();
+            }
+            None => self.new_upload(done),
+        }
+    }
+
+    fn new_upload(&mut self, done: Done) {
+        if self.keeper.log().is_empty() {
+            self.outbox.tell(DeviceEvent::UploadEmpty);
+            return self.outbox.done(Some(done));
+        }
+        let mut bytes = [0; 16];
+        self.generator.fill_bytes(&mut bytes);
+        let id = uuid::Builder::from_random_bytes(bytes).into_uuid().to_string();
+        // a UUID's text is 36 graphic characters
+        let Ok(id) = UploadId::parse(&id) else { return };
+        let records: Arc<[_]> = self.keeper.log().to_entries().into();
+        let is_connected = self.session.as_ref().is_some_and(ClientSession::is_member);
+        self.outbox.tell(DeviceEvent::UploadStarted { records: Arc::clone(&records), is_connected });
+        let pending = PendingUpload { id, records };
+        let (path, to_save) = (self.files.upload(), pending.clone());
+        let state = State::Saving(tokio::task::spawn_blocking(move || to_save.save(&path)));
+        // while the authority is away nobody waits for it
+        let done = if is_connected {
+            Some(done)
+        } else {
+            self.outbox.done(Some(done));
+            None
+        };
+        self.upload = Some(Upload { pending, acknowledged: 0, state, failures: 0, done });
+    }
+
+    pub(super) fn on_upload_saved(&mut self, saved: io::Result<()>) {
+        if let Err(error) = saved {
+            // it goes all the same, and only a kill of this device could lose it
+            self.outbox.tell(DeviceEvent::FileFailing { file: self.files.upload(), why: error.to_string() });
+        }
+        if let Some(upload) = &mut self.upload {
+            upload.state = State::Waiting(Instant::now());
+        }
+        self.begin_upload();
+    }
+
+    /// Begins the upload that waits, or goes on with it, if there is one and somebody to take it.
+    pub(super) fn begin_upload(&mut self) {
+        let Some(Upload { pending, state: State::Waiting(at), .. }) = &self.upload else { return };
+        if Instant::now() < *at {
+            return;
+        }
+        let PendingUpload { id, records } = pending.clone();
+        let Some((session, out)) = self.member() else { return };
+        session.upload(&id, records, out);
+        self.awaited.push_back(Awaited::Upload);
+        if let Some(upload) = &mut self.upload {
+            upload.state = State::Running;
+        }
+    }
+
+    pub(super) fn on_upload_begun(&mut self, acknowledged: u32, total: u32) {
+        let Some(upload) = &mut self.upload else { return };
+        upload.acknowledged = acknowledged;
+        if acknowledged > 0 || upload.done.is_none() {
+            self.outbox.tell(DeviceEvent::UploadContinued { acknowledged, total });
+        }
+    }
+
+    pub(super) fn on_upload_progress(&mut self, acknowledged: u32, total: u32) {
+        if let Some(upload) = &mut self.upload {
+            upload.acknowledged = acknowledged;
+        }
+        self.outbox.tell_if_room(|| DeviceEvent::UploadProgress { acknowledged, total });
+    }
+
+    pub(super) fn on_upload_complete(&mut self, summary: UploadSummary) {
+        let Some(upload) = self.upload.take() else { return };
+        let file = self.files.upload();
+        if let Err(error) = files::remove(&file) {
+            // found again at the next start, it is complete at once: no harm, but a trace
+            self.outbox.tell(DeviceEvent::FileFailing { file, why: error.to_string() });
+        }
+        self.outbox.tell(DeviceEvent::UploadComplete(summary));
+        self.outbox.done(upload.done);
+        if let Some(done) = self.upload_next.take() {
+            self.new_upload(done);
+        }
+    }
+
+    /// The authority did not take it: for the moment, or not at all.
+    pub(super) fn on_upload_failed(&mut self, code: &str, message: String) {
+        let Some(upload) = &mut self.upload else { return };
+        let passing = [ErrorCode::Unavailable, ErrorCode::Internal, ErrorCode::RateLimited];
+        let retry_in = passing.iter().any(|passing| passing.as_str() == code).then(|| {
+            let wait = FIRST_WAIT * 2_u32.saturating_pow(upload.failures.min(5));
+            upload.failures += 1;
+            wait
+        });
+        upload.state = match retry_in {
+            Some(wait) => State::Waiting(Instant::now() + wait),
+            None => State::Refused,
+        };
+        let done = upload.done.take();
+        self.outbox.tell(DeviceEvent::UploadFailed { why: message, retry_in, file: self.files.upload() });
+        self.outbox.done(done);
+        let next = self.upload_next.take();
+        self.outbox.done(next);
+    }
+
+    /// The connection was lost. The upload goes on with the next.
+    pub(super) fn on_upload_interrupted(&mut self) {
+        if let Some(upload) = &mut self.upload
+            && matches!(upload.state, State::Running | State::Refused)
+        {
+            upload.state = State::Waiting(Instant::now());
+        }
+    }
+
+    pub(super) fn is_upload_running(&self) -> bool {
+        matches!(&self.upload, Some(Upload { state: State::Running, .. }))
+    }
+
+    pub(super) fn tend_upload(&mut self) {
+        self.begin_upload();
+    }
+}
+
+/// The wait after the first passing failure, doubling from then on.
+const FIRST_WAIT: Duration = Duration::from_secs(5);

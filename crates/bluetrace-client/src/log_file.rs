@@ -1,0 +1,377 @@
+//! Owns the contact log's file: appends, removal at the front, and what others do to the file meanwhile.
+//!
+//! [`LogFile`] is the file, and does its work on a thread where waiting for a disk holds up nobody. [`LogKeeper`] holds the
+//! log in memory together with what the file still lacks, and gives the file one piece of work at a time: what comes
+//! meanwhile waits and goes in one piece, so a burst of beacons costs a few writes, and expiry, whose times are whole seconds,
+//! at most one rewrite a second. A rewrite copies what stays from file to file inside the kernel and formats nothing.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
+use std::mem;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bluetrace_protocol::{ContactLog, ReadReport, Record, Timestamp};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::files;
+
+/// The contact log in memory, and its file.
+#[derive(Debug)]
+pub(crate) struct LogKeeper {
+    log: ContactLog,
+    /// Lines that the file lacks at its end.
+    unwritten: String,
+    unwritten_lines: usize,
+    /// Lines that the file has at its front and that are forgotten.
+    forgotten: usize,
+    /// Lines in the file that are not forgotten, once the work under way is done.
+    in_file: usize,
+    /// The file is to be written whole, whatever it holds.
+    whole: bool,
+    /// Not before then; after a failure.
+    retry_at: Option<Instant>,
+    checked_at: Instant,
+    failing: bool,
+    file: Place,
+}
+
+/// What a finished piece of file work has to tell.
+#[derive(Debug)]
+pub(crate) enum FileNews {
+    /// Nothing special.
+    Fine,
+    /// Something else changed or removed the file. It is written whole again.
+    ChangedOutside,
+    /// It could not be written; said once until it can be again.
+    Failing(io::Error),
+    /// It can be written again.
+    Recovered,
+}
+
+impl LogKeeper {
+    /// Reads the log at `path`, if there is one, and makes the file whole: private, in order, without what is over.
+    ///
+    /// # Errors
+    /// When the file can be neither read nor written.
+    pub(crate) fn open(path: &Path, now: Timestamp, retention_s: u32) -> io::Result<(Self, ReadReport)> {
+        let bytes = files::read_if_there(path)?;
+        let modified = fs::metadata(path).ok().and_then(|found| Timestamp::from_unix(found.mtime())).unwrap_or(now);
+        let (log, report) = ContactLog::read(&bytes.unwrap_or_default(), modified, now, retention_s);
+        let mut text = String::new();
+        log.write_to(&mut text);
+        let mut file = LogFile { path: path.to_path_buf(), written: None };
+        file.perform(&FileWork::Whole(text))?;
+        let keeper = Self {
+            in_file: log.len(),
+            log,
+            unwritten: String::new(),
+            unwritten_lines: 0,
+            forgotten: 0,
+            whole: false,
+            retry_at: None,
+            checked_at: Instant::now(),
+            failing: false,
+            file: Place::Here(file),
+        };
+        Ok((keeper, report))
+    }
+
+    /// The log as it stands.
+    pub(crate) fn log(&self) -> &ContactLog {
+        &self.log
+    }
+
+    /// Logs a valid beacon.
+    pub(crate) fn heard(&mut self, record: Record, now: Timestamp) {
+        let full = self.log.len();
+        let entry = self.log.heard(record, now);
+        if !self.whole {
+            entry.write_to(&mut self.unwritten);
+            self.unwritten.push('\n');
+            self.unwritten_lines += 1;
+        }
+        // a full log lost its oldest entry
+        self.forget_lines((full + 1).saturating_sub(self.log.len()));
+        self.whole |= self.log.take_dates_changed();
+    }
+
+    /// Forgets what is over, and says how many entries that were.
+    pub(crate) fn expire(&mut self, now: Timestamp) -> usize {
+        let gone = self.log.expire(now);
+        self.forget_lines(gone);
+        self.whole |= self.log.take_dates_changed();
+        gone
+    }
+
+    /// Gives the file the next piece of work, if it is free and there is something to do.
+    pub(crate) fn start_work(&mut self) {
+        if self.retry_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let due = self.whole || self.unwritten_lines > 0 || self.forgotten > 0;
+        if !due && self.checked_at.elapsed() < CHECK_EVERY {
+            return;
+        }
+        let Some(file) = self.file.take() else { return };
+        self.checked_at = Instant::now();
+        let work = self.next_work();
+        self.file = Place::Away(tokio::task::spawn_blocking(move || {
+            let mut file = file;
+            let outcome = file.perform(&work);
+            (file, outcome)
+        }));
+    }
+
+    /// Waits for the piece of work under way; for ever if there is none. Nothing is lost if the wait is given up.
+    pub(crate) async fn work_done(&mut self) -> FileNews {
+        let Place::Away(work) = &mut self.file else { return std::future::pending().await };
+        let done = work.await;
+        self.on_work_done(done)
+    }
+
+    /// Writes what is still unwritten, for the end of the program.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) async fn finish(&mut self) -> io::Result<()> {
+        if matches!(self.file, Place::Away(_)) {
+            self.work_done().await;
+        }
+        match self.next_work() {
+            FileWork::Change { forget: 0, append } if append.is_empty() => Ok(()),
+            work => match &mut self.file {
+                Place::Here(file) => match file.perform(&work)? {
+                    FileState::Good => Ok(()),
+                    FileState::ChangedOutside => {
+                        let whole = self.whole_text();
+                        self.file.get().map_or(Ok(()), |file| file.perform(&whole).map(drop))
+                    }
+                },
+                Place::Away(_) | Place::Nowhere => Ok(()),
+            },
+        }
+    }
+
+    fn next_work(&mut self) -> FileWork {
+        let append = mem::take(&mut self.unwritten);
+        self.in_file += mem::take(&mut self.unwritten_lines);
+        let forget = mem::take(&mut self.forgotten);
+        if mem::take(&mut self.whole) { self.whole_text() } else { FileWork::Change { forget, append } }
+    }
+
+    fn whole_text(&mut self) -> FileWork {
+        let mut text = String::new();
+        self.log.write_to(&mut text);
+        self.in_file = self.log.len();
+        self.forgotten = 0;
+        FileWork::Whole(text)
+    }
+
+    fn on_work_done(&mut self, done: Result<(LogFile, io::Result<FileState>), tokio::task::JoinError>) -> FileNews {
+        let (file, outcome) = match done {
+            Ok((file, outcome)) => (Place::Here(file), outcome),
+            // the runtime is ending, or the work panicked: the log goes on in memory
+            Err(error) => (Place::Nowhere, Err(io::Error::other(error))),
+        };
+        self.file = file;
+        match outcome {
+            Ok(FileState::Good) => {
+                self.retry_at = None;
+                if mem::take(&mut self.failing) { FileNews::Recovered } else { FileNews::Fine }
+            }
+            Ok(FileState::ChangedOutside) => {
+                self.demand_whole();
+                FileNews::ChangedOutside
+            }
+            Err(error) => {
+                self.demand_whole();
+                self.retry_at = Some(Instant::now() + RETRY_EVERY);
+                if mem::replace(&mut self.failing, true) { FileNews::Fine } else { FileNews::Failing(error) }
+            }
+        }
+    }
+
+    fn demand_whole(&mut self) {
+        self.whole = true;
+        self.unwritten = String::new();
+        self.unwritten_lines = 0;
+        self.forgotten = 0;
+    }
+
+    /// The `gone` oldest lines are forgotten. Those that never reached the file stand in the text that waits for it;
+    /// that happens only where the file has been failing for as long as the retention, so it may cost a whole rewrite.
+    fn forget_lines(&mut self, gone: usize) {
+        if self.whole || gone == 0 {
+            return;
+        }
+        if gone > self.in_file {
+            self.demand_whole();
+        } else {
+            self.in_file -= gone;
+            self.forgotten += gone;
+        }
+    }
+}
+
+/// Where the file is: it goes to the thread that works on it and comes back.
+#[derive(Debug)]
+enum Place {
+    Here(LogFile),
+    Away(JoinHandle<(LogFile, io::Result<FileState>)>),
+    Nowhere,
+}
+
+impl Place {
+    fn take(&mut self) -> Option<LogFile> {
+        match mem::replace(self, Self::Nowhere) {
+            Self::Here(file) => Some(file),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    fn get(&mut self) -> Option<&mut LogFile> {
+        match self {
+            Self::Here(file) => Some(file),
+            Self::Away(_) | Self::Nowhere => None,
+        }
+    }
+}
+
+/// The file itself. All its methods block.
+#[derive(Debug)]
+struct LogFile {
+    path: PathBuf,
+    /// The file as last written, and what it looked like then; `None` before the first write and after a failure.
+    written: Option<(File, Stamp)>,
+}
+
+/// One piece of work.
+#[derive(Debug)]
+enum FileWork {
+    /// Removes so many lines at the front, and appends whole lines. With nothing to do it only looks after the file.
+    Change {
+        forget: usize,
+        append: String,
+    },
+    /// Writes the whole file.
+    Whole(String),
+}
+
+/// How the file was found.
+#[derive(Debug, PartialEq, Eq)]
+enum FileState {
+    Good,
+    /// Not as it was left: nothing was written.
+    ChangedOutside,
+}
+
+/// What a file looks like from outside. An edit changes at least one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn of(found: &Metadata) -> Self {
+        Self {
+            device: found.dev(),
+            inode: found.ino(),
+            length: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+        }
+    }
+}
+
+impl LogFile {
+    fn perform(&mut self, work: &FileWork) -> io::Result<FileState> {
+        let (forget, append) = match work {
+            FileWork::Whole(text) => return self.write_whole(text),
+            FileWork::Change { forget, append } => (*forget, append.as_bytes()),
+        };
+        let Some((mut file, stamp)) = self.written.take() else { return Ok(FileState::ChangedOutside) };
+        match fs::metadata(&self.path) {
+            Ok(found) if Stamp::of(&found) == stamp => {}
+            Ok(_) => return Ok(FileState::ChangedOutside),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FileState::ChangedOutside),
+            Err(error) => return Err(error),
+        }
+        let length = if forget > 0 {
+            let (shorter, kept) = self.without_front(&mut file, forget)?;
+            file = shorter;
+            kept
+        } else {
+            stamp.length
+        };
+        file.write_all(append)?;
+        let stamp = Stamp::of(&file.metadata()?);
+        self.written = Some((file, stamp));
+        // someone wrote between the look and the write
+        let expected = length + append.len() as u64;
+        Ok(if stamp.length == expected { FileState::Good } else { FileState::ChangedOutside })
+    }
+
+    fn write_whole(&mut self, text: &str) -> io::Result<FileState> {
+        self.written = None;
+        let (mut file, beside) = files::create_beside(&self.path)?;
+        match file.write_all(text.as_bytes()).and_then(|()| fs::rename(&beside, &self.path)) {
+            Ok(()) => {}
+            Err(error) => {
+                let _ = fs::remove_file(&beside);
+                self.shorten_in_place(text)?;
+                return Err(error);
+            }
+        }
+        let stamp = Stamp::of(&file.metadata()?);
+        self.written = Some((file, stamp));
+        Ok(FileState::Good)
+    }
+
+    /// A new file with all but the first `lines` lines, in place of the old one; and its length.
+    fn without_front(&self, old: &mut File, lines: usize) -> io::Result<(File, u64)> {
+        old.seek(SeekFrom::Start(0))?;
+        let mut start = 0_u64;
+        let mut reader = BufReader::with_capacity(READ_AT_ONCE, &mut *old);
+        for _ in 0..lines {
+            start += reader.skip_until(b'\n')? as u64;
+        }
+        old.seek(SeekFrom::Start(start))?;
+        let (mut file, beside) = files::create_beside(&self.path)?;
+        match io::copy(old, &mut file).and_then(|kept| fs::rename(&beside, &self.path).map(|()| kept)) {
+            Ok(kept) => Ok((file, kept)),
+            Err(error) => {
+                let _ = fs::remove_file(&beside);
+                Err(error)
+            }
+        }
+    }
+
+    /// On a full disk there is no room for a second file, but what is over has to go all the same: a text that is not
+    /// longer than the old one fits over it. Not whole by rename, so only where that failed.
+    fn shorten_in_place(&self, text: &str) -> io::Result<()> {
+        let Ok(mut file) = OpenOptions::new().write(true).open(&self.path) else { return Ok(()) };
+        let length = text.len() as u64;
+        if file.metadata()?.len() >= length {
+            file.write_all(text.as_bytes())?;
+            file.set_len(length)?;
+        }
+        Ok(())
+    }
+}
+
+/// How often the file is looked at when there is nothing to write.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a file that could not be written is left alone.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// Bytes read at once when looking for the end of the lines to forget.
+const READ_AT_ONCE: usize = 64 * 1024;

@@ -1,0 +1,462 @@
+//! Owns the way to the authority: TCP, TLS around it, and the trust in the server's certificate.
+//!
+//! A server has no certificate that anyone vouches for, so the first one seen is remembered, as ssh does, and every later
+//! one must be the same. [`Uplink::event`] is one future that may be dropped and made anew at any time without losing a byte.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use socket2::{SockRef, TcpKeepalive};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
+use zeroize::Zeroize as _;
+
+use crate::known_servers::{Fingerprint, KnownServers};
+
+/// Where the authority is, as the user wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerAddress {
+    /// A name or an address.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+}
+
+/// How the authority is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// TLS 1.3, with the certificate pinned on first use.
+    Tls,
+    /// No encryption. Servers accept it from loopback only, unless told otherwise.
+    Plaintext,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The name has no address.
+    #[error("{server} has no address: {source}")]
+    NoAddress {
+        /// Where to.
+        server: ServerAddress,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// Nothing listens there, or nothing answers.
+    #[error("cannot reach {server}: {source}")]
+    Unreachable {
+        /// Where to.
+        server: ServerAddress,
+        /// The failure of the last address tried.
+        source: io::Error,
+    },
+    /// Something answers, but not with TLS 1.3.
+    #[error("no TLS with {server}: {source}")]
+    Tls {
+        /// Where to.
+        server: ServerAddress,
+        /// What went wrong in the handshake.
+        source: io::Error,
+    },
+    /// The server shows another certificate than before.
+    #[error("{server} shows another certificate than before", server = .0.server)]
+    CertificateChanged(Box<CertificateChanged>),
+    /// `known_servers` can be neither read nor written, so trust cannot be checked.
+    #[error("cannot use {path}: {source}", path = path.display())]
+    KnownServers {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+/// A server whose certificate is not the remembered one.
+#[derive(Debug, Clone)]
+pub struct CertificateChanged {
+    /// Which server.
+    pub server: ServerAddress,
+    /// What is remembered of it.
+    pub expected: Fingerprint,
+    /// What it shows.
+    pub shown: Fingerprint,
+    /// The file that remembers.
+    pub file: PathBuf,
+    /// The line in it, from 1.
+    pub line: usize,
+}
+
+/// What happens on the way to the authority.
+#[derive(Debug)]
+pub(crate) enum UplinkEvent {
+    /// A wait asked for with [`Uplink::wait_until`] is over.
+    WaitOver,
+    /// Connected; and what is remembered, and where, if this server was seen for the first time.
+    Connected(Option<(ServerAddress, Fingerprint, PathBuf)>),
+    /// Not connected.
+    Failed(ConnectError),
+    /// So many bytes stand at the front of [`Uplink::input`].
+    Received(usize),
+    /// All that was to be sent is sent.
+    Drained,
+    /// The connection is over: the peer closed it, or it broke.
+    Lost(Option<io::Error>),
+}
+
+/// The connection, or the way to one.
+pub(crate) struct Uplink {
+    connector: Arc<Connector>,
+    phase: Phase,
+    /// Bytes to send; append only.
+    pub(crate) out: Vec<u8>,
+    sent: usize,
+    is_flushed: bool,
+    input: Box<[u8]>,
+}
+
+impl Uplink {
+    pub(crate) fn new(connector: Connector) -> Self {
+        Self {
+            connector: Arc::new(connector),
+            phase: Phase::Off,
+            out: Vec::new(),
+            sent: 0,
+            is_flushed: true,
+            input: vec![0; READ_AT_ONCE].into_boxed_slice(),
+        }
+    }
+
+    /// Begins to connect, giving up whatever there was.
+    pub(crate) fn connect(&mut self) {
+        self.close();
+        self.phase = Phase::Connecting(Box::pin(Arc::clone(&self.connector).connect()));
+    }
+
+    /// Gives up whatever there was, and announces the given moment.
+    pub(crate) fn wait_until(&mut self, until: Instant) {
+        self.close();
+        self.phase = Phase::Waiting(until);
+    }
+
+    /// Gives up whatever there was.
+    pub(crate) fn close(&mut self) {
+        self.phase = Phase::Off;
+        self.clear_out();
+    }
+
+    /// Whether it waits for the moment to connect.
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self.phase, Phase::Waiting(_))
+    }
+
+    /// The bytes of [`UplinkEvent::Received`], and where to put the reaction.
+    pub(crate) fn input_and_out(&mut self, length: usize) -> (&[u8], &mut Vec<u8>) {
+        (self.input.get(..length).unwrap_or_default(), &mut self.out)
+    }
+
+    /// Waits for the next event. Nothing is lost if the wait is given up.
+    pub(crate) async fn event(&mut self) -> UplinkEvent {
+        match &mut self.phase {
+            Phase::Off => std::future::pending().await,
+            Phase::Waiting(until) => {
+                sleep_until(*until).await;
+                self.phase = Phase::Off;
+                UplinkEvent::WaitOver
+            }
+            Phase::Connecting(attempt) => match attempt.as_mut().await {
+                Ok((stream, new)) => {
+                    self.phase = Phase::Up(stream);
+                    UplinkEvent::Connected(new.map(|shown| self.connector.introduction(shown)))
+                }
+                Err(error) => {
+                    self.close();
+                    UplinkEvent::Failed(error)
+                }
+            },
+            Phase::Up(_) => poll_fn(|context| self.poll_stream(context)).await,
+        }
+    }
+
+    fn poll_stream(&mut self, context: &mut Context<'_>) -> Poll<UplinkEvent> {
+        let Phase::Up(stream) = &mut self.phase else { return Poll::Pending };
+        // reading first: a server that is behind with its answers stops to read
+        let mut buffer = ReadBuf::new(&mut self.input);
+        match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
+            Poll::Ready(Ok(())) => {
+                let length = buffer.filled().len();
+                return Poll::Ready(if length == 0 { self.lost(None) } else { UplinkEvent::Received(length) });
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(self.lost(Some(error))),
+            Poll::Pending => {}
+        }
+        while let Some(rest) = self.out.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            match Pin::new(&mut *stream).poll_write(context, rest) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(self.lost(Some(io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(length)) => {
+                    self.sent += length;
+                    self.is_flushed = false;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(self.lost(Some(error))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if self.is_flushed {
+            return Poll::Pending;
+        }
+        match Pin::new(stream).poll_flush(context) {
+            Poll::Ready(Ok(())) => {
+                self.clear_out();
+                Poll::Ready(UplinkEvent::Drained)
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(self.lost(Some(error))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Forgets what was sent, for a password may be in it.
+    fn clear_out(&mut self) {
+        self.out.zeroize();
+        self.sent = 0;
+        self.is_flushed = true;
+    }
+
+    fn lost(&mut self, why: Option<io::Error>) -> UplinkEvent {
+        self.close();
+        UplinkEvent::Lost(why)
+    }
+}
+
+impl fmt::Debug for Uplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uplink").field("server", &self.connector.server).finish_non_exhaustive()
+    }
+}
+
+enum Phase {
+    Off,
+    Waiting(Instant),
+    Connecting(Pin<Box<dyn Future<Output = Result<(Box<dyn Stream>, Option<Fingerprint>), ConnectError>> + Send>>),
+    Up(Box<dyn Stream>),
+}
+
+/// Plain TCP, or TLS over it.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Makes connections to one server.
+#[derive(Debug)]
+pub(crate) struct Connector {
+    server: ServerAddress,
+    tls: Option<(Arc<ClientConfig>, Arc<PinnedCertificate>)>,
+    known: KnownServers,
+}
+
+impl Connector {
+    pub(crate) fn new(server: ServerAddress, transport: Transport, known: KnownServers) -> Result<Self, rustls::Error> {
+        let tls = match transport {
+            Transport::Plaintext => None,
+            Transport::Tls => {
+                let provider = Arc::new(rustls::crypto::ring::default_provider());
+                let pin = Arc::new(PinnedCertificate::new(Arc::clone(&provider)));
+                // the configuration keeps the server's tickets, so that a reconnection resumes the TLS session
+                let config = ClientConfig::builder_with_provider(provider)
+                    .with_protocol_versions(&[&rustls::version::TLS13])?
+                    .dangerous()
+                    .with_custom_certificate_verifier(Arc::clone(&pin) as Arc<dyn ServerCertVerifier>)
+                    .with_no_client_auth();
+                Some((Arc::new(config), pin))
+            }
+        };
+        Ok(Self { server, tls, known })
+    }
+
+    fn introduction(&self, shown: Fingerprint) -> (ServerAddress, Fingerprint, PathBuf) {
+        (self.server.clone(), shown, self.known.path().to_path_buf())
+    }
+
+    async fn connect(self: Arc<Self>) -> Result<(Box<dyn Stream>, Option<Fingerprint>), ConnectError> {
+        let stream = self.connect_tcp().await?;
+        // best effort: without these a dead peer is noticed later, and small messages wait for each other
+        let _ = stream.set_nodelay(true);
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+        let Some((config, pin)) = &self.tls else { return Ok((Box::new(stream), None)) };
+
+        let name = self.server.to_string();
+        let known_error = |source| ConnectError::KnownServers { path: self.known.path().to_path_buf(), source };
+        let known = self.known.find(&name).map_err(known_error)?;
+        pin.expect(known.as_ref().map(|known| known.fingerprint));
+        // what a name must look like to be sent along is no concern here: the certificate is pinned
+        let sent_name = ServerName::try_from(self.server.host.clone())
+            .or_else(|_| ServerName::try_from("bluetrace"))
+            .map_err(|error| self.tls_error(io::Error::other(error)))?;
+        let handshake = TlsConnector::from(Arc::clone(config)).connect(sent_name, stream);
+        let outcome = timeout(CONNECT_TIMEOUT, handshake).await.unwrap_or_else(|_| Err(too_slow()));
+        let shown = pin.shown();
+        match (outcome, known, shown) {
+            (Ok(stream), Some(_), _) => Ok((Box::new(stream), None)),
+            (Ok(stream), None, Some(shown)) => {
+                self.known.remember(&name, shown).map_err(known_error)?;
+                Ok((Box::new(stream), Some(shown)))
+            }
+            (Ok(_), None, None) => Err(self.tls_error(io::Error::other("the server showed no certificate"))),
+            (Err(_), Some(known), Some(shown)) if known.fingerprint != shown => {
+                Err(ConnectError::CertificateChanged(Box::new(CertificateChanged {
+                    server: self.server.clone(),
+                    expected: known.fingerprint,
+                    shown,
+                    file: self.known.path().to_path_buf(),
+                    line: known.line,
+                })))
+            }
+            (Err(source), _, _) => Err(self.tls_error(source)),
+        }
+    }
+
+    /// Tries every address of the server in turn.
+    async fn connect_tcp(&self) -> Result<TcpStream, ConnectError> {
+        let ServerAddress { host, port } = &self.server;
+        let no_address = |source| ConnectError::NoAddress { server: self.server.clone(), source };
+        let addresses: Vec<SocketAddr> =
+            match timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host.as_str(), *port))).await {
+                Ok(found) => found.map_err(no_address)?.collect(),
+                Err(_) => return Err(no_address(too_slow())),
+            };
+        let mut last = None;
+        for address in addresses {
+            match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => last = Some(error),
+                Err(_) => last = Some(too_slow()),
+            }
+        }
+        Err(match last {
+            Some(source) => ConnectError::Unreachable { server: self.server.clone(), source },
+            None => no_address(io::ErrorKind::NotFound.into()),
+        })
+    }
+
+    fn tls_error(&self, source: io::Error) -> ConnectError {
+        ConnectError::Tls { server: self.server.clone(), source }
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address: the form of `known_servers`.
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Display for CertificateChanged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "the certificate of {} is not the one it had before.", self.server)?;
+        writeln!(f, "Someone may be listening in between. Nothing was sent.")?;
+        writeln!(f, "  remembered: {}", self.expected)?;
+        writeln!(f, "  shown now:  {}", self.shown)?;
+        let file = self.file.display();
+        write!(f, "If its operator says that the new one is right, remove line {} of {file}, and start again", self.line)
+    }
+}
+
+/// Accepts the expected certificate, or, where none is expected, any; and remembers which was shown.
+#[derive(Debug)]
+struct PinnedCertificate {
+    provider: Arc<CryptoProvider>,
+    pin: Mutex<Pinned>,
+}
+
+#[derive(Debug, Default)]
+struct Pinned {
+    expected: Option<Fingerprint>,
+    shown: Option<Fingerprint>,
+}
+
+impl PinnedCertificate {
+    fn new(provider: Arc<CryptoProvider>) -> Self {
+        Self { provider, pin: Mutex::default() }
+    }
+
+    fn expect(&self, expected: Option<Fingerprint>) {
+        *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = Pinned { expected, shown: None };
+    }
+
+    fn shown(&self) -> Option<Fingerprint> {
+        self.pin.lock().unwrap_or_else(PoisonError::into_inner).shown
+    }
+}
+
+impl ServerCertVerifier for PinnedCertificate {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let shown = Fingerprint::of(end_entity);
+        let mut pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner);
+        pin.shown = Some(shown);
+        if pin.expected.is_none_or(|expected| expected == shown) {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn too_slow() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s")
+}
+
+/// For each address, and for the handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// After so much silence the kernel asks whether the peer is still there, and then so often.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+
+/// Bytes read from the connection at once.
+const READ_AT_ONCE: usize = 16 * 1024;
