@@ -152,7 +152,7 @@ impl Store for MemoryStore {
         now: Timestamp,
     ) -> StoreFuture<'_, Vec<Uploaded>> {
         let state = self.state();
-        let row = state.uploads.get(&upload).filter(|row| now < row.forget_at);
+        let row = state.uploads.get(&upload).filter(|row| row.account.is_some() && now < row.forget_at);
         let stored = row.map(|row| row.stored.iter().skip(rows_in(first)).take(rows_in(limit)).cloned().collect());
         ready(Ok(stored.unwrap_or_default()))
     }
@@ -175,7 +175,7 @@ impl Store for MemoryStore {
             Some(UploadRow {
                 key: *key,
                 upload: row.id.clone(),
-                uploader: state.accounts.get(&row.account)?.account.username.clone(),
+                uploader: state.accounts.get(&row.account?)?.account.username.clone(),
                 records: row.records,
                 durable: row.durable(),
                 begun: row.begun,
@@ -289,7 +289,8 @@ struct TempIdRow {
 }
 
 struct Upload {
-    account: AccountId,
+    /// `None` when another upload has taken its name.
+    account: Option<AccountId>,
     id: UploadId,
     records: u32,
     begun: Timestamp,
@@ -361,7 +362,7 @@ impl State {
         for (temp_id, row) in temp_ids.extract_if(.., |_, row| row.account == id) {
             mortal.remove(&(row.forget_at, Mortal::TempId(temp_id)));
         }
-        for (key, row) in uploads.extract_if(.., |_, row| row.account == id) {
+        for (key, row) in uploads.extract_if(.., |_, row| row.account == Some(id)) {
             mortal.remove(&(row.forget_at, Mortal::Upload(key)));
         }
         upload_names.retain(|(account, _), _| *account != id);
@@ -468,18 +469,22 @@ impl State {
         }
         let name = (account, upload.clone());
         if let Some(key) = self.upload_names.get(&name)
-            && let Some(row) = self.uploads.get(key).filter(|row| now < row.forget_at)
+            && let Some(row) = self.uploads.get_mut(key)
         {
-            return Ok(if row.records == records {
+            if now < row.forget_at {
                 let summary = row.finished.map(|(_, summary)| summary);
-                UploadBegun::Open { key: *key, durable: row.durable(), summary }
-            } else {
-                UploadBegun::Conflict { records: row.records }
-            });
+                return Ok(if row.records == records {
+                    UploadBegun::Open { key: *key, durable: row.durable(), summary }
+                } else {
+                    UploadBegun::Conflict { records: row.records }
+                });
+            }
+            row.account = None;
         }
         self.last_upload += 1;
         let key = UploadKey(self.last_upload);
-        let row = Upload { account, id: upload, records, begun: now, forget_at, stored: Vec::new(), finished: None };
+        let stored = Vec::new();
+        let row = Upload { account: Some(account), id: upload, records, begun: now, forget_at, stored, finished: None };
         self.uploads.insert(key, row);
         self.upload_names.insert(name, key);
         self.mortal.insert((forget_at, Mortal::Upload(key)));
@@ -487,7 +492,7 @@ impl State {
     }
 
     fn append_records(&mut self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> Result<u32, StoreError> {
-        let row = self.uploads.get_mut(&upload).ok_or_else(no_such_upload)?;
+        let row = self.uploads.get_mut(&upload).filter(|row| row.account.is_some()).ok_or_else(no_such_upload)?;
         let known = row.durable().checked_sub(first).ok_or_else(|| StoreError::Failed("records are missing".into()))?;
         let free = row.records.saturating_sub(row.durable());
         row.stored.extend(records.into_iter().skip(rows_in(known)).take(rows_in(free)));
@@ -501,7 +506,7 @@ impl State {
         notices: Vec<NewNotice>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let row = self.uploads.get_mut(&upload).ok_or_else(no_such_upload)?;
+        let row = self.uploads.get_mut(&upload).filter(|row| row.account.is_some()).ok_or_else(no_such_upload)?;
         if row.finished.is_some() {
             return Ok(false);
         }
@@ -571,12 +576,8 @@ impl State {
     }
 
     fn delete_upload(&mut self, key: UploadKey) {
-        if let Some(row) = self.uploads.remove(&key) {
-            let name = (row.account, row.id);
-            // a newer upload may have the name by this time
-            if self.upload_names.get(&name) == Some(&key) {
-                self.upload_names.remove(&name);
-            }
+        if let Some(Upload { account: Some(account), id, .. }) = self.uploads.remove(&key) {
+            self.upload_names.remove(&(account, id));
         }
     }
 }

@@ -7,14 +7,14 @@
 //!
 //! Nothing here reads a clock for a fact, a configuration or the environment: the binary gives them.
 
-pub mod data_folder;
-pub mod sqlite;
 pub mod connection;
 pub mod console;
+pub mod data_folder;
 pub mod jobs;
 pub mod limits;
 pub mod listener;
 pub mod password_pool;
 pub mod shutdown;
+pub mod sqlite;
 pub mod stream;
 pub mod tls;

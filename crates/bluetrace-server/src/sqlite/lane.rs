@@ -1,0 +1,247 @@
+//! Owns the threads that talk to SQLite: one [`Lane`] with one thread for writing, one with a few for reading.
+//!
+//! A call waits for room in its lane's queue, then for its answer; it never blocks the thread that polls it. The writer
+//! takes all that is waiting into one transaction and answers only after the commit: the busier it is, the larger its
+//! groups, and no timer is needed.
+
+use std::fmt;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use bluetrace_authority::store::StoreError;
+use rusqlite::Connection;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::open::{Access, OpenError, Place};
+use super::trouble::{Refusal, Trouble};
+
+/// A queue with the threads that serve it.
+pub(super) struct Lane {
+    /// Rows that may still be queued.
+    room: Arc<Semaphore>,
+    queue: Mutex<Option<Sender<Queued>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Lane {
+    /// One thread that writes.
+    pub(super) fn of_writer(place: &Place) -> Result<Self, OpenError> {
+        let (lane, queue) = Self::new(ROOM_OF_WRITER);
+        let worker =
+            Worker { place: place.clone(), access: Access::Write, connection: Some(place.open(Access::Write)?) };
+        lane.spawn(place, "store-writer", move || write_in_groups(worker, &queue))?;
+        Ok(lane)
+    }
+
+    /// A few threads that read, each with a connection of its own.
+    pub(super) fn of_readers(place: &Place) -> Result<Self, OpenError> {
+        let (lane, queue) = Self::new(ROOM_OF_READERS);
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..READERS {
+            let connection = Some(place.open(Access::Read)?);
+            let worker = Worker { place: place.clone(), access: Access::Read, connection };
+            let queue = Arc::clone(&queue);
+            lane.spawn(place, "store-reader", move || read_one_by_one(worker, &queue))?;
+        }
+        Ok(lane)
+    }
+
+    /// Runs `work` in a transaction on one of the threads, and returns its answer once it is durable.
+    ///
+    /// `rows` is about how many rows it carries. `work` may be run more than once, each time after a rollback.
+    pub(super) async fn run<T, F>(&self, rows: usize, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection) -> Result<T, Refusal> + Send + 'static,
+    {
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX).clamp(1, ROOM_OF_WRITER);
+        let room = Arc::clone(&self.room).acquire_many_owned(rows).await.map_err(|_| closed())?;
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Task { work, outcome: None, reply });
+        lock(&self.queue).as_ref().ok_or_else(closed)?.send(Queued { job, room }).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Finishes what is queued and ends the threads. Blocks meanwhile. Later calls fail.
+    pub(super) fn close(&self) {
+        self.room.close();
+        drop(lock(&self.queue).take());
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            // a thread that panicked has nothing left to finish
+            let _panicked = thread.join();
+        }
+    }
+
+    fn new(room: u32) -> (Self, Receiver<Queued>) {
+        let (sender, queue) = channel();
+        let room = Arc::new(Semaphore::new(usize::try_from(room).unwrap_or(Semaphore::MAX_PERMITS)));
+        (Self { room, queue: Mutex::new(Some(sender)), threads: Mutex::new(Vec::new()) }, queue)
+    }
+
+    fn spawn(&self, place: &Place, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
+        let thread = thread::Builder::new().name(name.into()).spawn(work);
+        let thread = thread.map_err(|source| OpenError::File { path: place.path.clone(), source })?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").field("room", &self.room.available_permits()).finish_non_exhaustive()
+    }
+}
+
+/// Takes all that is waiting, commits it as one, answers, and begins again.
+fn write_in_groups(mut worker: Worker, queue: &Receiver<Queued>) {
+    while let Ok(first) = queue.recv() {
+        let waiting = std::iter::once(first).chain(std::iter::from_fn(|| queue.try_recv().ok()));
+        // the rooms of a group are held until it is whole, which bounds it
+        let (mut jobs, rooms): (Vec<_>, Vec<_>) = waiting.map(|Queued { job, room }| (job, room)).unzip();
+        drop(rooms);
+        let outcome = worker.transact(&mut jobs);
+        let is_one_jobs_alone = outcome.as_ref().is_err_and(|trouble| !trouble.is_everyones) && jobs.len() > 1;
+        for job in jobs {
+            if is_one_jobs_alone {
+                // the others must not suffer for it
+                worker.finish_alone(job);
+            } else {
+                job.finish(outcome.as_ref().err().cloned());
+            }
+        }
+    }
+    worker.leave();
+}
+
+fn read_one_by_one(mut worker: Worker, queue: &Mutex<Receiver<Queued>>) {
+    loop {
+        let next = lock(queue).recv();
+        let Ok(Queued { job, room }) = next else { break };
+        drop(room);
+        worker.finish_alone(job);
+    }
+}
+
+/// A thread's connection.
+struct Worker {
+    place: Place,
+    access: Access,
+    /// `None` after trouble with the file: the next job opens it again.
+    connection: Option<Connection>,
+}
+
+impl Worker {
+    /// Runs the jobs in one transaction: all or none.
+    fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Trouble> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.place.open(self.access).map_err(|error| Trouble::of_opening(&error))?,
+        };
+        let outcome = all_or_none(&connection, self.access, jobs);
+        let outcome = outcome.map_err(|error| Trouble::of(&error, &self.place.path));
+        if !outcome.as_ref().is_err_and(|trouble| trouble.is_of_the_file) {
+            self.connection = Some(connection);
+        }
+        outcome
+    }
+
+    fn finish_alone(&mut self, job: Box<dyn Job>) {
+        let mut jobs = [job];
+        let trouble = self.transact(&mut jobs).err();
+        let [job] = jobs;
+        job.finish(trouble);
+    }
+
+    /// Moves what the write-ahead log holds into the database.
+    fn leave(self) {
+        if let Some(connection) = self.connection {
+            // if it cannot be done, the next one to open the file does it
+            let _outcome = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        }
+    }
+}
+
+fn all_or_none(connection: &Connection, access: Access, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+    let begin = match access {
+        Access::Write => "BEGIN IMMEDIATE",
+        Access::Read => "BEGIN",
+    };
+    let outcome = connection
+        .prepare_cached(begin)
+        .and_then(|mut begin| begin.execute([]))
+        .and_then(|_| jobs.iter_mut().try_for_each(|job| job.run(connection)))
+        .and_then(|()| connection.prepare_cached("COMMIT")?.execute([]));
+    if outcome.is_err() && !connection.is_autocommit() {
+        connection.prepare_cached("ROLLBACK")?.execute([])?;
+    }
+    outcome.map(|_| ())
+}
+
+struct Queued {
+    job: Box<dyn Job>,
+    room: OwnedSemaphorePermit,
+}
+
+/// A call that is waiting.
+trait Job: Send {
+    /// Does the work within a transaction, and keeps the answer. Only an error of SQLite's fails it.
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
+    /// Gives the answer, or the trouble, to the caller.
+    fn finish(self: Box<Self>, trouble: Option<Trouble>);
+}
+
+struct Task<T, F> {
+    work: F,
+    outcome: Option<Result<T, StoreError>>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Job for Task<T, F>
+where
+    T: Send,
+    F: Fn(&Connection) -> Result<T, Refusal> + Send,
+{
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        self.outcome = Some(match (self.work)(connection) {
+            Ok(answer) => Ok(answer),
+            Err(Refusal::Failed(text)) => Err(StoreError::Failed(text.into())),
+            Err(Refusal::Sql(error)) => return Err(error),
+        });
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, trouble: Option<Trouble>) {
+        let outcome = match trouble {
+            Some(trouble) => Err(trouble.into()),
+            None => self.outcome.unwrap_or_else(|| Err(closed())),
+        };
+        // a caller that has gone away does not wait for it
+        let _gone = self.reply.send(outcome);
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".into())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // what the mutexes of this file guard is whole at every moment
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Rows that may wait to be written: as many again may be on their way into the database. Larger groups are hardly
+/// faster, and those who wait for the next one would notice.
+const ROOM_OF_WRITER: u32 = 16_384;
+
+/// Calls that may wait to read.
+const ROOM_OF_READERS: u32 = 4_096;
+
+/// Threads that read: one may resolve a large upload while the others serve logins.
+const READERS: usize = 3;

@@ -1,0 +1,224 @@
+//! Owns [`SqliteStore`]: the store in one SQLite file, the default.
+//!
+//! WAL and `synchronous=FULL`, so what is acknowledged survives a loss of power. One thread writes and a few read
+//! (`lane`); SQL stands in `write` and `read`, the schema in `schema_*.sql`. Other processes may open the file at the same time.
+
+mod convert;
+mod lane;
+mod open;
+mod read;
+mod trouble;
+mod write;
+
+use std::path::Path;
+
+use bluetrace_authority::store::{
+    AccountId, AccountOpened, AccountSummary, Expired, ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice,
+    NoticeId, Owner, PasswordHash, PasswordSource, SessionId, SessionState, Store, StoreFuture, TempIdImported,
+    TempIdsIssued, UploadBegun, UploadKey, UploadRequest, UploadRow, Verdict,
+};
+use bluetrace_protocol::{ExposureNotice, Record, TempId, Timestamp, UploadSummary, Uploaded, Username};
+use rusqlite::Connection;
+
+use self::lane::Lane;
+use self::open::Place;
+pub use self::open::{OpenError, SqliteOptions};
+use self::trouble::Refusal;
+
+/// A store in an SQLite file. Needs no async runtime: its futures may be polled by anyone.
+///
+/// Dropping it, like [`SqliteStore::close`], finishes what is queued.
+#[derive(Debug)]
+pub struct SqliteStore {
+    // in this order: the write-ahead log can be emptied when nobody reads it
+    readers: Lane,
+    writer: Lane,
+}
+
+impl SqliteStore {
+    /// Opens a database file, and makes it and its folder if there are none.
+    ///
+    /// # Errors
+    /// [`OpenError`] says in one line what is wrong, where, and what to do.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::open_with(path, SqliteOptions::default())
+    }
+
+    /// Opens a database file with other options than the usual ones.
+    ///
+    /// # Errors
+    /// As for [`SqliteStore::open`].
+    pub fn open_with(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
+        let place = Place { path: path.into(), options };
+        place.prepare()?;
+        Ok(Self { readers: Lane::of_readers(&place)?, writer: Lane::of_writer(&place)? })
+    }
+
+    /// Finishes what is queued and moves all of it into the database file. Blocks meanwhile; later calls fail.
+    pub fn close(&self) {
+        self.readers.close();
+        self.writer.close();
+    }
+
+    fn read<T, F>(&self, work: F) -> StoreFuture<'_, T>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        Box::pin(self.readers.run(1, move |connection| work(connection).map_err(Refusal::from)))
+    }
+
+    fn write<T, F>(&self, rows: usize, work: F) -> StoreFuture<'_, T>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection) -> Result<T, Refusal> + Send + 'static,
+    {
+        Box::pin(self.writer.run(rows, work))
+    }
+}
+
+impl Store for SqliteStore {
+    fn open_account(
+        &self,
+        username: Username,
+        hash: PasswordHash,
+        source: PasswordSource,
+        now: Timestamp,
+    ) -> StoreFuture<'_, AccountOpened> {
+        self.write(1, move |c| write::open_account(c, &username, &hash, source, now))
+    }
+
+    fn change_password(&self, username: Username, hash: PasswordHash, source: PasswordSource) -> StoreFuture<'_, bool> {
+        self.write(1, move |c| write::change_password(c, &username, &hash, source))
+    }
+
+    fn remove_account(&self, username: Username) -> StoreFuture<'_, bool> {
+        Box::pin(async move {
+            let is_removed = self.writer.run(1, move |c| write::remove_account(c, &username)).await?;
+            // the rows of its uploads are out of sight; where this ends early, the next `expire` goes on
+            while is_removed && self.writer.run(1, |c| write::delete_forgotten(c, Timestamp::MIN)).await?.more {}
+            Ok(is_removed)
+        })
+    }
+
+    fn accounts(&self, after: Option<Username>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<AccountSummary>> {
+        self.read(move |c| read::accounts(c, after.as_ref(), limit, now))
+    }
+
+    fn login_state(&self, username: Username, now: Timestamp) -> StoreFuture<'_, LoginState> {
+        self.read(move |c| read::login_state(c, &username, now))
+    }
+
+    fn record_login(
+        &self,
+        username: Username,
+        verdict: Verdict,
+        rule: Lockout,
+        now: Timestamp,
+    ) -> StoreFuture<'_, LoginRecorded> {
+        Box::pin(async move {
+            let name = username.clone();
+            let glance = move |c: &Connection| write::login_without_a_trace(c, &name, verdict, rule, now);
+            match self.readers.run(1, glance).await? {
+                Some(recorded) => Ok(recorded),
+                None => self.writer.run(1, move |c| write::record_login(c, &username, verdict, rule, now)).await,
+            }
+        })
+    }
+
+    fn issue_temp_ids(
+        &self,
+        account: AccountId,
+        ids: Vec<Record>,
+        forget_at: Timestamp,
+    ) -> StoreFuture<'_, TempIdsIssued> {
+        self.write(ids.len(), move |c| write::issue_temp_ids(c, account, &ids, forget_at))
+    }
+
+    fn import_temp_ids(
+        &self,
+        lines: Vec<ImportedTempId>,
+        forget_at: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<TempIdImported>> {
+        self.write(lines.len(), move |c| write::import_temp_ids(c, &lines, forget_at, now))
+    }
+
+    fn temp_ids(&self, after: Option<TempId>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<ImportedTempId>> {
+        self.read(move |c| read::temp_ids(c, after.as_ref(), limit, now))
+    }
+
+    fn resolve(&self, ids: Vec<TempId>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Owner>>> {
+        self.read(move |c| read::resolve(c, &ids, now))
+    }
+
+    fn begin_upload(&self, request: UploadRequest, now: Timestamp) -> StoreFuture<'_, UploadBegun> {
+        self.write(1, move |c| write::begin_upload(c, &request, now))
+    }
+
+    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, u32> {
+        self.write(records.len(), move |c| write::append_records(c, upload, first, &records))
+    }
+
+    fn uploaded_records(
+        &self,
+        upload: UploadKey,
+        first: u32,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<Uploaded>> {
+        self.read(move |c| read::uploaded_records(c, upload, first, limit, now))
+    }
+
+    fn complete_upload(
+        &self,
+        upload: UploadKey,
+        summary: UploadSummary,
+        notices: Vec<NewNotice>,
+        now: Timestamp,
+    ) -> StoreFuture<'_, bool> {
+        self.write(notices.len(), move |c| write::complete_upload(c, upload, summary, &notices, now))
+    }
+
+    fn uploads(&self, after: Option<UploadKey>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadRow>> {
+        self.read(move |c| read::uploads(c, after, limit, now))
+    }
+
+    fn unread_notices(
+        &self,
+        account: AccountId,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<(NoticeId, ExposureNotice)>> {
+        self.read(move |c| read::unread_notices(c, account, limit, now))
+    }
+
+    fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()> {
+        self.write(1, move |c| write::mark_notices_read(c, account, last))
+    }
+
+    fn session_state(
+        &self,
+        account: AccountId,
+        session: SessionId,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Option<SessionState>> {
+        self.read(move |c| read::session_state(c, account, session, now))
+    }
+
+    fn revoke_session(&self, session: SessionId, until: Timestamp) -> StoreFuture<'_, ()> {
+        self.write(1, move |c| write::revoke_session(c, session, until))
+    }
+
+    fn import_note(&self, name: &'static str) -> StoreFuture<'_, Option<String>> {
+        self.read(move |c| read::import_note(c, name))
+    }
+
+    fn note_import(&self, name: &'static str, note: String) -> StoreFuture<'_, ()> {
+        self.write(1, move |c| write::note_import(c, name, &note))
+    }
+
+    fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired> {
+        self.write(1, move |c| write::delete_forgotten(c, now))
+    }
+}

@@ -1,0 +1,208 @@
+//! Owns opening the database file: its permissions, its settings and the versions of its schema.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use thiserror::Error;
+
+use crate::data_folder;
+
+/// What may be set about a [`super::SqliteStore`].
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// Most pages of 4,096 bytes that the file may have. `None` leaves it to the disk.
+    pub max_pages: Option<u32>,
+    /// How long to wait for another program that is writing.
+    pub busy_timeout: Duration,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self { max_pages: None, busy_timeout: Duration::from_secs(5) }
+    }
+}
+
+/// Why a database file cannot be used. Each text is one line that says what, where and what to do.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The file or its folder cannot be made or opened.
+    #[error("cannot open the database {}: {source}; check the folder, its permissions and its disk", path.display())]
+    File {
+        /// The database.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It is not an SQLite database, or what is left of one.
+    #[error("{} is not a database, or is damaged; restore it from a backup, or move it away to start anew", path.display())]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+    },
+    /// Another program's database.
+    #[error("{} belongs to another program; choose another data folder", path.display())]
+    Foreign {
+        /// The database.
+        path: PathBuf,
+    },
+    /// A later version of this program has changed the schema.
+    #[error(
+        "{} was written by a newer version of this program (schema {found}, this one knows {known}); use that version, \
+         or restore a backup from before the upgrade",
+        path.display()
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The newest schema this program knows.
+        known: i64,
+    },
+    /// Another program holds it.
+    #[error("{} is busy: another program is writing to it; try again when it has finished", path.display())]
+    Busy {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The disk is full.
+    #[error("no room is left for {}; free some space on its disk", path.display())]
+    Full {
+        /// The database.
+        path: PathBuf,
+    },
+    /// Anything else that SQLite says.
+    #[error("cannot open the database {}: {source}; check the folder, its permissions and its disk", path.display())]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+}
+
+/// Where the database is and how it is opened.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) path: PathBuf,
+    pub(super) options: SqliteOptions,
+}
+
+impl Place {
+    /// Makes the file if there is none, and brings its schema up to date.
+    pub(super) fn prepare(&self) -> Result<(), OpenError> {
+        let file = |source| OpenError::File { path: self.path.clone(), source };
+        if let Some(folder) = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            data_folder::create_private_folder(folder).map_err(file)?;
+        }
+        // SQLite gives its other files (-wal, -shm) the permissions of this one
+        data_folder::create_private_file(&self.path).map_err(file)?;
+        // another program's database is left as it is found
+        self.version(&self.connect().map_err(|error| self.error(error))?)?;
+        let mut connection = self.open(Access::Write)?;
+        self.migrate(&mut connection)
+    }
+
+    /// Opens a connection to a prepared file.
+    pub(super) fn open(&self, access: Access) -> Result<Connection, OpenError> {
+        let connection = self.connect().and_then(|connection| {
+            connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+            connection.pragma_update(None, "journal_size_limit", JOURNAL_BYTES)?;
+            connection.pragma_update(None, "temp_store", "MEMORY")?;
+            // what is deleted is also overwritten, where that costs no further page
+            connection.query_row("PRAGMA secure_delete = FAST", [], |_| Ok(()))?;
+            connection.pragma_update(None, "cache_size", if access == Access::Write { -65_536 } else { -16_384 })?;
+            if access == Access::Read {
+                connection.pragma_update(None, "query_only", true)?;
+            } else if let Some(pages) = self.options.max_pages {
+                connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))?;
+            }
+            Ok(connection)
+        });
+        connection.map_err(|error| self.error(error))
+    }
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        // no SQLITE_OPEN_CREATE: a file that has been moved away is an error, and is not quietly begun anew
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(self.options.busy_timeout)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        Ok(connection)
+    }
+
+    /// Applies the migrations that are missing, all or none. Safe when two programs do it at once.
+    fn migrate(&self, connection: &mut Connection) -> Result<(), OpenError> {
+        let error = |error| self.error(error);
+        let path = || self.path.clone();
+        if self.version(connection)? == SCHEMA {
+            return Ok(());
+        }
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(error)?;
+        // the other program may have been first
+        let version = self.version(&transaction)?;
+        let done = usize::try_from(version).map_err(|_| OpenError::Damaged { path: path() })?;
+        for migration in MIGRATIONS.iter().skip(done) {
+            transaction.execute_batch(migration).map_err(error)?;
+        }
+        transaction.pragma_update(None, "application_id", APPLICATION).map_err(error)?;
+        transaction.pragma_update(None, "user_version", SCHEMA).map_err(error)?;
+        transaction.commit().map_err(error)
+    }
+
+    /// The version of the schema; 0 for an empty file.
+    fn version(&self, connection: &Connection) -> Result<i64, OpenError> {
+        let number = |query| connection.query_row(query, [], |row| row.get::<_, i64>(0)).map_err(|e| self.error(e));
+        let application = number("PRAGMA application_id")?;
+        let version = number("PRAGMA user_version")?;
+        let tables = number("SELECT count(*) FROM sqlite_schema")?;
+        match (application, version) {
+            (0, 0) if tables == 0 => Ok(0),
+            (APPLICATION, found) if found > SCHEMA => {
+                Err(OpenError::Newer { path: self.path.clone(), found, known: SCHEMA })
+            }
+            (APPLICATION, found) => Ok(found),
+            _ => Err(OpenError::Foreign { path: self.path.clone() }),
+        }
+    }
+
+    fn error(&self, source: rusqlite::Error) -> OpenError {
+        let path = self.path.clone();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => OpenError::Damaged { path },
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenError::Busy { path },
+            Some(ErrorCode::DiskFull) => OpenError::Full { path },
+            _ => OpenError::Sqlite { path, source },
+        }
+    }
+}
+
+/// From an empty file to the present schema, in order. What has been released is never changed, only added to.
+const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
+
+/// The present schema.
+#[expect(clippy::cast_possible_wrap, reason = "a handful of migrations")]
+const SCHEMA: i64 = MIGRATIONS.len() as i64;
+
+/// `BlTr`: tells the file from those of other programs.
+const APPLICATION: i64 = 0x426c_5472;
+
+/// Pages in the write-ahead log at which they are moved into the database: 16 MiB.
+const CHECKPOINT_PAGES: i64 = 4_096;
+
+/// What the write-ahead log is cut back to after it had to grow: 64 MiB.
+const JOURNAL_BYTES: i64 = 64 * 1024 * 1024;
+
+/// Prepared statements kept by a connection: more than there are.
+const STATEMENTS: usize = 96;

@@ -1,0 +1,204 @@
+//! Owns the store's questions as SQL. Each function runs within one transaction and changes nothing.
+
+use bluetrace_authority::store::{
+    AccountId, AccountSummary, Failures, ImportedTempId, LoginState, NoticeId, Owner, SessionId, SessionState,
+    UploadKey, UploadRow,
+};
+use bluetrace_protocol::{ExposureNotice, TempId, Timestamp, Uploaded, Username};
+use rusqlite::{Connection, OptionalExtension, Result, params};
+
+use super::convert;
+
+/// An upload's number is this many bits to the left of the places of its records.
+pub(super) const PLACE_BITS: u32 = 20;
+
+pub(super) fn accounts(
+    connection: &Connection,
+    after: Option<&Username>,
+    limit: u32,
+    now: Timestamp,
+) -> Result<Vec<AccountSummary>> {
+    // every username is longer than the empty text
+    let after = after.map_or("", Username::reveal);
+    let mut query = connection.prepare_cached(
+        "SELECT username, created, password_hash IS NOT NULL, in_a_row, blocked_until FROM account
+         WHERE username > ?1 ORDER BY username LIMIT ?2",
+    )?;
+    let rows = query.query_map(params![after, limit], |row| {
+        Ok(AccountSummary {
+            username: convert::username(row, 0)?,
+            created: convert::time(row, 1)?,
+            has_password: row.get(2)?,
+            blocked_until: convert::failures(row, 3)?.blocked_until_after(now),
+        })
+    })?;
+    rows.collect()
+}
+
+pub(super) fn login_state(connection: &Connection, username: &Username, now: Timestamp) -> Result<LoginState> {
+    let account =
+        connection.prepare_cached(convert::ACCOUNT)?.query_row([username.reveal()], convert::account).optional()?;
+    let (account, failures) = match account {
+        Some((account, failures)) => (Some(account), failures),
+        None => (None, failures_of_stranger(connection, username, now)?),
+    };
+    Ok(LoginState { account, blocked_until: failures.blocked_until_after(now) })
+}
+
+/// The failures of a username, and the account they belong to, if there is one.
+pub(super) fn failures(
+    connection: &Connection,
+    username: &Username,
+    now: Timestamp,
+) -> Result<(Option<AccountId>, Failures)> {
+    let of_account = connection
+        .prepare_cached("SELECT id, in_a_row, blocked_until FROM account WHERE username = ?1")?
+        .query_row([username.reveal()], |row| Ok((AccountId(row.get(0)?), convert::failures(row, 1)?)))
+        .optional()?;
+    match of_account {
+        Some((id, failures)) => Ok((Some(id), failures)),
+        None => Ok((None, failures_of_stranger(connection, username, now)?)),
+    }
+}
+
+fn failures_of_stranger(connection: &Connection, username: &Username, now: Timestamp) -> Result<Failures> {
+    let failures = connection
+        .prepare_cached("SELECT in_a_row, blocked_until FROM stranger WHERE username = ?1 AND forget_at > ?2")?
+        .query_row(params![username.reveal(), now.as_unix()], |row| convert::failures(row, 0))
+        .optional()?;
+    Ok(failures.unwrap_or_default())
+}
+
+pub(super) fn temp_ids(
+    connection: &Connection,
+    after: Option<&TempId>,
+    limit: u32,
+    now: Timestamp,
+) -> Result<Vec<ImportedTempId>> {
+    let after = after.map_or("", TempId::reveal);
+    // CROSS JOIN: in the order of the ids, whatever SQLite thinks of it
+    let mut query = connection.prepare_cached(
+        "SELECT t.temp_id, t.start, t.expiry, a.username FROM temp_id AS t CROSS JOIN account AS a ON a.id = t.account
+         WHERE t.temp_id > ?1 AND t.forget_at > ?2 ORDER BY t.temp_id LIMIT ?3",
+    )?;
+    let rows = query.query_map(params![after, now.as_unix(), limit], |row| {
+        Ok(ImportedTempId { username: convert::username(row, 3)?, record: convert::record(row, 0)? })
+    })?;
+    rows.collect()
+}
+
+pub(super) fn resolve(connection: &Connection, ids: &[TempId], now: Timestamp) -> Result<Vec<Option<Owner>>> {
+    let mut query = connection.prepare_cached(
+        "SELECT t.account, t.start, t.expiry, a.username FROM temp_id AS t CROSS JOIN account AS a ON a.id = t.account
+         WHERE t.temp_id = ?1 AND t.forget_at > ?2",
+    )?;
+    let owner_of = |id: &TempId| {
+        let owner = query.query_row(params![id.reveal(), now.as_unix()], |row| {
+            Ok(Owner {
+                account: AccountId(row.get(0)?),
+                username: convert::username(row, 3)?,
+                window: convert::window(row, 1)?,
+            })
+        });
+        owner.optional()
+    };
+    ids.iter().map(owner_of).collect()
+}
+
+/// How many of an upload's first records are durable.
+pub(super) fn durable(connection: &Connection, upload: UploadKey) -> Result<u32> {
+    let Some(first_place) = upload.0.checked_shl(PLACE_BITS) else { return Ok(0) };
+    let mut query =
+        connection.prepare_cached("SELECT max(place) FROM uploaded_record WHERE place BETWEEN ?1 AND ?2")?;
+    let last: Option<i64> = query.query_row([first_place, first_place | MAX_PLACE], |row| row.get(0))?;
+    Ok(last.map_or(0, |last| u32::try_from((last & MAX_PLACE) + 1).unwrap_or(u32::MAX)))
+}
+
+pub(super) fn uploaded_records(
+    connection: &Connection,
+    upload: UploadKey,
+    first: u32,
+    limit: u32,
+    now: Timestamp,
+) -> Result<Vec<Uploaded>> {
+    let mut visible =
+        connection.prepare_cached("SELECT 1 FROM upload WHERE id = ?1 AND account IS NOT NULL AND forget_at > ?2")?;
+    if i64::from(first) > MAX_PLACE || !visible.exists(params![upload.0, now.as_unix()])? {
+        return Ok(Vec::new());
+    }
+    let first_place = upload.0 << PLACE_BITS;
+    let mut query = connection.prepare_cached(
+        "SELECT temp_id, start, expiry, received, rssi, seen FROM uploaded_record
+         WHERE place BETWEEN ?1 AND ?2 ORDER BY place LIMIT ?3",
+    )?;
+    let places = params![first_place | i64::from(first), first_place | MAX_PLACE, limit];
+    query.query_map(places, convert::uploaded)?.collect()
+}
+
+pub(super) fn uploads(
+    connection: &Connection,
+    after: Option<UploadKey>,
+    limit: u32,
+    now: Timestamp,
+) -> Result<Vec<UploadRow>> {
+    let mut query = connection.prepare_cached(
+        "SELECT u.id, u.name, a.username, u.records, u.begun, u.finished, u.counted, u.resolved, u.unknown, u.invalid
+         FROM upload AS u CROSS JOIN account AS a ON a.id = u.account
+         WHERE u.id > ?1 AND u.forget_at > ?2 ORDER BY u.id LIMIT ?3",
+    )?;
+    let rows = query.query_map(params![after.map_or(0, |key| key.0), now.as_unix(), limit], |row| {
+        let key = UploadKey(row.get(0)?);
+        Ok(UploadRow {
+            key,
+            upload: convert::upload_id(row, 1)?,
+            uploader: convert::username(row, 2)?,
+            records: row.get(3)?,
+            durable: durable(connection, key)?,
+            begun: convert::time(row, 4)?,
+            finished: convert::finished(row, 5)?,
+        })
+    })?;
+    rows.collect()
+}
+
+pub(super) fn unread_notices(
+    connection: &Connection,
+    account: AccountId,
+    limit: u32,
+    now: Timestamp,
+) -> Result<Vec<(NoticeId, ExposureNotice)>> {
+    let mut query = connection.prepare_cached(
+        "SELECT id, begins, ends, advice FROM notice
+         WHERE account = ?1 AND is_read = 0 AND forget_at > ?2 ORDER BY id LIMIT ?3",
+    )?;
+    let rows = query.query_map(params![account.0, now.as_unix(), limit], |row| {
+        let notice = ExposureNotice { from: convert::time(row, 1)?, to: convert::time(row, 2)?, advice: row.get(3)? };
+        Ok((NoticeId(row.get(0)?), notice))
+    })?;
+    rows.collect()
+}
+
+pub(super) fn session_state(
+    connection: &Connection,
+    account: AccountId,
+    session: SessionId,
+    now: Timestamp,
+) -> Result<Option<SessionState>> {
+    let mut query = connection.prepare_cached(
+        "SELECT username, token_epoch,
+                EXISTS (SELECT 1 FROM revoked_session WHERE session = ?2 AND forget_at > ?3)
+         FROM account WHERE id = ?1",
+    )?;
+    let state = query.query_row(params![account.0, session.0, now.as_unix()], |row| {
+        Ok(SessionState { username: convert::username(row, 0)?, token_epoch: row.get(1)?, is_revoked: row.get(2)? })
+    });
+    state.optional()
+}
+
+pub(super) fn import_note(connection: &Connection, name: &str) -> Result<Option<String>> {
+    let mut query = connection.prepare_cached("SELECT note FROM import_note WHERE name = ?1")?;
+    query.query_row([name], |row| row.get(0)).optional()
+}
+
+/// The highest place there can be within an upload.
+pub(super) const MAX_PLACE: i64 = (1 << PLACE_BITS) - 1;
