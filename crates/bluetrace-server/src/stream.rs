@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
-use crate::limits::{LINGER, MAX_LINGER};
+use crate::limits::{LINGER, MAX_LINGER, WRITE_STALL};
 
 /// An accepted connection, ready for its session.
 ///
@@ -22,29 +22,34 @@ pub enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Sends a last line, ended here, and closes so that the peer can read it: what it has sent meanwhile is read and thrown away,
-/// for a bounded time and length, because a close with unread bytes would reset the connection.
+/// Sends a last line, ended here, and closes so that the peer can read it. See [`send_and_close`].
 pub async fn say_and_close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, line: &str) {
     send_and_close(stream, format!("{line}\n").as_bytes()).await;
 }
 
-/// As [`say_and_close`], with bytes that are lines already.
+/// Sends last bytes and closes so that the peer can read them: what it has sent meanwhile is read and thrown away, for a bounded
+/// time and length, because a close with unread bytes would reset the connection.
 pub async fn send_and_close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) {
-    let talk = async {
+    let farewell = async {
         stream.write_all(bytes).await?;
-        stream.shutdown().await?;
-        let mut thrown_away = 0;
-        let mut buffer = [0; 1_024];
-        while thrown_away < MAX_LINGER {
-            match stream.read(&mut buffer).await? {
-                0 => break,
-                read => thrown_away += read,
-            }
-        }
-        io::Result::Ok(())
+        stream.shutdown().await
     };
     // whatever fails here, the connection ends
-    let _ = timeout(LINGER, talk).await;
+    if let Ok(Ok(())) = timeout(WRITE_STALL, farewell).await {
+        let _ = timeout(LINGER, throw_away(stream)).await;
+    }
+}
+
+async fn throw_away<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<()> {
+    let mut buffer = [0; 1_024];
+    let mut thrown_away = 0;
+    while thrown_away < MAX_LINGER {
+        match stream.read(&mut buffer).await? {
+            0 => break,
+            read => thrown_away += read,
+        }
+    }
+    Ok(())
 }
 
 impl AsyncRead for Stream {

@@ -1,6 +1,6 @@
 //! The shell on real loopback sockets, around an echo in place of the authority: one port for plaintext and TLS, places,
 //! refusals, and the end.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers fail as their tests do")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers fail as their tests do")]
 
 mod support;
 

@@ -27,7 +27,7 @@ impl LineClient {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = timeout(PATIENCE, TcpStream::connect(address)).await.unwrap().unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, read: Vec::new() }
+        Self::over(stream)
     }
 }
 
@@ -35,11 +35,15 @@ impl LineClient<TlsStream<TcpStream>> {
     pub(crate) async fn connect_tls(address: SocketAddr, config: Arc<ClientConfig>) -> Self {
         let stream = LineClient::connect(address).await.stream;
         let handshake = TlsConnector::from(config).connect(ServerName::try_from("localhost").unwrap(), stream);
-        Self { stream: timeout(PATIENCE, handshake).await.unwrap().unwrap(), read: Vec::new() }
+        Self::over(timeout(PATIENCE, handshake).await.unwrap().unwrap())
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> LineClient<S> {
+    pub(crate) fn over(stream: S) -> Self {
+        Self { stream, read: Vec::new() }
+    }
+
     /// Sends bytes as they are.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.unwrap().unwrap();
