@@ -1,0 +1,141 @@
+//! Owns the output: a thread of its own writes, so that a terminal that is stopped, or a pipe that nobody reads, holds up
+//! the front-end only, and never the device.
+
+use std::io::Write;
+use std::thread::JoinHandle;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustyline::ExternalPrinter;
+use tokio::sync::{mpsc, oneshot};
+
+use super::text::{Line, Tone};
+
+/// Where lines go.
+pub(super) enum Sink {
+    /// A pipe, a file, or a terminal without a prompt.
+    Plain(Box<dyn Write + Send>),
+    /// Above the line that is being typed.
+    AbovePrompt(Box<dyn ExternalPrinter + Send>),
+}
+
+/// Whether lines are painted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paint {
+    /// With colours.
+    Coloured,
+    /// As they are.
+    Bare,
+}
+
+/// The front-end's end of the output.
+#[derive(Debug)]
+pub(super) struct Screen {
+    output: mpsc::Sender<Output>,
+    paint: Paint,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+enum Output {
+    Text(String),
+    /// Draws the bar at so many records of so many. To be ended before the prompt comes back.
+    Bar(u32, u32),
+    BarEnd,
+    Flush(oneshot::Sender<()>),
+}
+
+impl Screen {
+    pub(super) fn new(sink: Sink, paint: Paint) -> Self {
+        let (output, receiver) = mpsc::channel(OUTPUTS_WAITING);
+        let thread = std::thread::spawn(move || write_all(sink, receiver));
+        Self { output, paint, thread }
+    }
+
+    /// Shows lines together.
+    pub(super) async fn show(&self, lines: &[Line]) {
+        if lines.is_empty() {
+            return;
+        }
+        let mut text = String::new();
+        for line in lines {
+            let colour = match (self.paint, line.tone) {
+                (Paint::Bare, _) | (_, Tone::Plain) => "",
+                (Paint::Coloured, Tone::Strong) => "\x1b[1m",
+                (Paint::Coloured, Tone::Good) => "\x1b[32m",
+                (Paint::Coloured, Tone::Bad) => "\x1b[31m",
+                (Paint::Coloured, Tone::Aside) => "\x1b[2m",
+            };
+            let end = if colour.is_empty() { "\n" } else { "\x1b[0m\n" };
+            text.extend([colour, &line.text, end]);
+        }
+        // without the thread there is nowhere to show anything
+        let _ = self.output.send(Output::Text(text)).await;
+    }
+
+    pub(super) async fn bar(&self, done: u32, total: u32) {
+        let _ = self.output.send(Output::Bar(done, total)).await;
+    }
+
+    pub(super) async fn end_bar(&self) {
+        let _ = self.output.send(Output::BarEnd).await;
+    }
+
+    /// Waits until everything is written.
+    pub(super) async fn flush(&self) {
+        let (done, receiver) = oneshot::channel();
+        let _ = self.output.send(Output::Flush(done)).await;
+        let _ = receiver.await;
+    }
+
+    /// Writes what is left, and ends.
+    pub(super) async fn close(self) {
+        self.flush().await;
+        drop(self.output);
+        let _ = self.thread.join();
+    }
+}
+
+fn write_all(mut sink: Sink, mut outputs: mpsc::Receiver<Output>) {
+    let mut bar: Option<ProgressBar> = None;
+    while let Some(output) = outputs.blocking_recv() {
+        match output {
+            Output::Text(text) => match &bar {
+                Some(bar) => bar.suspend(|| write(&mut sink, text)),
+                None => write(&mut sink, text),
+            },
+            Output::Bar(done, total) => bar.get_or_insert_with(|| new_bar(total)).set_position(done.into()),
+            Output::BarEnd => {
+                if let Some(bar) = bar.take() {
+                    bar.finish_and_clear();
+                }
+            }
+            // whoever gave up waiting need not be told
+            Output::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// An output that is closed ends the input too, or nobody looks: there is nothing to do about it here.
+fn write(sink: &mut Sink, text: String) {
+    match sink {
+        Sink::Plain(writer) => {
+            let _ = writer.write_all(text.as_bytes()).and_then(|()| writer.flush());
+        }
+        Sink::AbovePrompt(printer) => {
+            let _ = printer.print(text);
+        }
+    }
+}
+
+fn new_bar(total: u32) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total.into()), ProgressDrawTarget::stdout());
+    let style = ProgressStyle::with_template("{bar:40} {pos} of {len} records, {per_sec}, {eta} left");
+    // a template that does not parse would leave the usual bar
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Texts that may wait for the writing thread.
+const OUTPUTS_WAITING: usize = 64;

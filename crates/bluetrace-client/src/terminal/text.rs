@@ -1,0 +1,301 @@
+//! What a person reads: every event of a device, and the help, as lines with a tone.
+
+use bluetrace_protocol::{ContactLogEntry, ExposureNotice, ReadReport, Record, Timestamp, UploadSummary};
+
+use super::command::COMMANDS;
+use crate::device::{Connection, Contact, DeviceEvent, End, Status};
+use crate::uplink::Transport;
+
+/// How a line is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    Plain,
+    /// Something that stands out: a heading.
+    Strong,
+    Good,
+    Bad,
+    /// Something beside the point.
+    Aside,
+}
+
+/// A line to show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) tone: Tone,
+    pub(super) text: String,
+}
+
+/// An event's lines. None for those that are shown in another way.
+#[expect(clippy::too_many_lines, reason = "a list with an entry for each event")]
+pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
+    match event {
+        DeviceEvent::ServerTrusted { server, fingerprint, file } => vec![
+            strong(format!("first contact with {server}; its certificate is")),
+            plain(fingerprint.to_string()),
+            aside(format!(
+                "remembered in {}; the server prints the same when it starts, if nobody is in between",
+                file.display()
+            )),
+        ],
+        DeviceEvent::LogFileRead { file, report } => of_report(&file.display().to_string(), report),
+        DeviceEvent::PasswordRequired | DeviceEvent::UploadProgress { .. } => Vec::new(),
+        DeviceEvent::Welcome => vec![good("Welcome to the BlueTrace Simulator!")],
+        DeviceEvent::WrongPassword { text } => vec![bad(text.clone())],
+        DeviceEvent::Disconnected { why, retry_in } => vec![bad(format!(
+            "disconnected: {why}; reconnecting by itself, first in {:.1} s. Beacons go on.",
+            retry_in.as_secs_f64()
+        ))],
+        DeviceEvent::Resumed => vec![good("connected again")],
+        DeviceEvent::TempIdIssued(record) => of_temp_id(record),
+        DeviceEvent::TempIdHeld { record, why } => {
+            let mut lines = of_temp_id(record);
+            lines.push(aside(format!("this one is at hand; no fresh one can be had: {why}")));
+            lines
+        }
+        DeviceEvent::TempIdFailed { why } => vec![bad(format!("no TempID can be had: {why}"))],
+        DeviceEvent::TempIdsRefilled { count, until } => {
+            vec![aside(format!("{count} TempIDs downloaded; beacons can be sent until {until} UTC"))]
+        }
+        DeviceEvent::NoTempId { had_one: true } => {
+            vec![bad("the TempID has expired. Use Download_tempID to get a new one".into())]
+        }
+        DeviceEvent::NoTempId { had_one: false } => {
+            vec![bad("there is no TempID to send. Use Download_tempID first".into())]
+        }
+        DeviceEvent::BeaconSent { record, to } => {
+            vec![plain(record.reveal()), aside(format!("sent to {to}"))]
+        }
+        DeviceEvent::BeaconRefused { to } => vec![bad(format!("nobody listens at {to}"))],
+        DeviceEvent::BeaconFailed { target, why } => {
+            vec![bad(format!("no beacon was sent to {} port {}: {why}", target.host, target.port))]
+        }
+        DeviceEvent::BeaconHeard { record, now, is_valid } => vec![
+            strong("received beacon:".into()),
+            plain(record.reveal()),
+            plain("Current time is:".into()),
+            plain(now.to_string()),
+            if *is_valid { good("The beacon is valid.") } else { bad("The beacon is invalid.".into()) },
+        ],
+        DeviceEvent::BeaconDropped { from, why } => {
+            vec![aside(format!("something from {from} was dropped, for {why} (said once a minute)"))]
+        }
+        DeviceEvent::BeaconsUnshown { count } => vec![aside(format!("{count} further beacons were heard and are not shown"))],
+        DeviceEvent::ContactForgotten { count: 1 } => vec![aside("1 contact is over and was forgotten".into())],
+        DeviceEvent::ContactForgotten { count } => vec![aside(format!("{count} contacts are over and were forgotten"))],
+        DeviceEvent::UploadEmpty => vec![plain("the contact log is empty: there is nothing to upload".into())],
+        DeviceEvent::UploadUnderWay { acknowledged, total } => vec![plain(format!(
+            "an earlier upload comes first: {acknowledged} of its {total} records are acknowledged"
+        ))],
+        DeviceEvent::UploadStarted { records, is_connected } => of_records(records, *is_connected),
+        DeviceEvent::UploadContinued { acknowledged, total } => {
+            vec![aside(format!("going on with the upload: {acknowledged} of {total} records are acknowledged already"))]
+        }
+        DeviceEvent::RecordRefused { message } => vec![bad(format!("the authority refused a record: {message}"))],
+        DeviceEvent::UploadComplete(summary) => vec![good(&of_summary(summary))],
+        DeviceEvent::UploadFailed { why, retry_in: Some(wait), .. } => {
+            vec![bad(format!("the upload did not go through: {why}; tried again in {} s", wait.as_secs()))]
+        }
+        DeviceEvent::UploadFailed { why, retry_in: None, file } => vec![bad(format!(
+            "the authority does not take the upload: {why}; it is kept in {} and tried again at the next login",
+            file.display()
+        ))],
+        DeviceEvent::Notices(notices) if notices.is_empty() => vec![plain("there are no new notices".into())],
+        DeviceEvent::Notices(notices) => notices.iter().flat_map(of_notice).collect(),
+        DeviceEvent::RequestFailed { why } => vec![bad(format!("that cannot be done: {why}"))],
+        DeviceEvent::LogFileChangedOutside { file } => vec![bad(format!(
+            "{} was changed by something else; it is written again from what this client holds",
+            file.display()
+        ))],
+        DeviceEvent::FileFailing { file, why } => {
+            vec![bad(format!("cannot use {}: {why}; going on without it", file.display()))]
+        }
+        DeviceEvent::LogFileRecovered { file } => vec![good(&format!("{} is written again, and whole", file.display()))],
+        DeviceEvent::ClockSetBack { seconds } => vec![bad(format!(
+            "the clock of this machine was set back by {seconds} s; the device's time goes on as before"
+        ))],
+        DeviceEvent::Status(status) => of_status(status),
+        DeviceEvent::Contacts { total, newest, now } => of_contacts(*total, newest, *now),
+        DeviceEvent::Ended(end) => of_end(end),
+    }
+}
+
+/// The list of commands.
+pub(super) fn help() -> Vec<Line> {
+    let width = COMMANDS.iter().map(|(name, takes, _)| name.len() + takes.len() + 1).max().unwrap_or_default();
+    COMMANDS
+        .iter()
+        .map(|(name, takes, about)| plain(format!("  {:width$}  {about}", format!("{name} {takes}"))))
+        .collect()
+}
+
+pub(super) fn plain(text: String) -> Line {
+    Line { tone: Tone::Plain, text }
+}
+
+pub(super) fn strong(text: String) -> Line {
+    Line { tone: Tone::Strong, text }
+}
+
+pub(super) fn good(text: &str) -> Line {
+    Line { tone: Tone::Good, text: text.to_owned() }
+}
+
+pub(super) fn bad(text: String) -> Line {
+    Line { tone: Tone::Bad, text }
+}
+
+pub(super) fn aside(text: String) -> Line {
+    Line { tone: Tone::Aside, text }
+}
+
+/// A duration with its two largest units.
+pub(super) fn of_seconds(seconds: i64) -> String {
+    let seconds = seconds.max(0);
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds} s"),
+        (0, 0, minutes, seconds) => format!("{minutes} min {seconds:02} s"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes:02} min"),
+        (days, hours, _, _) => format!("{days} d {hours} h"),
+    }
+}
+
+fn of_temp_id(record: &Record) -> Vec<Line> {
+    vec![
+        strong("TempID:".into()),
+        plain(record.temp_id.reveal().to_owned()),
+        aside(format!("valid from {} to {}", record.window.start(), record.window.expiry())),
+    ]
+}
+
+fn of_report(file: &str, report: &ReadReport) -> Vec<Line> {
+    let mut lines = Vec::new();
+    if report.torn {
+        lines.push(bad(format!("{file}: the last line had been cut off and was dropped; the others are there")));
+    }
+    if report.malformed > 0 {
+        let numbers: Vec<String> = report.malformed_lines.iter().map(usize::to_string).collect();
+        let more = if report.malformed > numbers.len() { ", ..." } else { "" };
+        let numbers = numbers.join(", ");
+        lines.push(bad(format!("{file}: left out {} malformed lines: {numbers}{more}", report.malformed)));
+    }
+    if report.surplus > 0 {
+        lines.push(bad(format!("{file}: left out the {} oldest lines, more than can be kept", report.surplus)));
+    }
+    lines
+}
+
+fn of_records(records: &[ContactLogEntry], is_connected: bool) -> Vec<Line> {
+    let shown = if records.len() > MOST_SHOWN { FIRST_SHOWN } else { records.len() };
+    let mut lines = vec![strong(match records.len() {
+        1 => "uploading 1 record:".into(),
+        count => format!("uploading {count} records:"),
+    })];
+    lines.extend(records.iter().take(shown).map(|entry| plain(entry.record.reveal())));
+    if records.len() > shown {
+        lines.push(aside(format!("... and {} more", records.len() - shown)));
+    }
+    if !is_connected {
+        lines.push(bad("the authority is away: they are kept, and go by themselves when it is back".into()));
+    }
+    lines
+}
+
+fn of_summary(summary: &UploadSummary) -> String {
+    let UploadSummary { records, resolved, unknown, invalid } = summary;
+    let noun = if *records == 1 { "record" } else { "records" };
+    format!(
+        "upload complete: {records} {noun} acknowledged ({resolved} traced to a person, {unknown} unknown, {invalid} invalid)"
+    )
+}
+
+fn of_notice(notice: &ExposureNotice) -> [Line; 2] {
+    // what comes from the network may not steer the terminal
+    let advice = notice.advice.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    [
+        Line { tone: Tone::Bad, text: format!("NOTICE: you met someone who has tested positive, between {} and {}", notice.from, notice.to) },
+        plain(advice),
+    ]
+}
+
+fn of_status(status: &Status) -> Vec<Line> {
+    let transport = match status.transport {
+        Transport::Tls => "TLS",
+        Transport::Plaintext => "not encrypted",
+    };
+    let connection = match status.connection {
+        Connection::Connected => "connected".to_owned(),
+        Connection::Connecting => "connecting".to_owned(),
+        Connection::Waiting { retry_in } => format!("away, tried again in {:.1} s", retry_in.as_secs_f64()),
+    };
+    let temp_id = match &status.temp_id {
+        Some(record) => format!(
+            "{} ({} left)",
+            record.temp_id.reveal(),
+            of_seconds(record.window.expiry().plus(1).seconds_since(status.now))
+        ),
+        None => "none; use Download_tempID".to_owned(),
+    };
+    let mut lines = vec![
+        row("server", &format!("{}, {transport}, {connection}", status.server)),
+        row("TempID", &temp_id),
+    ];
+    if let Some(until) = status.covered_until {
+        lines.push(row("", &format!("beacons can be sent until {until} UTC")));
+    }
+    let next = status.next_removal.map_or_else(String::new, |removal| {
+        format!(", the oldest forgotten in {}", of_seconds(removal.seconds_since(status.now)))
+    });
+    lines.extend([
+        row("contact log", &format!("{} entries, kept {}{next}", status.contacts, of_seconds(status.retention_s.into()))),
+        row("", &status.log_file.display().to_string()),
+        row("UDP port", &status.udp.port().to_string()),
+        row("beacons", &format!("{} valid, {} invalid, {} other datagrams dropped", status.valid, status.invalid, status.dropped)),
+    ]);
+    if let Some((acknowledged, total)) = status.upload {
+        lines.push(row("upload", &format!("{acknowledged} of {total} records acknowledged")));
+    }
+    lines.push(row("time", &format!("{} UTC", status.now)));
+    lines
+}
+
+fn row(name: &str, value: &str) -> Line {
+    plain(format!("{name:>12}  {value}"))
+}
+
+fn of_contacts(total: usize, newest: &[Contact], now: Timestamp) -> Vec<Line> {
+    if newest.is_empty() {
+        return vec![plain("the contact log is empty".into())];
+    }
+    let mut lines = Vec::with_capacity(newest.len() + 1);
+    if total > newest.len() {
+        lines.push(aside(format!("{} older entries are not shown", total - newest.len())));
+    }
+    lines.extend(newest.iter().map(|Contact { entry, removal }| {
+        let age = of_seconds(now.seconds_since(entry.received));
+        let left = of_seconds(removal.seconds_since(now));
+        plain(format!("{}  {age} ago, forgotten in {left}", entry.record.reveal()))
+    }));
+    lines
+}
+
+fn of_end(end: &End) -> Vec<Line> {
+    match end {
+        End::LoggedOut => vec![aside("logged out".into())],
+        End::LeftOffline { why } => vec![bad(format!("ended without telling the authority: {why}"))],
+        End::Blocked { text } | End::Refused { text } => vec![bad(text.clone())],
+        End::LoginLost { why } => vec![bad(format!("the login failed: {why}"))],
+        End::PasswordChanged => {
+            vec![bad("the authority no longer accepts this password; start again with the new one".into())]
+        }
+        End::CertificateChanged(changed) => {
+            let warning = format!("WARNING: {changed}");
+            warning.lines().map(|line| bad(line.to_owned())).collect()
+        }
+        End::Abandoned => Vec::new(),
+    }
+}
+
+/// Of more records than this only the first are shown (PROTOCOL section 4.4).
+const MOST_SHOWN: usize = 100;
+const FIRST_SHOWN: usize = 20;
