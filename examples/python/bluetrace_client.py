@@ -20,9 +20,8 @@ def to_text(seconds):
 
 class Session:
     """One connection to the authority (section 4): lines out, lines in."""
-
     def __init__(self, host, port):
-        self.lines = socket.create_connection((host, port), timeout=30).makefile("rw", encoding="utf-8", newline="\n")
+        self.lines = socket.create_connection((host, port), 30).makefile("rw", encoding="utf-8", newline="\n")
 
     def write(self, line):
         print(line, file=self.lines, flush=True)
@@ -72,7 +71,8 @@ class Device:
         if reply[:3] != "230":
             raise SystemExit(1)
         data = self.session.ask(commandType="RT")[0]["data"]
-        self.token, self.offset = data["token"], to_seconds(data["now"]) - time.time()
+        offset = to_seconds(data["now"]) - int(time.time())
+        self.token, self.offset = data["token"], offset if abs(offset) > 1 else 0  # a second is rounding
 
     def now(self):
         return time.time() + self.offset
@@ -103,7 +103,7 @@ class Device:
                 continue  # not a beacon, and no reason to stop listening
             if valid:
                 self.log.append((record, now))
-            verdict = "The beacon is valid." if valid else "The beacon is invalid."
+            verdict = f"The beacon is {'valid' if valid else 'invalid'}."
             print("received beacon:", record, "Current time is:", to_text(now), verdict, sep="\n")
 
     def contacts(self):
@@ -128,8 +128,8 @@ class Device:
                     raise ValueError("the session has expired, log in again")
 
     def notices(self):
-        for notice in [frame["data"] for frame in self.session.ask(commandType="NT") if frame["data"]]:
-            print("From {from} to {to}: {advice}".format(**notice))
+        for frame in self.session.ask(commandType="NT"):
+            print("From {from} to {to}: {advice}".format(**frame["data"]) if frame["data"] else "No notices")
 
 
 if __name__ == "__main__":
