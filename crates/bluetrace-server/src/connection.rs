@@ -206,12 +206,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if let Some((member, NoticeHandle(last))) = session.ended() {
             let noted = self.shared.authority.notices_read(&member, NoticeId(last)).await;
             // they are unread still, and will be shown again
-            noted.unwrap_or_else(|error| _ = failure(error));
+            noted.unwrap_or_else(|error| _ = failure(&error));
         }
     }
 }
 
 /// Puts one question to the authority, shows the operator what there is to see, and hands the answer to the session.
+#[expect(clippy::too_many_lines, reason = "one arm for each question, so that a reader sees them all answered")]
 async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>) -> Step<Arc<Member>> {
     let Shared { authority, clock, console, .. } = shared;
     let now = clock.now();
@@ -226,7 +227,7 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
                 Ok(LoggedIn::Wrong { left }) => then.wrong(left, out),
                 Ok(LoggedIn::BlockedNow { until }) => then.blocked_now(left(until), out),
                 Ok(LoggedIn::Blocked { until }) => then.blocked(left(until), out),
-                Err(error) => then.failed(failure(error), out),
+                Err(error) => then.failed(failure(&error), out),
             }
         }
         Question::Resume { token, then } => match authority.resume(&token, now).await {
@@ -235,7 +236,7 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
                 then.welcome(Arc::new(member), out)
             }
             Ok(None) => then.refused(out),
-            Err(error) => then.failed(failure(error), out),
+            Err(error) => then.failed(failure(&error), out),
         },
         Question::TempIds { count, then } => match authority.issue_temp_ids(then.who(), count, now).await {
             Ok(records) => {
@@ -245,17 +246,17 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
                 }
                 then.issued(records, out)
             }
-            Err(error) => then.failed(failure(error), out),
+            Err(error) => then.failed(failure(&error), out),
         },
         Question::BeginUpload { begin, then } => match authority.begin_upload(then.who(), begin, now).await {
             Ok(UploadBegun::Open { key, durable, .. }) => then.begun(UploadHandle(key.0), durable, out),
             Ok(UploadBegun::Conflict { records }) => then.conflict(records, out),
-            Err(error) => then.failed(failure(error), out),
+            Err(error) => then.failed(failure(&error), out),
         },
         Question::Append { upload, first, records, then } => {
             match authority.append_records(UploadKey(upload.0), first, records).await {
                 Ok(durable) => then.stored(durable, out),
-                Err(error) => then.failed(failure(error), out),
+                Err(error) => then.failed(failure(&error), out),
             }
         }
         Question::Finish { upload, then } => {
@@ -266,7 +267,7 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
                     }
                     then.finished(finished.summary, out)
                 }
-                Err(error) => then.failed(failure(error), out),
+                Err(error) => then.failed(failure(&error), out),
             }
         }
         Question::Notices { seen, then } => {
@@ -275,7 +276,7 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
                     let notices = notices.into_iter().map(|(id, notice)| (NoticeHandle(id.0), notice));
                     then.unread(notices.collect(), out)
                 }
-                Err(error) => then.failed(failure(error), out),
+                Err(error) => then.failed(failure(&error), out),
             }
         }
         Question::Token { then } => {
@@ -288,14 +289,14 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
                     console.show(ConsoleEvent::Logout { username: then.who().username.clone() });
                     then.done(out)
                 }
-                Err(error) => then.failed(failure(error), out),
+                Err(error) => then.failed(failure(&error), out),
             }
         }
     }
 }
 
 /// Tells the log what the authority could not do, and the session what kind of failure it is.
-fn failure(error: AuthorityError) -> Failure {
+fn failure(error: &AuthorityError) -> Failure {
     match error {
         AuthorityError::Unavailable(_) => {
             warn!(%error, "a request cannot be answered now");

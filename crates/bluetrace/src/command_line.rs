@@ -1,0 +1,255 @@
+//! Owns the command line: names, orders and defaults (PROTOCOL section 6). Nothing here looks at the machine.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::{Span, SpanRelativeTo};
+
+/// BlueTrace contact tracing: a health authority's server, a device in the terminal, and beacons between devices.
+#[derive(Debug, Parser)]
+#[command(name = "bluetrace", version, about, propagate_version = true, max_term_width = 100)]
+pub(crate) struct CommandLine {
+    /// How much the log on standard error tells.
+    #[arg(long, global = true, value_enum, default_value_t = LogLevel::Info, env = "BLUETRACE_LOG")]
+    pub(crate) log_level: LogLevel,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the health authority's server.
+    Server(ServerOptions),
+    /// Run a device in this terminal.
+    Client(ClientOptions),
+    /// Watch everything at once: an authority, three devices and an adversary, on this machine, in under a minute.
+    Demo(DemoOptions),
+    /// Look after the accounts; works while the server runs.
+    User(UserOptions),
+    /// Write what the authority holds to standard output; works while the server runs.
+    Export(ExportOptions),
+}
+
+/// Where an authority lives.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AuthorityFolder {
+    /// Folder of the authority's store, keys and certificate.
+    #[arg(long, value_name = "DIR", default_value = "bluetrace-data")]
+    pub(crate) data_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServerOptions {
+    /// TCP port for devices; 0 takes a free one.
+    #[arg(default_value_t = 4000)]
+    pub(crate) port: u16,
+    /// Seconds for which three wrong passwords in a row block an account.
+    #[arg(default_value_t = 60)]
+    pub(crate) block_duration: u32,
+    #[command(flatten)]
+    pub(crate) folder: AuthorityFolder,
+    /// Address to listen on [default: all, IPv6 and IPv4].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) bind: Option<IpAddr>,
+    /// Accounts to import at start [default: credentials.txt, if there is one].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) credentials: Option<PathBuf>,
+    /// TempIDs to import at start [default: tempIDs.txt, if there is one].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tempids: Option<PathBuf>,
+    /// How long a TempID may be shown, up to a day.
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = temp_id_lifetime)]
+    pub(crate) tempid_lifetime: u32,
+    /// How long TempIDs, uploads and notices are kept.
+    #[arg(long, value_name = "DURATION", default_value = "21d", value_parser = seconds)]
+    pub(crate) retention: u32,
+    /// How long a session can be resumed without a password.
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = seconds)]
+    pub(crate) resume_lifetime: u32,
+    /// Within this time of connecting a login must have succeeded.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = seconds)]
+    pub(crate) login_timeout: u32,
+    /// A session that sends nothing for this long ends.
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = seconds)]
+    pub(crate) idle_timeout: u32,
+    /// Most connections at once [default: as many as the limit of open files allows].
+    #[arg(long, value_name = "N")]
+    pub(crate) max_connections: Option<usize>,
+    /// Most connections at once from one address.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_connections_per_address: Option<usize>,
+    /// Serve plaintext to every address, not just to this machine.
+    #[arg(long)]
+    pub(crate) allow_plaintext: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ClientOptions {
+    /// Address or name of the server.
+    pub(crate) server_ip: String,
+    /// TCP port of the server.
+    pub(crate) server_port: u16,
+    /// UDP port on which this device hears beacons.
+    pub(crate) udp_port: u16,
+    /// Folder of this device's contact log, known servers and downloaded TempIDs.
+    #[arg(long, value_name = "DIR", default_value = "bluetrace-device")]
+    pub(crate) data_dir: PathBuf,
+    /// How long a beacon is kept in the contact log.
+    #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = seconds)]
+    pub(crate) retention: u32,
+    /// Who logs in, instead of the prompt.
+    #[arg(long, value_name = "U")]
+    pub(crate) username: Option<String>,
+    #[command(flatten)]
+    pub(crate) password: PasswordSource,
+    /// Do not use TLS.
+    #[arg(long)]
+    pub(crate) plaintext: bool,
+    /// Do not download TempIDs at login.
+    #[arg(long)]
+    pub(crate) no_tempid: bool,
+}
+
+/// Where a password comes from when nobody is to be asked. No option takes a password: those are seen by others.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PasswordSource {
+    /// File whose first line is the password, instead of the prompt; the variable `BLUETRACE_PASSWORD` holds it otherwise.
+    #[arg(long, value_name = "F")]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoOptions {
+    /// Leave the authority running at the end, and say how to join it.
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UserOptions {
+    #[command(subcommand)]
+    pub(crate) action: UserAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserAction {
+    /// Open an account; asks for its password.
+    Add(NamedUser),
+    /// List the accounts.
+    List {
+        #[command(flatten)]
+        folder: AuthorityFolder,
+    },
+    /// Remove an account, its TempIDs, uploads and notices.
+    Remove {
+        /// Whose.
+        username: String,
+        #[command(flatten)]
+        folder: AuthorityFolder,
+    },
+    /// Set an account's password; ends its sessions' resume tokens and a block.
+    Password(NamedUser),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NamedUser {
+    /// Whose.
+    pub(crate) username: String,
+    #[command(flatten)]
+    pub(crate) folder: AuthorityFolder,
+    #[command(flatten)]
+    pub(crate) password: PasswordSource,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportOptions {
+    /// What to write.
+    #[arg(value_enum)]
+    pub(crate) what: ExportKind,
+    /// How to write it. TempIDs are written as `tempIDs.txt` has them, unless as JSON lines.
+    #[arg(long, value_enum, default_value_t = ExportFormat::Csv)]
+    pub(crate) format: ExportFormat,
+    #[command(flatten)]
+    pub(crate) folder: AuthorityFolder,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportKind {
+    /// Every TempID issued or imported, with its owner.
+    Tempids,
+    /// Every upload.
+    Uploads,
+    /// Every uploaded record, and whom it leads to.
+    Contacts,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    Csv,
+    Jsonl,
+}
+
+/// Reads a duration such as `15m`, `21d`, `1h 30m`, or a plain number of seconds: 1 second to 136 years.
+fn seconds(text: &str) -> Result<u32, String> {
+    let seconds = match text.parse::<i64>() {
+        Ok(seconds) => seconds,
+        Err(_) => text
+            .parse::<Span>()
+            .and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()))
+            .map_err(|_| "not a duration such as 90s, 15m, 12h or 21d".to_owned())?
+            .as_secs(),
+    };
+    u32::try_from(seconds)
+        .ok()
+        .filter(|seconds| *seconds > 0)
+        .ok_or_else(|| "a duration is a second or more".to_owned())
+}
+
+fn temp_id_lifetime(text: &str) -> Result<u32, String> {
+    const DAY_S: u32 = 24 * 60 * 60;
+    seconds(text).and_then(|seconds| {
+        if seconds <= DAY_S { Ok(seconds) } else { Err("a TempID lives a day at the most".to_owned()) }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_with_units_or_as_seconds() {
+        for (text, expected) in
+            [("90", 90), ("90s", 90), ("15m", 900), ("12h", 43_200), ("21d", 1_814_400), ("1h 30m", 5_400)]
+        {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "-5", "0s", "fifteen", "15 parsecs", "9999999999d"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
+        assert!(temp_id_lifetime("24h").is_ok() && temp_id_lifetime("25h").is_err());
+    }
+
+    #[test]
+    fn a_server_needs_no_argument() {
+        let Command::Server(options) = CommandLine::parse_from(["bluetrace", "server"]).command else { panic!() };
+        assert_eq!((options.port, options.block_duration), (4000, 60));
+        assert_eq!((options.tempid_lifetime, options.retention), (900, 1_814_400));
+    }
+}

@@ -1,0 +1,92 @@
+//! Owns what is taken from the machine: its clock, its randomness, its limits, its standard streams. Nothing else does.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, anyhow};
+use bluetrace_protocol::{Clock, Timestamp};
+use rand::TryRng as _;
+use rand::rngs::SysRng;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::command_line::LogLevel;
+
+/// The system's clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place where the clock is read")]
+    fn now(&self) -> Timestamp {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since_1970.as_secs()).ok().and_then(Timestamp::from_unix).unwrap_or(Timestamp::MAX)
+    }
+}
+
+/// 32 bytes of the system's randomness.
+pub(crate) fn seed() -> anyhow::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    SysRng.try_fill_bytes(&mut seed).context("the system gives no randomness")?;
+    Ok(seed)
+}
+
+/// How many files this process may open; raised as far as the system lets it.
+pub(crate) fn open_files() -> u64 {
+    // where the limit cannot be raised, the usual one is assumed
+    rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1_024)
+}
+
+/// How many cores there are to use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A variable of the environment, if it is set to something.
+#[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Whether standard output is a terminal whose reader wants colour.
+pub(crate) fn wants_colour() -> bool {
+    io::stdout().is_terminal() && variable("NO_COLOR").is_none() && variable("TERM").as_deref() != Some("dumb")
+}
+
+/// Starts the log on standard error.
+pub(crate) fn start_log(level: LogLevel) {
+    let level = match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let is_colourful = io::stderr().is_terminal() && variable("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(is_colourful).with_max_level(level).init();
+}
+
+/// Says on standard error why the program ends: one line, with its causes.
+pub(crate) fn complain(error: &anyhow::Error) {
+    say(&format!("bluetrace: {error:#}"));
+}
+
+/// Says a line on standard error. A closed standard error is nobody's concern.
+pub(crate) fn say(line: &str) {
+    _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Waits until the user or a service manager asks this process to end.
+pub(crate) async fn asked_to_end() -> anyhow::Result<()> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        tokio::select! {
+            ended = tokio::signal::ctrl_c() => ended.map_err(|error| anyhow!("cannot listen for SIGINT: {error}")),
+            _ = terminate.recv() => Ok(()),
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await.map_err(|error| anyhow!("cannot listen for Ctrl-C: {error}"))
+}

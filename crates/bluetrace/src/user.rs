@@ -1,0 +1,84 @@
+//! Owns `bluetrace user`: accounts, from the operator's command line, also while the server runs.
+
+use std::io::{self, Write as _};
+use std::sync::Arc;
+
+use anyhow::{bail, ensure};
+use bluetrace_authority::Policy;
+use bluetrace_authority::passwords::InlinePool;
+use bluetrace_protocol::{Clock as _, Username};
+use bluetrace_server::data_folder::DataFolder;
+
+use crate::command_line::{AuthorityFolder, NamedUser, UserAction, UserOptions};
+use crate::installation::{Installation, block_on};
+use crate::system::SystemClock;
+use crate::{export, passwords};
+
+pub(crate) fn run(options: UserOptions) -> anyhow::Result<()> {
+    match options.action {
+        UserAction::Add(user) => add(&user),
+        UserAction::List { folder } => export::to_stdout(|out| list(&folder, out)),
+        UserAction::Remove { username, folder } => remove(&username, &folder),
+        UserAction::Password(user) => set_password(&user),
+    }
+}
+
+fn add(user: &NamedUser) -> anyhow::Result<()> {
+    let username = Username::parse(&user.username)?;
+    let folder = DataFolder::open(&user.folder.data_dir)?;
+    let installation = Installation::open(&folder, Policy::default(), Arc::new(InlinePool))?;
+    let password = passwords::new_password(&user.password)?;
+    let is_new =
+        block_on(async { Ok(installation.authority.open_account(username, password, SystemClock.now()).await?) })?;
+    ensure!(is_new, "there is an account of that name already; to set its password, use `bluetrace user password`");
+    confirm("added")
+}
+
+fn set_password(user: &NamedUser) -> anyhow::Result<()> {
+    let username = Username::parse(&user.username)?;
+    let installation = Installation::open_existing(&user.folder, Arc::new(InlinePool))?;
+    let password = passwords::new_password(&user.password)?;
+    let is_there = block_on(async { Ok(installation.authority.change_password(username, password).await?) })?;
+    ensure!(is_there, NO_SUCH_ACCOUNT);
+    confirm("password set; the account's sessions must log in again once they lose their connection")
+}
+
+fn remove(username: &str, folder: &AuthorityFolder) -> anyhow::Result<()> {
+    let username = Username::parse(username)?;
+    let installation = Installation::open_existing(folder, Arc::new(InlinePool))?;
+    if !block_on(async { Ok(installation.authority.store().remove_account(username).await?) })? {
+        bail!(NO_SUCH_ACCOUNT);
+    }
+    confirm("removed, with its TempIDs, uploads and notices")
+}
+
+fn list(folder: &AuthorityFolder, out: &mut dyn io::Write) -> anyhow::Result<()> {
+    let installation = Installation::open_existing(folder, Arc::new(InlinePool))?;
+    let store = installation.authority.store();
+    let mut last = None;
+    loop {
+        let page = block_on(async { Ok(store.accounts(last.take(), PAGE, SystemClock.now()).await?) })?;
+        let Some(account) = page.last() else { return Ok(()) };
+        last = Some(account.username.clone());
+        for account in page {
+            write!(out, "{}  since {}", account.username.reveal(), account.created)?;
+            if !account.has_password {
+                write!(out, "  no password")?;
+            }
+            if let Some(until) = account.blocked_until {
+                write!(out, "  blocked until {until}")?;
+            }
+            writeln!(out)?;
+        }
+    }
+}
+
+fn confirm(what: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{what}")?;
+    Ok(())
+}
+
+const NO_SUCH_ACCOUNT: &str = "there is no account of that name; `bluetrace user list` shows them";
+
+/// Accounts read together.
+const PAGE: u32 = 1_000;
