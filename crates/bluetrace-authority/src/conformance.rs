@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
+use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{
     ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Username, Window,
 };
@@ -606,6 +607,7 @@ pub async fn nothing_is_stored_beyond_the_number_begun_with(store: &dyn Store) {
     assert_eq!(store.append_records(key, 2, vec![heard(4)]).await.unwrap(), 2);
     assert_eq!(store.uploaded_records(key, 0, 9, at(1)).await.unwrap(), [heard(1), heard(2)]);
     assert_eq!(store.uploaded_records(next, 0, 9, at(1)).await.unwrap(), []);
+    failed(&store.begin_upload(request(alice, "x", MAX_UPLOAD_RECORDS + 1), at(0)).await);
     let empty = begun(store, alice, "w", 0).await;
     assert_eq!(store.append_records(empty, 0, vec![heard(1)]).await.unwrap(), 0);
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{
     ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username, Window,
 };
@@ -464,6 +465,9 @@ impl State {
 
     fn begin_upload(&mut self, request: UploadRequest, now: Timestamp) -> Result<UploadBegun, StoreError> {
         let UploadRequest { account, upload, records, forget_at } = request;
+        if records > MAX_UPLOAD_RECORDS {
+            return Err(StoreError::Failed("an upload of so many records".into()));
+        }
         if !self.accounts.contains_key(&account) {
             return Err(StoreError::Failed("there is no such account".into()));
         }

@@ -337,7 +337,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn resolve(&self, ids: Vec<TempId>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Owner>>>;
 
     /// Begins an upload, or finds the one this account has begun under this id.
-    /// Fails if there is no such account.
+    /// Fails if there is no such account, or for more than `MAX_UPLOAD_RECORDS` records.
     fn begin_upload(&self, request: UploadRequest, now: Timestamp) -> StoreFuture<'_, UploadBegun>;
 
     /// Stores the records of an upload from place `first` (0 for the first) on, and returns how many of its first records are

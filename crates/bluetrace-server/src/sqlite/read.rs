@@ -4,6 +4,7 @@ use bluetrace_authority::store::{
     AccountId, AccountSummary, Failures, ImportedTempId, LoginState, NoticeId, Owner, SessionId, SessionState,
     UploadKey, UploadRow,
 };
+use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{ExposureNotice, TempId, Timestamp, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
@@ -11,6 +12,8 @@ use super::convert;
 
 /// An upload's number is this many bits to the left of the places of its records.
 pub(super) const PLACE_BITS: u32 = 20;
+
+const _: () = assert!(MAX_UPLOAD_RECORDS <= 1 << PLACE_BITS);
 
 pub(super) fn accounts(
     connection: &Connection,
@@ -76,10 +79,10 @@ pub(super) fn temp_ids(
     now: Timestamp,
 ) -> Result<Vec<ImportedTempId>> {
     let after = after.map_or("", TempId::reveal);
-    // CROSS JOIN: in the order of the ids, whatever SQLite thinks of it
+    // `CROSS JOIN` and `+`: in the order of the ids, whatever SQLite thinks of it
     let mut query = connection.prepare_cached(
         "SELECT t.temp_id, t.start, t.expiry, a.username FROM temp_id AS t CROSS JOIN account AS a ON a.id = t.account
-         WHERE t.temp_id > ?1 AND t.forget_at > ?2 ORDER BY t.temp_id LIMIT ?3",
+         WHERE t.temp_id > ?1 AND +t.forget_at > ?2 ORDER BY t.temp_id LIMIT ?3",
     )?;
     let rows = query.query_map(params![after, now.as_unix(), limit], |row| {
         Ok(ImportedTempId { username: convert::username(row, 3)?, record: convert::record(row, 0)? })
@@ -107,7 +110,7 @@ pub(super) fn resolve(connection: &Connection, ids: &[TempId], now: Timestamp) -
 
 /// How many of an upload's first records are durable.
 pub(super) fn durable(connection: &Connection, upload: UploadKey) -> Result<u32> {
-    let Some(first_place) = upload.0.checked_shl(PLACE_BITS) else { return Ok(0) };
+    let first_place = upload.0 << PLACE_BITS;
     let mut query =
         connection.prepare_cached("SELECT max(place) FROM uploaded_record WHERE place BETWEEN ?1 AND ?2")?;
     let last: Option<i64> = query.query_row([first_place, first_place | MAX_PLACE], |row| row.get(0))?;
@@ -144,7 +147,7 @@ pub(super) fn uploads(
     let mut query = connection.prepare_cached(
         "SELECT u.id, u.name, a.username, u.records, u.begun, u.finished, u.counted, u.resolved, u.unknown, u.invalid
          FROM upload AS u CROSS JOIN account AS a ON a.id = u.account
-         WHERE u.id > ?1 AND u.forget_at > ?2 ORDER BY u.id LIMIT ?3",
+         WHERE u.id > ?1 AND +u.forget_at > ?2 ORDER BY u.id LIMIT ?3",
     )?;
     let rows = query.query_map(params![after.map_or(0, |key| key.0), now.as_unix(), limit], |row| {
         let key = UploadKey(row.get(0)?);
@@ -169,7 +172,7 @@ pub(super) fn unread_notices(
 ) -> Result<Vec<(NoticeId, ExposureNotice)>> {
     let mut query = connection.prepare_cached(
         "SELECT id, begins, ends, advice FROM notice
-         WHERE account = ?1 AND is_read = 0 AND forget_at > ?2 ORDER BY id LIMIT ?3",
+         WHERE account = ?1 AND is_read = 0 AND +forget_at > ?2 ORDER BY id LIMIT ?3",
     )?;
     let rows = query.query_map(params![account.0, now.as_unix(), limit], |row| {
         let notice = ExposureNotice { from: convert::time(row, 1)?, to: convert::time(row, 2)?, advice: row.get(3)? };

@@ -5,6 +5,7 @@ use bluetrace_authority::store::{
     MAX_UNKNOWN_USERNAMES, NewNotice, NoticeId, PasswordHash, PasswordSource, SessionId, TempIdImported, TempIdsIssued,
     UploadBegun, UploadKey, UploadRequest, Verdict,
 };
+use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{Record, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -176,6 +177,9 @@ fn import_temp_id(
 
 pub(super) fn begin_upload(connection: &Connection, request: &UploadRequest, now: Timestamp) -> Result<UploadBegun> {
     let UploadRequest { account: AccountId(account), upload, records, forget_at } = request;
+    if *records > MAX_UPLOAD_RECORDS {
+        return Err(Refusal::Failed("an upload of so many records"));
+    }
     let found = connection
         .prepare_cached(
             "SELECT id, records, forget_at, finished, counted, resolved, unknown, invalid FROM upload

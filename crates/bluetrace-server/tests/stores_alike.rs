@@ -1,0 +1,194 @@
+//! Any sequence of calls has the same outcomes in memory and in SQLite.
+#![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
+
+use bluetrace_authority::conformance::block_on;
+use bluetrace_authority::memory::MemoryStore;
+use bluetrace_authority::store::{
+    AccountId, ImportedTempId, Lockout, NewNotice, NoticeId, PasswordHash, PasswordSource, SessionId, Store, UploadKey,
+    UploadRequest, Verdict,
+};
+use bluetrace_protocol::{
+    ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Username, Window,
+};
+use bluetrace_server::sqlite::SqliteStore;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sequence_of_calls_has_the_same_outcomes_in_both(calls in vec((call(), 0..40_i64), 1..60)) {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = MemoryStore::new();
+        let sqlite = SqliteStore::open(&folder.path().join("authority.sqlite")).unwrap();
+        let mut now = at(0);
+        for (call, pause) in calls {
+            now = now.plus(pause);
+            prop_assert_eq!(outcome(&memory, &call, now), outcome(&sqlite, &call, now), "{:?} at {}", call, now);
+            prop_assert_eq!(sight(&memory, now), sight(&sqlite, now), "after {:?} at {}", call, now);
+        }
+    }
+}
+
+/// A call, with everything drawn from so small a range that calls meet.
+#[derive(Debug, Clone)]
+enum Call {
+    Open(u8, bool),
+    ChangePassword(u8, bool),
+    Remove(u8),
+    Login { user: u8, is_right: bool, duration_s: u32 },
+    Issue { account: i64, ids: Vec<u64>, memory_s: i64 },
+    Import { lines: Vec<(u8, u64)>, memory_s: i64 },
+    Begin { account: i64, upload: u8, records: u32, memory_s: i64 },
+    Append { upload: i64, first: u32, records: Vec<u64> },
+    Complete { upload: i64, notified: Vec<i64>, memory_s: i64 },
+    MarkRead { account: i64, last: i64 },
+    Revoke { session: u8, memory_s: i64 },
+    Note(u8),
+    Expire,
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    let user = 0..4_u8;
+    let account = 1..5_i64;
+    let upload = 1..5_i64;
+    let memory_s = 0..90_i64;
+    prop_oneof![
+        3 => (user.clone(), any::<bool>()).prop_map(|(user, is_import)| Call::Open(user, is_import)),
+        1 => (user.clone(), any::<bool>()).prop_map(|(user, is_import)| Call::ChangePassword(user, is_import)),
+        1 => user.clone().prop_map(Call::Remove),
+        4 => (user.clone(), prop::bool::weighted(0.2), prop::sample::select(vec![0, 30, 60, 200_000]))
+            .prop_map(|(user, is_right, duration_s)| Call::Login { user, is_right, duration_s }),
+        2 => (account.clone(), vec(0..12_u64, 0..4), memory_s.clone())
+            .prop_map(|(account, ids, memory_s)| Call::Issue { account, ids, memory_s }),
+        2 => (vec((user, 0..12_u64), 0..5), memory_s.clone())
+            .prop_map(|(lines, memory_s)| Call::Import { lines, memory_s }),
+        4 => (account.clone(), 0..2_u8, 3..5_u32, memory_s.clone())
+            .prop_map(|(account, upload, records, memory_s)| Call::Begin { account, upload, records, memory_s }),
+        6 => (upload.clone(), 0..5_u32, vec(0..12_u64, 0..5))
+            .prop_map(|(upload, first, records)| Call::Append { upload, first, records }),
+        2 => (upload, vec(account.clone(), 0..4), memory_s.clone())
+            .prop_map(|(upload, notified, memory_s)| Call::Complete { upload, notified, memory_s }),
+        1 => (account, 0..9_i64).prop_map(|(account, last)| Call::MarkRead { account, last }),
+        1 => (0..3_u8, memory_s).prop_map(|(session, memory_s)| Call::Revoke { session, memory_s }),
+        1 => any::<u8>().prop_map(Call::Note),
+        1 => Just(Call::Expire),
+    ]
+}
+
+/// What a call answers, as text. An error counts by its kind.
+fn outcome(store: &dyn Store, call: &Call, now: Timestamp) -> String {
+    let source = |is_import| if is_import { PasswordSource::Import } else { PasswordSource::Operator };
+    let ids = |numbers: &[u64]| numbers.iter().map(|number| record(*number)).collect();
+    match call.clone() {
+        Call::Open(user, is_import) => shown(store.open_account(name(user), hash(now), source(is_import), now)),
+        Call::ChangePassword(user, is_import) => shown(store.change_password(name(user), hash(now), source(is_import))),
+        Call::Remove(user) => shown(store.remove_account(name(user))),
+        Call::Login { user, is_right, duration_s } => {
+            let verdict = if is_right { Verdict::Right } else { Verdict::Wrong };
+            let rule = Lockout { max_failures: 3, block_duration_s: duration_s };
+            shown(store.record_login(name(user), verdict, rule, now))
+        }
+        Call::Issue { account, ids: numbers, memory_s } => {
+            shown(store.issue_temp_ids(AccountId(account), ids(&numbers), now.plus(memory_s)))
+        }
+        Call::Import { lines, memory_s } => {
+            let line = |(user, number)| ImportedTempId { username: name(user), record: record(number) };
+            shown(store.import_temp_ids(lines.into_iter().map(line).collect(), now.plus(memory_s), now))
+        }
+        Call::Begin { account, upload, records, memory_s } => {
+            let upload = UploadId::parse(&format!("upload-{upload}")).unwrap();
+            let forget_at = now.plus(memory_s);
+            shown(store.begin_upload(UploadRequest { account: AccountId(account), upload, records, forget_at }, now))
+        }
+        Call::Append { upload, first, records } => {
+            shown(store.append_records(UploadKey(upload), first, records.into_iter().map(uploaded).collect()))
+        }
+        Call::Complete { upload, notified, memory_s } => {
+            let notice = ExposureNotice { from: now, to: now.plus(60), advice: format!("since {now}") };
+            let leave = |account| NewNotice {
+                account: AccountId(account),
+                notice: notice.clone(),
+                forget_at: now.plus(memory_s),
+            };
+            let summary = UploadSummary { records: 4, resolved: 1, unknown: 2, invalid: 1 };
+            shown(store.complete_upload(UploadKey(upload), summary, notified.into_iter().map(leave).collect(), now))
+        }
+        Call::MarkRead { account, last } => shown(store.mark_notices_read(AccountId(account), NoticeId(last))),
+        Call::Revoke { session, memory_s } => shown(store.revoke_session(SessionId([session; 16]), now.plus(memory_s))),
+        Call::Note(number) => shown(store.note_import("file", number.to_string())),
+        // how the rows of removed accounts are counted is each store's own affair
+        Call::Expire => {
+            while block_on(store.expire(now)).unwrap().more {}
+            String::new()
+        }
+    }
+}
+
+/// All that can be read, as text with the names and ids that `Debug` hides.
+fn sight(store: &dyn Store, now: Timestamp) -> Vec<String> {
+    let mut sight = Vec::new();
+    for row in block_on(store.accounts(None, 99, now)).unwrap() {
+        sight.push(format!("{} {row:?}", row.username.reveal()));
+    }
+    for user in 0..4 {
+        let state = block_on(store.login_state(name(user), now)).unwrap();
+        let hashes = state.account.clone().map(|account| (account.password_hash, account.imported_hash));
+        let hashes = hashes.map(|(own, imported)| (own.map(|hash| hash.0), imported.map(|hash| hash.0)));
+        sight.push(format!("{state:?} {hashes:?}"));
+    }
+    for line in block_on(store.temp_ids(None, 99, now)).unwrap() {
+        sight.push(format!("{} {}", line.username.reveal(), line.record.reveal()));
+    }
+    for owner in block_on(store.resolve((0..12).map(|number| record(number).temp_id).collect(), now)).unwrap() {
+        sight.push(owner.map_or_else(String::new, |owner| format!("{} {owner:?}", owner.username.reveal())));
+    }
+    for row in block_on(store.uploads(None, 99, now)).unwrap() {
+        sight.push(format!("{} {} {row:?}", row.uploader.reveal(), row.upload.reveal()));
+    }
+    for number in 1..5 {
+        for record in block_on(store.uploaded_records(UploadKey(number), 1, 3, now)).unwrap() {
+            sight.push(match record {
+                Uploaded::Malformed => "malformed".into(),
+                Uploaded::Record(heard) => format!("{} {heard:?}", heard.record.reveal()),
+            });
+        }
+        sight.push(format!("{:?}", block_on(store.unread_notices(AccountId(number), 3, now)).unwrap()));
+        for session in 0..3 {
+            let state = block_on(store.session_state(AccountId(number), SessionId([session; 16]), now)).unwrap();
+            sight.push(format!("{state:?}"));
+        }
+    }
+    sight.push(format!("{:?}", block_on(store.import_note("file")).unwrap()));
+    sight
+}
+
+fn shown<T: std::fmt::Debug>(call: bluetrace_authority::store::StoreFuture<'_, T>) -> String {
+    block_on(call).map_or_else(|_| "failed".into(), |answer| format!("{answer:?}"))
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix(1_589_392_446 + seconds).unwrap()
+}
+
+fn name(user: u8) -> Username {
+    Username::parse(&format!("user-{user}")).unwrap()
+}
+
+fn hash(now: Timestamp) -> PasswordHash {
+    PasswordHash(now.to_string())
+}
+
+fn record(number: u64) -> Record {
+    let temp_id = TempId::parse(&format!("{number:020}")).unwrap();
+    Record { temp_id, window: Window::new(at(0), at(899)).unwrap() }
+}
+
+fn uploaded(number: u64) -> Uploaded {
+    if number == 0 {
+        return Uploaded::Malformed;
+    }
+    let rssi = number.is_multiple_of(2).then_some(-70);
+    Uploaded::Record(UploadedRecord { record: record(number), received: None, rssi, seen: None })
+}
