@@ -1,9 +1,15 @@
 //! Sockets and databases around the BlueTrace health authority.
 //!
 //! The rules are [`bluetrace_authority`]'s and the sessions are [`bluetrace_protocol`]'s; this crate moves their bytes.
-//! [`listener::Server`] accepts connections on one port, TLS and plaintext, and runs each until its end or the server's;
-//! [`tls`] keeps the certificate, [`password_pool`] hashes passwords on as many threads as there are cores, [`console`]
-//! shows the operator what happens, and [`jobs`] deletes what is forgotten.
+//!
+//! ```text
+//! listener    accepts connections on one port, bounded; TLS or plaintext by the first byte     tls, stream, shutdown
+//! connection  bytes to lines, lines to the session, its questions to the authority, and back   console
+//! sqlite      the authority's store in one file of the data folder                             data_folder
+//! ```
+//!
+//! Beside them [`password_pool`] hashes passwords on as many threads as there are cores, [`console`] shows the operator what
+//! happens, and [`jobs`] deletes what is forgotten. Every number that bounds something stands in [`limits`].
 //!
 //! Nothing here reads a clock for a fact, a configuration or the environment: the binary gives them.
 

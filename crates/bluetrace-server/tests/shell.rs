@@ -18,6 +18,7 @@ use bluetrace_server::jobs::delete_forgotten;
 use bluetrace_server::limits::{Limits, REFUSALS_AT_A_TIME};
 use bluetrace_server::listener::{Peer, Server, bind};
 use bluetrace_server::shutdown::{Shutdown, ShutdownSwitch, shutdown_channel};
+use bluetrace_server::sqlite::SqliteStore;
 use bluetrace_server::stream::Stream;
 use bluetrace_server::tls::ServerTls;
 use rustls::HandshakeKind;
@@ -242,6 +243,20 @@ async fn the_retention_job_deletes_all_that_is_forgotten_and_ends_with_the_serve
         tokio::task::yield_now().await;
     }
     assert_eq!(store.expire(now).await.unwrap().rows, 0, "the job left something behind");
+    switch.begin();
+    timeout(Duration::from_mins(1), job).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_retention_job_outlives_a_store_that_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(SqliteStore::open(&folder.path().join("authority.sqlite")).unwrap());
+    store.close();
+    let clock = Arc::new(StoppedClock(Timestamp::from_unix(1_600_000_000).unwrap()));
+    let (switch, shutdown) = shutdown_channel();
+    let job = tokio::spawn(delete_forgotten(store, clock, Duration::from_mins(1), shutdown));
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    assert!(!job.is_finished());
     switch.begin();
     timeout(Duration::from_mins(1), job).await.unwrap().unwrap();
 }
