@@ -130,7 +130,8 @@ pub(crate) fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
 fn file_stem(username: &str) -> String {
     let mut stem = String::with_capacity(username.len());
     for (at, byte) in username.bytes().enumerate() {
-        let is_plain = byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'_' | b'@') || (byte == b'.' && at > 0);
+        let is_plain =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'_' | b'@') || (byte == b'.' && at > 0);
         if is_plain {
             stem.push(char::from(byte));
         } else {

@@ -140,19 +140,18 @@ impl LogKeeper {
         if matches!(self.file, Place::Away(_)) {
             self.work_done().await;
         }
-        match self.next_work() {
-            FileWork::Change { forget: 0, append } if append.is_empty() => Ok(()),
-            work => match &mut self.file {
-                Place::Here(file) => match file.perform(&work)? {
-                    FileState::Good => Ok(()),
-                    FileState::ChangedOutside => {
-                        let whole = self.whole_text();
-                        self.file.get().map_or(Ok(()), |file| file.perform(&whole).map(drop))
-                    }
-                },
-                Place::Away(_) | Place::Nowhere => Ok(()),
-            },
+        let work = self.next_work();
+        if let FileWork::Change { forget: 0, append } = &work
+            && append.is_empty()
+        {
+            return Ok(());
         }
+        let Some(file) = self.file.get() else { return Ok(()) };
+        if file.perform(&work)? == FileState::ChangedOutside {
+            let whole = self.whole_text();
+            return self.file.get().map_or(Ok(()), |file| file.perform(&whole).map(drop));
+        }
+        Ok(())
     }
 
     fn next_work(&mut self) -> FileWork {
@@ -226,12 +225,12 @@ enum Place {
 
 impl Place {
     fn take(&mut self) -> Option<LogFile> {
+        if !matches!(self, Self::Here(_)) {
+            return None;
+        }
         match mem::replace(self, Self::Nowhere) {
             Self::Here(file) => Some(file),
-            other => {
-                *self = other;
-                None
-            }
+            Self::Away(_) | Self::Nowhere => None,
         }
     }
 
@@ -255,10 +254,7 @@ struct LogFile {
 #[derive(Debug)]
 enum FileWork {
     /// Removes so many lines at the front, and appends whole lines. With nothing to do it only looks after the file.
-    Change {
-        forget: usize,
-        append: String,
-    },
+    Change { forget: usize, append: String },
     /// Writes the whole file.
     Whole(String),
 }
@@ -375,3 +371,169 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes read at once when looking for the end of the lines to forget.
 const READ_AT_ONCE: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Instant as StdInstant;
+
+    const RETENTION_S: u32 = 180;
+
+    #[tokio::test]
+    async fn what_is_heard_stands_in_the_file_and_what_is_over_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let (mut keeper, _) = LogKeeper::open(&path, at(0), RETENTION_S).unwrap();
+        for second in 0..10 {
+            keeper.heard(record(second), at(second));
+            settle(&mut keeper).await;
+        }
+        assert_file_is(&path, &keeper);
+        assert_eq!(keeper.expire(at(183)), 4);
+        settle(&mut keeper).await;
+        assert_file_is(&path, &keeper);
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 6);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn work_that_comes_while_the_file_is_away_goes_in_one_piece() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let (mut keeper, _) = LogKeeper::open(&path, at(0), RETENTION_S).unwrap();
+        keeper.heard(record(0), at(0));
+        keeper.start_work();
+        // heard and forgotten before it was ever written, too
+        for second in 1..400 {
+            keeper.heard(record(second), at(second));
+            keeper.expire(at(second));
+        }
+        settle(&mut keeper).await;
+        settle(&mut keeper).await;
+        assert_file_is(&path, &keeper);
+        assert_eq!(keeper.log().len(), 180);
+    }
+
+    #[tokio::test]
+    async fn a_file_cut_at_any_byte_loses_its_torn_line_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let (mut keeper, _) = LogKeeper::open(&path, at(0), RETENTION_S).unwrap();
+        for second in 0..3 {
+            keeper.heard(record(second), at(second));
+        }
+        keeper.finish().await.unwrap();
+        let whole = fs::read(&path).unwrap();
+        for length in 0..=whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            let (mut keeper, report) = LogKeeper::open(&path, at(5), RETENTION_S).unwrap();
+            let lines = whole[..length].iter().filter(|byte| **byte == b'\n').count();
+            // a line that lacks only its end is whole
+            let is_whole = length % (whole.len() / 3) == whole.len() / 3 - 1;
+            assert_eq!(keeper.log().len(), lines + usize::from(is_whole), "cut at {length}");
+            assert_eq!(report.torn, !is_whole && !length.is_multiple_of(whole.len() / 3), "cut at {length}");
+            keeper.heard(record(9), at(5));
+            keeper.finish().await.unwrap();
+            assert_file_is(&path, &keeper);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_changed_from_outside_is_noticed_once_and_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let (mut keeper, _) = LogKeeper::open(&path, at(0), RETENTION_S).unwrap();
+        let mut second = 1;
+        keeper.heard(record(second), at(second));
+        settle(&mut keeper).await;
+        let changes: [fn(&Path); 5] = [
+            |path| fs::remove_file(path).unwrap(),
+            |path| fs::write(path, "").unwrap(),
+            |path| fs::write(path, "edited\n").unwrap(),
+            |path| {
+                let mut file = OpenOptions::new().append(true).open(path).unwrap();
+                file.write_all(b"more").unwrap();
+            },
+            |path| {
+                fs::copy(path, path.with_extension("copy")).unwrap();
+                fs::rename(path.with_extension("copy"), path).unwrap();
+            },
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            change(&path);
+            let mut noticed = 0;
+            for _ in 0..3 {
+                second += 1;
+                keeper.heard(record(second), at(second));
+                keeper.start_work();
+                noticed += usize::from(matches!(keeper.work_done().await, FileNews::ChangedOutside));
+            }
+            assert_eq!(noticed, 1, "change {number}");
+            assert_file_is(&path, &keeper);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_written_is_told_of_once_and_is_whole_again_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let (mut keeper, _) = LogKeeper::open(&path, at(0), RETENTION_S).unwrap();
+        // a folder in place of the file fails for every user
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        let mut failures = 0;
+        for second in 0..4 {
+            keeper.heard(record(second), at(second));
+            keeper.retry_at = None;
+            keeper.start_work();
+            failures += usize::from(matches!(keeper.work_done().await, FileNews::Failing(_)));
+        }
+        assert_eq!(failures, 1);
+        fs::remove_dir(&path).unwrap();
+        keeper.retry_at = None;
+        keeper.start_work();
+        assert!(matches!(keeper.work_done().await, FileNews::Recovered));
+        assert_file_is(&path, &keeper);
+    }
+
+    #[tokio::test]
+    async fn a_large_log_forgets_its_front_without_being_formatted_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let (mut keeper, _) = LogKeeper::open(&path, at(0), RETENTION_S).unwrap();
+        for id in 0..200_000 {
+            keeper.heard(record(id), at(id / 2_000));
+        }
+        settle(&mut keeper).await;
+        let begun = StdInstant::now();
+        assert_eq!(keeper.expire(at(180)), 2_000);
+        let forgotten = begun.elapsed();
+        settle(&mut keeper).await;
+        println!(
+            "200,000 entries: 2,000 forgotten in memory after {forgotten:?}, in the file after {:?}",
+            begun.elapsed()
+        );
+        assert_file_is(&path, &keeper);
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::parse("13/05/2020 17:54:06").unwrap().plus(second)
+    }
+
+    fn record(id: i64) -> Record {
+        Record::parse(&format!("{id:020}, 13/05/2020 17:54:06, 13/05/2020 18:09:05")).unwrap()
+    }
+
+    /// Lets the file do what there is to do.
+    async fn settle(keeper: &mut LogKeeper) {
+        keeper.start_work();
+        assert!(matches!(keeper.work_done().await, FileNews::Fine));
+    }
+
+    fn assert_file_is(path: &Path, keeper: &LogKeeper) {
+        let mut text = String::new();
+        keeper.log().write_to(&mut text);
+        assert!(fs::read_to_string(path).unwrap() == text, "the file is not what the log is");
+    }
+}

@@ -41,11 +41,21 @@ pub(crate) enum Sent {
 }
 
 impl Radio {
-    /// Begins to listen.
+    /// Begins to listen. The unspecified address means every one of this machine, of IPv6 too where there is it.
     ///
     /// # Errors
     /// When the address cannot be bound; `AddrInUse` if something else listens there.
     pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
+        if address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+            match Self::bind_one(SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), address.port())) {
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => {}
+                bound => return bound,
+            }
+        }
+        Self::bind_one(address)
+    }
+
+    fn bind_one(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         // best effort: the kernel gives what it allows
         let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
@@ -68,7 +78,7 @@ impl Radio {
     pub(crate) async fn readable(&self) {
         // a socket in an error state is readable too, and reading it clears the error
         if self.socket.readable().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -249,9 +249,12 @@ impl fmt::Debug for Uplink {
 enum Phase {
     Off,
     Waiting(Instant),
-    Connecting(Pin<Box<dyn Future<Output = Result<(Box<dyn Stream>, Option<Fingerprint>), ConnectError>> + Send>>),
+    Connecting(Pin<Box<dyn Future<Output = Attempt> + Send>>),
     Up(Box<dyn Stream>),
 }
+
+/// A connection, and the fingerprint of a server that was seen for the first time.
+type Attempt = Result<(Box<dyn Stream>, Option<Fingerprint>), ConnectError>;
 
 /// Plain TCP, or TLS over it.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -288,7 +291,7 @@ impl Connector {
         (self.server.clone(), shown, self.known.path().to_path_buf())
     }
 
-    async fn connect(self: Arc<Self>) -> Result<(Box<dyn Stream>, Option<Fingerprint>), ConnectError> {
+    async fn connect(self: Arc<Self>) -> Attempt {
         let stream = self.connect_tcp().await?;
         // best effort: without these a dead peer is noticed later, and small messages wait for each other
         let _ = stream.set_nodelay(true);
@@ -373,7 +376,11 @@ impl fmt::Display for CertificateChanged {
         writeln!(f, "  remembered: {}", self.expected)?;
         writeln!(f, "  shown now:  {}", self.shown)?;
         let file = self.file.display();
-        write!(f, "If its operator says that the new one is right, remove line {} of {file}, and start again", self.line)
+        write!(
+            f,
+            "If its operator says that the new one is right, remove line {} of {file}, and start again",
+            self.line
+        )
     }
 }
 

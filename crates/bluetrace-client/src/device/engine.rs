@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bluetrace_protocol::session::client::ClientSession;
 use bluetrace_protocol::{
-    Backoff, Beacon, Clock, ClockJump, DeviceClock, Heard, Password, TempIdBook, Timestamp, Username, judge,
+    Backoff, Beacon, BeaconError, Clock, ClockJump, DeviceClock, Heard, Password, Record, TempIdBook, Timestamp,
+    Username, judge,
 };
 use rand::SeedableRng as _;
 use rand::rngs::ChaCha12Rng;
@@ -95,7 +96,7 @@ pub(super) struct Logout {
 
 /// What a beacon's own small task has to tell.
 struct SendReport {
-    record: bluetrace_protocol::Record,
+    record: Record,
     target: Target,
     stage: SendStage,
 }
@@ -119,6 +120,7 @@ enum Input {
 
 impl Engine {
     /// Takes lock, files and port, and connects.
+    #[expect(clippy::too_many_lines, reason = "half of it is the list of the fields")]
     pub(super) async fn start(
         config: DeviceConfig,
         orders: mpsc::Receiver<Order>,
@@ -130,9 +132,12 @@ impl Engine {
             LockError::Held => StartError::InUse { folder: config.data_dir.clone() },
             LockError::Io(source) => folder_error(source),
         })?;
-        let radio = Radio::bind(config.udp).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => StartError::PortTaken { port: config.udp.port() },
-            _ => StartError::Udp { address: config.udp, source },
+        let radio = Radio::bind(config.udp).map_err(|source| {
+            if source.kind() == io::ErrorKind::AddrInUse {
+                StartError::PortTaken { port: config.udp.port() }
+            } else {
+                StartError::Udp { address: config.udp, source }
+            }
         })?;
 
         let started = Instant::now();
@@ -199,13 +204,12 @@ impl Engine {
             ticks,
         };
         engine.uplink.connect();
-        match engine.uplink.event().await {
-            UplinkEvent::Failed(error) => Err(StartError::Connect(error)),
-            event => {
-                engine.on_uplink(event);
-                Ok(engine)
-            }
+        let event = engine.uplink.event().await;
+        if let UplinkEvent::Failed(error) = event {
+            return Err(StartError::Connect(error));
         }
+        engine.on_uplink(event);
+        Ok(engine)
     }
 
     pub(super) fn udp(&self) -> SocketAddr {
@@ -344,7 +348,7 @@ impl Engine {
                 Heard::Invalid(record) => (record, false),
                 Heard::Dropped(error) => {
                     self.dropped += 1;
-                    self.complain(from, &error);
+                    self.complain(from, error);
                     continue;
                 }
             };
@@ -360,7 +364,7 @@ impl Engine {
 
     /// Says why a datagram was dropped, once a source and minute. Sources can be made up, so no more than a number of them
     /// are remembered, and then the others are only counted.
-    fn complain(&mut self, from: SocketAddr, error: &bluetrace_protocol::BeaconError) {
+    fn complain(&mut self, from: SocketAddr, error: BeaconError) {
         let now = Instant::now();
         if self.complaints.len() >= MOST_COMPLAINTS {
             self.complaints.retain(|_, told| now.duration_since(*told) < COMPLAIN_EVERY);
@@ -391,8 +395,8 @@ impl Engine {
         if count > 0 {
             self.outbox.tell(DeviceEvent::ContactForgotten { count });
         }
-        self.tend_session(now);
-        self.tend_upload();
+        self.tend_session();
+        self.begin_upload();
     }
 
     /// The device's time.
@@ -466,7 +470,7 @@ const SENDS_AT_ONCE: usize = 256;
 const CONTACTS_SHOWN: usize = 100;
 
 /// How often a source of datagrams that are no beacons is told of (PROTOCOL section 2).
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+const COMPLAIN_EVERY: Duration = Duration::from_mins(1);
 
 /// Sources remembered for that.
 const MOST_COMPLAINTS: usize = 256;

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bluetrace_protocol::{
-    ContactLogEntry, ExposureNotice, Password, ReadReport, Record, Timestamp, UploadSummary,
-};
+use bluetrace_protocol::{ContactLogEntry, ExposureNotice, Password, ReadReport, Record, Timestamp, UploadSummary};
 
 use crate::known_servers::Fingerprint;
 use crate::radio::Target;

@@ -163,7 +163,9 @@ pub(crate) fn explain(error: &ConnectError) -> String {
         ConnectError::Unreachable { .. } => format!("{error}; check that the server runs, its address and its port"),
         ConnectError::Tls { .. } => format!("{error}; if that server speaks no TLS, use --plaintext"),
         ConnectError::CertificateChanged(changed) => changed.to_string(),
-        ConnectError::KnownServers { .. } => format!("{error}; without it nobody can tell which server is the right one"),
+        ConnectError::KnownServers { .. } => {
+            format!("{error}; without it nobody can tell which server is the right one")
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::uplink::{ConnectError, UplinkEvent};
 /// A resume token with its times.
 #[derive(Debug)]
 pub(super) struct Token {
-    token: ResumeToken,
+    text: ResumeToken,
     renew_at: Instant,
     ends_at: Instant,
 }
@@ -42,7 +42,7 @@ impl Engine {
                 self.quiet_since = Instant::now();
                 let token = self.token.as_ref().filter(|token| Instant::now() < token.ends_at);
                 let session = match token {
-                    Some(token) => ClientSession::resume(&token.token, &mut self.uplink.out),
+                    Some(token) => ClientSession::resume(&token.text, &mut self.uplink.out),
                     None => ClientSession::login(&self.username, &mut self.uplink.out),
                 };
                 self.session = Some(session);
@@ -55,7 +55,9 @@ impl Engine {
             UplinkEvent::Lost(None) => self.on_lost("the server closed the connection"),
             UplinkEvent::Received(length) => self.on_received(length),
             UplinkEvent::Drained => {
-                if self.logout.is_none() && let Some(session) = &mut self.session {
+                if self.logout.is_none()
+                    && let Some(session) = &mut self.session
+                {
                     session.poll_upload(&mut self.uplink.out);
                 }
             }
@@ -256,7 +258,7 @@ impl Engine {
         };
         let lifetime = Duration::from_secs(u64::try_from(expires.seconds_since(now)).unwrap_or_default());
         let ends_at = Instant::now() + lifetime;
-        self.token = Some(Token { token, renew_at: Instant::now() + (lifetime / 2).max(RENEW_AGAIN), ends_at });
+        self.token = Some(Token { text: token, renew_at: Instant::now() + (lifetime / 2).max(RENEW_AGAIN), ends_at });
     }
 
     /// Asks for `TempIDs` if the book says so. One request at a time.
@@ -360,7 +362,7 @@ impl Engine {
     }
 
     /// What is due in a session as time goes by.
-    pub(super) fn tend_session(&mut self, _now: Timestamp) {
+    pub(super) fn tend_session(&mut self) {
         let instant = Instant::now();
         if self.logout.as_ref().is_some_and(|logout| logout.deadline <= instant) {
             self.end = Some(End::LeftOffline { why: "it did not answer".into() });
@@ -368,11 +370,8 @@ impl Engine {
         }
         let Some(session) = &self.session else { return };
         let is_member = session.is_member();
-        let awaits_answer = if is_member {
-            !self.awaited.is_empty() || self.is_upload_running()
-        } else {
-            !self.lacks_password
-        };
+        let awaits_answer =
+            if is_member { !self.awaited.is_empty() || self.is_upload_running() } else { !self.lacks_password };
         let patience = if is_member { ANSWER_TIMEOUT } else { LOGIN_TIMEOUT };
         if !awaits_answer {
             self.quiet_since = instant;
@@ -397,7 +396,7 @@ impl Engine {
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a login may take: passwords queue when many come at once.
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(60);
+const LOGIN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How long a logout may take.
 const LOGOUT_TIMEOUT: Duration = Duration::from_secs(3);

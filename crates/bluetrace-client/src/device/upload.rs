@@ -191,10 +191,6 @@ impl Engine {
     pub(super) fn is_upload_running(&self) -> bool {
         matches!(&self.upload, Some(Upload { state: State::Running, .. }))
     }
-
-    pub(super) fn tend_upload(&mut self) {
-        self.begin_upload();
-    }
 }
 
 /// The wait after the first passing failure, doubling from then on.

@@ -220,9 +220,13 @@ fn candidates(line: &str, pos: usize, targets: &[String]) -> Vec<String> {
     let typed = line.get(..pos).unwrap_or(line).trim_start();
     let begins = |whole: &str| whole.get(..typed.len()).is_some_and(|front| front.eq_ignore_ascii_case(typed));
     let beacons = targets.iter().rev().map(|target| format!("Beacon {target}"));
-    let commands = COMMANDS.iter().map(|(name, takes, _)| if takes.is_empty() { (*name).to_owned() } else { format!("{name} ") });
+    let commands =
+        COMMANDS.iter().map(|(name, takes, _)| if takes.is_empty() { (*name).to_owned() } else { format!("{name} ") });
     let is_command_over = typed.contains(' ');
-    commands.chain(beacons.filter(|_| is_command_over)).filter(|whole| begins(whole) && whole.len() > typed.len()).collect()
+    commands
+        .chain(beacons.filter(|_| is_command_over))
+        .filter(|whole| begins(whole) && whole.len() > typed.len())
+        .collect()
 }
 
 /// Bytes of a line that are kept.

@@ -260,11 +260,10 @@ impl FrontEnd {
             let Some(password) = self.next_password().await else { return Login::Stop };
             let done = device.submit(Command::Password(password)).await;
             match self.await_done(done, events).await {
-                Turn::Stop => return Login::Stop,
                 Turn::Ended(status) => return Login::Ended(status),
                 Turn::Done(Seen { welcome: true, .. }) => return Login::In,
                 Turn::Done(_) if may_ask_again => {}
-                Turn::Done(_) => return Login::Stop,
+                Turn::Stop | Turn::Done(_) => return Login::Stop,
             }
         }
     }
@@ -303,17 +302,15 @@ impl FrontEnd {
                 UserCommand::Notices => Command::Notices,
                 UserCommand::Status => Command::Status,
                 UserCommand::Contacts => Command::Contacts,
-                UserCommand::Beacon(target) => match target.or_else(|| self.last_target.clone()) {
-                    Some(target) => {
-                        self.memory.add_target(format!("{} {}", target.host, target.port));
-                        self.last_target = Some(target.clone());
-                        Command::Beacon(target)
-                    }
-                    None => {
+                UserCommand::Beacon(target) => {
+                    let Some(target) = target.or_else(|| self.last_target.clone()) else {
                         self.say(&[bad("to whom? Beacon <ip> <port>, as in: Beacon 127.0.0.1 8001".into())]).await;
                         continue;
-                    }
-                },
+                    };
+                    self.memory.add_target(format!("{} {}", target.host, target.port));
+                    self.last_target = Some(target.clone());
+                    Command::Beacon(target)
+                }
                 UserCommand::BadBeacon(why) => {
                     self.say(&[bad(format!("{why}. Beacon <ip> <port>, as in: Beacon 127.0.0.1 8001"))]).await;
                     continue;
@@ -377,10 +374,10 @@ impl FrontEnd {
                 event = events.recv() => {
                     let Some(event) = event else { return Turn::Ended(ExitStatus::Failure) };
                     seen.note(&event);
-                    match event {
-                        DeviceEvent::Disconnected { .. } => give_up_at = Instant::now() + UPLOAD_PATIENCE,
-                        DeviceEvent::Resumed => give_up_at = Instant::now() + FOR_EVER,
-                        _ => {}
+                    if matches!(event, DeviceEvent::Disconnected { .. }) {
+                        give_up_at = Instant::now() + UPLOAD_PATIENCE;
+                    } else if matches!(event, DeviceEvent::Resumed) {
+                        give_up_at = Instant::now() + FOR_EVER;
                     }
                     if let Some(status) = self.show_event(event).await {
                         return Turn::Ended(status);
@@ -563,5 +560,5 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a logout may take in all.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longer than anything.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// Longer than anyone waits.
+const FOR_EVER: Duration = Duration::from_hours(24 * 365);

@@ -79,7 +79,9 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
         DeviceEvent::BeaconDropped { from, why } => {
             vec![aside(format!("something from {from} was dropped, for {why} (said once a minute)"))]
         }
-        DeviceEvent::BeaconsUnshown { count } => vec![aside(format!("{count} further beacons were heard and are not shown"))],
+        DeviceEvent::BeaconsUnshown { count } => {
+            vec![aside(format!("{count} further beacons were heard and are not shown"))]
+        }
         DeviceEvent::ContactForgotten { count: 1 } => vec![aside("1 contact is over and was forgotten".into())],
         DeviceEvent::ContactForgotten { count } => vec![aside(format!("{count} contacts are over and were forgotten"))],
         DeviceEvent::UploadEmpty => vec![plain("the contact log is empty: there is nothing to upload".into())],
@@ -109,7 +111,9 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
         DeviceEvent::FileFailing { file, why } => {
             vec![bad(format!("cannot use {}: {why}; going on without it", file.display()))]
         }
-        DeviceEvent::LogFileRecovered { file } => vec![good(&format!("{} is written again, and whole", file.display()))],
+        DeviceEvent::LogFileRecovered { file } => {
+            vec![good(&format!("{} is written again, and whole", file.display()))]
+        }
         DeviceEvent::ClockSetBack { seconds } => vec![bad(format!(
             "the clock of this machine was set back by {seconds} s; the device's time goes on as before"
         ))],
@@ -213,7 +217,10 @@ fn of_notice(notice: &ExposureNotice) -> [Line; 2] {
     // what comes from the network may not steer the terminal
     let advice = notice.advice.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     [
-        Line { tone: Tone::Bad, text: format!("NOTICE: you met someone who has tested positive, between {} and {}", notice.from, notice.to) },
+        Line {
+            tone: Tone::Bad,
+            text: format!("NOTICE: you met someone who has tested positive, between {} and {}", notice.from, notice.to),
+        },
         plain(advice),
     ]
 }
@@ -236,10 +243,8 @@ fn of_status(status: &Status) -> Vec<Line> {
         ),
         None => "none; use Download_tempID".to_owned(),
     };
-    let mut lines = vec![
-        row("server", &format!("{}, {transport}, {connection}", status.server)),
-        row("TempID", &temp_id),
-    ];
+    let mut lines =
+        vec![row("server", &format!("{}, {transport}, {connection}", status.server)), row("TempID", &temp_id)];
     if let Some(until) = status.covered_until {
         lines.push(row("", &format!("beacons can be sent until {until} UTC")));
     }
@@ -247,10 +252,16 @@ fn of_status(status: &Status) -> Vec<Line> {
         format!(", the oldest forgotten in {}", of_seconds(removal.seconds_since(status.now)))
     });
     lines.extend([
-        row("contact log", &format!("{} entries, kept {}{next}", status.contacts, of_seconds(status.retention_s.into()))),
+        row(
+            "contact log",
+            &format!("{} entries, kept {}{next}", status.contacts, of_seconds(status.retention_s.into())),
+        ),
         row("", &status.log_file.display().to_string()),
         row("UDP port", &status.udp.port().to_string()),
-        row("beacons", &format!("{} valid, {} invalid, {} other datagrams dropped", status.valid, status.invalid, status.dropped)),
+        row(
+            "beacons",
+            &format!("{} valid, {} invalid, {} other datagrams dropped", status.valid, status.invalid, status.dropped),
+        ),
     ]);
     if let Some((acknowledged, total)) = status.upload {
         lines.push(row("upload", &format!("{acknowledged} of {total} records acknowledged")));

@@ -1,0 +1,310 @@
+//! A device without a front-end, on real sockets and files.
+
+mod support;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bluetrace_client::device::{Command, Device, DeviceEvent, End, StartError};
+use bluetrace_client::{ConnectError, Target, Transport};
+use bluetrace_protocol::{Beacon, Record};
+use support::{Authority, Rig, SetClock, USER, config, now};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, sleep};
+
+#[tokio::test]
+async fn a_beacon_sent_by_one_device_is_logged_by_another() {
+    let authority = Authority::start().await;
+    let (folder_a, folder_b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut a = Rig::logged_in(config(&authority, folder_a.path())).await;
+    let mut b = Rig::logged_in(config(&authority, folder_b.path())).await;
+    a.device.run(Command::Beacon(target(b.device.udp()))).await;
+    let sent = a.until(|event| matches!(event, DeviceEvent::BeaconSent { .. })).await;
+    let heard = b.until(|event| matches!(event, DeviceEvent::BeaconHeard { .. })).await;
+    let (DeviceEvent::BeaconSent { record: sent, .. }, DeviceEvent::BeaconHeard { record: heard, is_valid, .. }) =
+        (sent, heard)
+    else {
+        unreachable!()
+    };
+    assert_eq!((sent, true), (heard.clone(), is_valid));
+    let file = folder_b.path().join(format!("{USER}_contactlog.txt"));
+    wait_for(|| fs::read_to_string(&file).unwrap().starts_with(&heard.reveal())).await;
+}
+
+#[tokio::test]
+async fn a_beacon_to_nobody_is_told_as_such_and_ends_nothing() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    let nobody = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    rig.device.run(Command::Beacon(target(address))).await;
+    rig.until(|event| matches!(event, DeviceEvent::BeaconRefused { to } if *to == address)).await;
+    rig.device.run(Command::Beacon(target(rig.device.udp()))).await;
+    rig.until(|event| matches!(event, DeviceEvent::BeaconHeard { is_valid: true, .. })).await;
+}
+
+#[tokio::test]
+async fn no_flood_of_garbage_ends_the_radio() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    for length in 0..2_000_usize {
+        let garbage: Vec<u8> = (0..length).map(|at| u8::try_from((at * 31 + length) % 256).unwrap()).collect();
+        sender.send_to(&garbage, rig.device.udp()).await.unwrap();
+    }
+    rig.device.run(Command::Beacon(target(rig.device.udp()))).await;
+    let mut complaints = 0;
+    loop {
+        match rig.events.recv().await.unwrap() {
+            DeviceEvent::BeaconDropped { .. } => complaints += 1,
+            DeviceEvent::BeaconHeard { is_valid: true, .. } => break,
+            _ => {}
+        }
+    }
+    assert_eq!(complaints, 1, "one line a source and minute");
+}
+
+#[tokio::test]
+async fn beacons_outside_their_window_are_shown_and_not_logged() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let record = |from, to| {
+        let text = format!("12345678901234567891, {}, {}", now().plus(from), now().plus(to));
+        Record::parse(&text).unwrap()
+    };
+    for (record, expected) in [(record(-900, -2), false), (record(60, 900), false), (record(-10, 60), true)] {
+        sender.send_to(Beacon { record }.reveal().as_bytes(), rig.device.udp()).await.unwrap();
+        let event = rig.until(|event| matches!(event, DeviceEvent::BeaconHeard { .. })).await;
+        assert!(matches!(event, DeviceEvent::BeaconHeard { is_valid, .. } if is_valid == expected));
+    }
+    let file = folder.path().join(format!("{USER}_contactlog.txt"));
+    wait_for(|| fs::read_to_string(&file).unwrap().lines().count() == 1).await;
+}
+
+#[tokio::test]
+async fn a_contact_leaves_memory_and_file_when_its_time_is_over() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock(AtomicI64::new(now().as_unix())));
+    let mut settings = config(&authority, folder.path());
+    settings.clock = Arc::<SetClock>::clone(&clock);
+    let mut rig = Rig::logged_in(settings).await;
+    rig.device.run(Command::Beacon(target(rig.device.udp()))).await;
+    rig.until(|event| matches!(event, DeviceEvent::BeaconHeard { .. })).await;
+    let file = folder.path().join(format!("{USER}_contactlog.txt"));
+    wait_for(|| fs::metadata(&file).unwrap().len() > 0).await;
+
+    clock.0.fetch_add(170, Ordering::Relaxed);
+    rig.device.run(Command::Contacts).await;
+    let event = rig.until(|event| matches!(event, DeviceEvent::Contacts { .. })).await;
+    assert!(matches!(event, DeviceEvent::Contacts { total: 1, .. }));
+
+    clock.0.fetch_add(12, Ordering::Relaxed);
+    let over = Instant::now();
+    rig.until(|event| matches!(event, DeviceEvent::ContactForgotten { count: 1 })).await;
+    wait_for(|| fs::metadata(&file).unwrap().len() == 0).await;
+    assert!(over.elapsed() < Duration::from_millis(500), "{:?}", over.elapsed());
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_is_told_and_keeps_nothing_longer() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SetClock(AtomicI64::new(now().as_unix())));
+    let mut settings = config(&authority, folder.path());
+    settings.clock = Arc::<SetClock>::clone(&clock);
+    settings.retention_s = 2;
+    let mut rig = Rig::logged_in(settings).await;
+    rig.device.run(Command::Beacon(target(rig.device.udp()))).await;
+    rig.until(|event| matches!(event, DeviceEvent::BeaconHeard { .. })).await;
+    clock.0.fetch_sub(3_600, Ordering::Relaxed);
+    rig.until(|event| matches!(event, DeviceEvent::ClockSetBack { .. })).await;
+    let go_on = async {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            clock.0.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    tokio::select! {
+        _ = rig.until(|event| matches!(event, DeviceEvent::ContactForgotten { count: 1 })) => {}
+        () = go_on => {}
+    }
+}
+
+#[tokio::test]
+async fn a_log_changed_from_outside_is_told_once_and_comes_back() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    rig.device.run(Command::Beacon(target(rig.device.udp()))).await;
+    rig.until(|event| matches!(event, DeviceEvent::BeaconHeard { .. })).await;
+    let file = folder.path().join(format!("{USER}_contactlog.txt"));
+    wait_for(|| fs::metadata(&file).unwrap().len() > 0).await;
+    let whole = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    rig.until(|event| matches!(event, DeviceEvent::LogFileChangedOutside { .. })).await;
+    wait_for(|| fs::read(&file).is_ok_and(|bytes| bytes == whole)).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_is_cut_goes_on_where_it_was() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder, 1_000);
+    authority.state.cut_after.store(400, Ordering::Relaxed);
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    rig.device.run(Command::Upload).await;
+    rig.until(|event| matches!(event, DeviceEvent::Resumed)).await;
+    rig.until(|event| matches!(event, DeviceEvent::UploadContinued { acknowledged: 400, total: 1_000 })).await;
+    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(summary) if summary.records == 1_000)).await;
+    assert_uploaded_once(&authority, 1_000);
+    assert!(!folder.path().join(format!("{USER}_upload.txt")).exists());
+    assert_eq!(authority.state.logins.load(Ordering::Relaxed), 1, "it came back with its token");
+}
+
+#[tokio::test]
+async fn an_upload_survives_the_device() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder, 1_000);
+    authority.state.cut_after.store(400, Ordering::Relaxed);
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    drop(rig.device.submit(Command::Upload).await);
+    rig.until(|event| matches!(event, DeviceEvent::Disconnected { .. })).await;
+    drop(rig.events);
+    rig.device.join().await;
+    assert!(folder.path().join(format!("{USER}_upload.txt")).exists());
+
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(summary) if summary.records == 1_000)).await;
+    assert_uploaded_once(&authority, 1_000);
+    assert!(!folder.path().join(format!("{USER}_upload.txt")).exists());
+}
+
+#[tokio::test]
+async fn beacons_go_on_while_the_authority_is_away_and_after_a_restart() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    let (state, address) = authority.stop().await;
+    rig.until(|event| matches!(event, DeviceEvent::Disconnected { .. })).await;
+    rig.device.run(Command::Beacon(target(rig.device.udp()))).await;
+    rig.until(|event| matches!(event, DeviceEvent::BeaconHeard { is_valid: true, .. })).await;
+    rig.device.run(Command::Download).await;
+    rig.until(|event| matches!(event, DeviceEvent::TempIdHeld { .. })).await;
+
+    let authority = Authority::again(state, address).await;
+    rig.until(|event| matches!(event, DeviceEvent::Resumed)).await;
+    assert_eq!(authority.state.resumes.load(Ordering::Relaxed), 1);
+    let issued = authority.state.issued.load(Ordering::Relaxed);
+    rig.device.run(Command::Logout).await;
+    rig.until(|event| matches!(event, DeviceEvent::Ended(End::LoggedOut))).await;
+
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    rig.device.run(Command::Beacon(target(rig.device.udp()))).await;
+    rig.until(|event| matches!(event, DeviceEvent::BeaconHeard { is_valid: true, .. })).await;
+    assert_eq!(authority.state.issued.load(Ordering::Relaxed), issued, "enough were at hand");
+}
+
+#[tokio::test]
+async fn what_is_taken_is_told_before_anything_begins() {
+    let authority = Authority::start().await;
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let rig = Rig::logged_in(config(&authority, folder.path())).await;
+    let error = Device::start(config(&authority, folder.path())).await.unwrap_err();
+    assert!(matches!(error, StartError::InUse { .. }), "{error}");
+    let mut settings = config(&authority, other.path());
+    settings.udp = rig.device.udp();
+    let error = Device::start(settings).await.unwrap_err();
+    assert!(matches!(error, StartError::PortTaken { port } if port == rig.device.udp().port()), "{error}");
+    let mut settings = config(&authority, &folder.path().join("file/below"));
+    fs::write(folder.path().join("file"), "").unwrap();
+    settings.udp.set_port(0);
+    let error = Device::start(settings).await.unwrap_err();
+    assert!(matches!(error, StartError::Folder { .. }), "{error}");
+    let mut settings = config(&authority, other.path());
+    authority.stop().await;
+    settings.udp.set_port(0);
+    let error = Device::start(settings).await.unwrap_err();
+    assert!(matches!(error, StartError::Connect(ConnectError::Unreachable { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_is_trusted_once_and_no_other_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::with_tls((Ipv4Addr::LOCALHOST, 0).into()).await;
+    let mut settings = config(&authority, folder.path());
+    settings.transport = Transport::Tls;
+
+    let (device, mut events) = Device::start(settings.clone()).await.unwrap();
+    let Some(DeviceEvent::ServerTrusted { fingerprint, .. }) = events.recv().await else { panic!() };
+    let known = fs::read_to_string(folder.path().join("known_servers")).unwrap();
+    assert_eq!(known, format!("{} {fingerprint}\n", authority.server()));
+    drop(events);
+    device.join().await;
+
+    let rig = Rig::logged_in(settings.clone()).await;
+    drop(rig.events);
+    rig.device.join().await;
+
+    let (_, address) = authority.stop().await;
+    let _impostor = Authority::with_tls(address).await;
+    let error = Device::start(settings.clone()).await.unwrap_err();
+    assert!(matches!(&error, StartError::Connect(ConnectError::CertificateChanged(_))), "{error}");
+    let text = error.to_string();
+    let file = folder.path().join("known_servers");
+    assert!(text.contains(&format!("remove line 1 of {}", file.display())), "{text}");
+
+    fs::write(file, "").unwrap();
+    Rig::logged_in(settings).await;
+}
+
+#[tokio::test]
+async fn a_server_that_changes_its_certificate_in_between_ends_the_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::with_tls((Ipv4Addr::LOCALHOST, 0).into()).await;
+    let mut settings = config(&authority, folder.path());
+    settings.transport = Transport::Tls;
+    let mut rig = Rig::logged_in(settings).await;
+    let (_, address) = authority.stop().await;
+    let _impostor = Authority::with_tls(address).await;
+    rig.until(|event| matches!(event, DeviceEvent::Ended(End::CertificateChanged(_)))).await;
+}
+
+fn target(address: SocketAddr) -> Target {
+    Target { host: address.ip().to_string(), port: address.port() }
+}
+
+fn write_log(folder: &tempfile::TempDir, entries: usize) {
+    let now = now();
+    let line = |id| format!("{id:020}, {now}, {}, {now}\n", now.plus(899));
+    let text: String = (0..entries).map(line).collect();
+    fs::write(folder.path().join(format!("{USER}_contactlog.txt")), text).unwrap();
+}
+
+fn assert_uploaded_once(authority: &Authority, entries: usize) {
+    let uploads = authority.state.uploads.lock().unwrap();
+    assert_eq!(uploads.len(), 1);
+    let records = uploads.values().next().unwrap();
+    assert_eq!(records.len(), entries);
+    for (id, record) in records.iter().enumerate() {
+        assert!(record.starts_with(&format!("{id:020}, ")));
+    }
+}
+
+async fn wait_for(mut is_true: impl FnMut() -> bool) {
+    let until = Instant::now() + support::PATIENCE;
+    while !is_true() {
+        assert!(Instant::now() < until, "it did not come to that");
+        // a file says nothing when it changes
+        sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,297 @@
+//! A health authority in one file for the device's tests: it speaks the protocol, keeps everything in memory, and fails on
+//! request. And a device's configuration for tests.
+#![expect(dead_code, reason = "each test file uses a part of it")]
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use bluetrace_client::device::{Device, DeviceConfig, DeviceEvent, DeviceHandle};
+use bluetrace_client::{ServerAddress, Transport};
+use bluetrace_protocol::{Clock, Timestamp, Username};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+pub const USER: &str = "+61410999999";
+pub const PASSWORD: &str = "comp3331";
+
+/// The authority. Dropped, it is gone with all its connections.
+pub struct Authority {
+    pub address: SocketAddr,
+    pub state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+/// What it knows, and how it is to fail.
+#[derive(Default)]
+pub struct State {
+    pub uploads: Mutex<HashMap<String, Vec<String>>>,
+    pub failures: AtomicUsize,
+    pub logins: AtomicUsize,
+    pub resumes: AtomicUsize,
+    pub issued: AtomicUsize,
+    /// A connection is cut after so many records; 0 for never.
+    pub cut_after: AtomicUsize,
+}
+
+impl Authority {
+    pub async fn start() -> Self {
+        Self::start_with(Arc::default(), (Ipv4Addr::LOCALHOST, 0).into(), None).await
+    }
+
+    /// Goes on where another one stopped.
+    pub async fn again(state: Arc<State>, address: SocketAddr) -> Self {
+        Self::start_with(state, address, None).await
+    }
+
+    /// With a new certificate each time.
+    pub async fn with_tls(address: SocketAddr) -> Self {
+        let key = rcgen::generate_simple_self_signed(["bluetrace".to_owned()]).unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![key.cert.der().clone()],
+                rustls::pki_types::PrivatePkcs8KeyDer::from(key.signing_key.serialize_der()).into(),
+            )
+            .unwrap();
+        Self::start_with(Arc::default(), address, Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn start_with(state: Arc<State>, address: SocketAddr, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::clone(&state);
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let state = Arc::clone(&shared);
+                let tls = tls.clone();
+                connections.spawn(async move {
+                    match tls {
+                        None => serve(stream, &state).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => serve(stream, &state).await,
+                            Err(_) => None,
+                        },
+                    }
+                });
+            }
+        });
+        Self { address, state, task }
+    }
+
+    pub fn server(&self) -> ServerAddress {
+        ServerAddress { host: self.address.ip().to_string(), port: self.address.port() }
+    }
+
+    /// Ends it, as a kill would.
+    pub async fn stop(self) -> (Arc<State>, SocketAddr) {
+        self.task.abort();
+        let (state, address) = (Arc::clone(&self.state), self.address);
+        drop(self);
+        // the port is free when the task has let go of it
+        while TcpListener::bind(address).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        (state, address)
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// One connection. `None` when it is cut.
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) -> Option<()> {
+    let mut stream = BufReader::new(stream);
+    let username = read_line(&mut stream).await?;
+    if let Some(token) = username.strip_prefix("RESUME ") {
+        assert_eq!(token, "token");
+        state.resumes.fetch_add(1, Ordering::Relaxed);
+    } else {
+        say(&mut stream, "331 Password required").await?;
+        loop {
+            let password = read_line(&mut stream).await?;
+            if password == PASSWORD {
+                break;
+            }
+            if state.failures.fetch_add(1, Ordering::Relaxed) == 2 {
+                return say(&mut stream, "431 Invalid Password. Your account has been blocked. Please try again later")
+                    .await;
+            }
+            say(&mut stream, "430 Invalid Password. Please try again").await?;
+        }
+        state.logins.fetch_add(1, Ordering::Relaxed);
+    }
+    say(&mut stream, "230 Welcome to the BlueTrace Simulator!").await?;
+    let mut upload: Option<(String, usize)> = None;
+    let mut received = 0;
+    loop {
+        let line = read_line(&mut stream).await?;
+        let request: Value = serde_json::from_str(&line).unwrap();
+        let mut answer = |value: Value| {
+            let mut value = value;
+            value["commandType"] = request["commandType"].clone();
+            if let Some(id) = request.get("id") {
+                value["id"] = id.clone();
+            }
+            value.to_string()
+        };
+        let mut answers = String::new();
+        match request["commandType"].as_str().unwrap() {
+            "DT" => {
+                let count = request["numOfRecv"].as_i64().unwrap_or(1).max(1);
+                for number in 0..count {
+                    let start = now().plus(number * 900);
+                    let id = state.issued.fetch_add(1, Ordering::Relaxed);
+                    let record = format!("{id:020}, {start}, {}", start.plus(899));
+                    writeln!(answers, "{}", answer(json!({"numOfSend": count - 1 - number, "data": record}))).unwrap();
+                }
+            }
+            "RT" => {
+                let data = json!({"token": "token", "expires": now().plus(1_800).to_string()});
+                writeln!(answers, "{}", answer(json!({"data": data}))).unwrap();
+            }
+            "NT" => writeln!(answers, "{}", answer(json!({"data": null}))).unwrap(),
+            "LO" => {
+                let line = answer(json!({}));
+                return say(&mut stream, &line).await;
+            }
+            "UC" if request.get("data").is_none() => {
+                let id = request["upload"].as_str().unwrap().to_owned();
+                let total = usize::try_from(request["numOfSend"].as_u64().unwrap()).unwrap();
+                let have = state.uploads.lock().unwrap().entry(id.clone()).or_default().len();
+                writeln!(answers, "{}", answer(json!({"numOfRecv": total - have, "upload": id}))).unwrap();
+                upload = Some((id, total));
+            }
+            "UC" => {
+                let (id, total) = upload.as_ref().unwrap();
+                let have = {
+                    let mut uploads = state.uploads.lock().unwrap();
+                    let records = uploads.get_mut(id).unwrap();
+                    records.push(record_of(&request["data"]));
+                    records.len()
+                };
+                received += 1;
+                if received == state.cut_after.load(Ordering::Relaxed) {
+                    state.cut_after.store(0, Ordering::Relaxed);
+                    return None;
+                }
+                let summary = json!({"records": total, "resolved": total, "unknown": 0, "invalid": 0});
+                let data = if have == *total { summary } else { Value::Null };
+                writeln!(answers, "{}", answer(json!({"numOfRecv": total - have, "data": data}))).unwrap();
+            }
+            other => panic!("unexpected command {other}"),
+        }
+        stream.write_all(answers.as_bytes()).await.ok()?;
+    }
+}
+
+fn record_of(data: &Value) -> String {
+    data.as_str().or_else(|| data["record"].as_str()).unwrap().to_owned()
+}
+
+async fn read_line(stream: &mut (impl AsyncBufReadExt + Unpin)) -> Option<String> {
+    let mut line = String::new();
+    let length = stream.read_line(&mut line).await.ok()?;
+    (length > 0).then(|| line.trim_end().to_owned())
+}
+
+async fn say(stream: &mut (impl AsyncWriteExt + Unpin), line: &str) -> Option<()> {
+    stream.write_all(format!("{line}\n").as_bytes()).await.ok()
+}
+
+/// The clock of this machine.
+#[derive(Debug)]
+pub struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> Timestamp {
+        now()
+    }
+}
+
+/// A clock that a test sets.
+#[derive(Debug)]
+pub struct SetClock(pub AtomicI64);
+
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix(self.0.load(Ordering::Relaxed)).unwrap()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests that wait for real time tell it too")]
+pub fn now() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    Timestamp::from_unix(i64::try_from(since_1970.as_secs()).unwrap()).unwrap()
+}
+
+pub fn config(authority: &Authority, folder: &Path) -> DeviceConfig {
+    DeviceConfig {
+        server: authority.server(),
+        transport: Transport::Plaintext,
+        udp: (Ipv4Addr::LOCALHOST, 0).into(),
+        data_dir: folder.to_path_buf(),
+        username: Username::parse(USER).unwrap(),
+        retention_s: 180,
+        downloads: true,
+        notices_every: Duration::from_mins(1),
+        clock: Arc::new(WallClock),
+        seed: [7; 32],
+    }
+}
+
+/// A device and its events.
+pub struct Rig {
+    pub device: DeviceHandle,
+    pub events: mpsc::Receiver<DeviceEvent>,
+}
+
+impl Rig {
+    /// Starts a device and logs it in.
+    pub async fn logged_in(config: DeviceConfig) -> Self {
+        let (device, events) = Device::start(config).await.unwrap();
+        let mut rig = Self { device, events };
+        rig.until(|event| matches!(event, DeviceEvent::PasswordRequired)).await;
+        let password = bluetrace_protocol::Password::parse(PASSWORD).unwrap();
+        rig.device.run(bluetrace_client::device::Command::Password(password)).await;
+        rig.until(|event| matches!(event, DeviceEvent::Welcome)).await;
+        rig
+    }
+
+    /// Takes events until one is as wanted.
+    pub async fn until(&mut self, is_wanted: impl Fn(&DeviceEvent) -> bool) -> DeviceEvent {
+        let mut seen = Vec::new();
+        let found = timeout(PATIENCE, async {
+            loop {
+                let event = self.events.recv().await.expect("the device ended");
+                if is_wanted(&event) {
+                    return event;
+                }
+                seen.push(event);
+            }
+        });
+        match found.await {
+            Ok(event) => event,
+            Err(_) => panic!("it did not come; there were {seen:?}"),
+        }
+    }
+}
+
+/// Longer than anything here takes.
+pub const PATIENCE: Duration = Duration::from_secs(20);
