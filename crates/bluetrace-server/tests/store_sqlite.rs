@@ -284,6 +284,22 @@ fn opens_accounts() {
 }
 
 #[test]
+fn several_may_make_the_same_file_at_once() {
+    for _ in 0..5 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = database(&folder);
+        thread::scope(|scope| {
+            for number in 0..4 {
+                let path = &path;
+                scope.spawn(move || opened(&SqliteStore::open(path).unwrap(), &format!("user-{number}")));
+            }
+        });
+        let store = SqliteStore::open(&path).unwrap();
+        assert_eq!(block_on(store.accounts(None, 9, at(1))).unwrap().len(), 4);
+    }
+}
+
+#[test]
 fn a_writer_that_holds_on_makes_the_store_unavailable_and_no_longer() {
     let folder = tempfile::tempdir().unwrap();
     let options = SqliteOptions { busy_timeout: Duration::from_millis(20), ..SqliteOptions::default() };

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use thiserror::Error;
 
 use crate::data_folder;
@@ -106,10 +107,26 @@ impl Place {
         }
         // SQLite gives its other files (-wal, -shm) the permissions of this one
         data_folder::create_private_file(&self.path).map_err(file)?;
+        let started = Instant::now();
+        loop {
+            match self.bring_up_to_date() {
+                // SQLite itself does not wait for another process that is turning the file to WAL
+                Err(OpenError::Busy { .. }) if started.elapsed() < self.options.busy_timeout => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn bring_up_to_date(&self) -> Result<(), OpenError> {
         // another program's database is left as it is found
-        self.version(&self.connect().map_err(|error| self.error(error))?)?;
-        let mut connection = self.open(Access::Write)?;
-        self.migrate(&mut connection)
+        let error = |error| self.error(error);
+        let found = self.connect().map_err(error)?;
+        // within a transaction, since another process may be making it right now
+        let version = self.version(&found.unchecked_transaction().map_err(error)?)?;
+        drop(found);
+        if version == SCHEMA { Ok(()) } else { self.migrate(&mut self.open(Access::Write)?) }
     }
 
     /// Opens a connection to a prepared file.
@@ -142,15 +159,12 @@ impl Place {
         Ok(connection)
     }
 
-    /// Applies the migrations that are missing, all or none. Safe when two programs do it at once.
+    /// Applies the migrations that are missing, all or none. Safe when two processes do it at once.
     fn migrate(&self, connection: &mut Connection) -> Result<(), OpenError> {
         let error = |error| self.error(error);
         let path = || self.path.clone();
-        if self.version(connection)? == SCHEMA {
-            return Ok(());
-        }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(error)?;
-        // the other program may have been first
+        // another process may have been first
         let version = self.version(&transaction)?;
         let done = usize::try_from(version).map_err(|_| OpenError::Damaged { path: path() })?;
         for migration in MIGRATIONS.iter().skip(done) {
@@ -162,7 +176,7 @@ impl Place {
     }
 
     /// The version of the schema; 0 for an empty file.
-    fn version(&self, connection: &Connection) -> Result<i64, OpenError> {
+    fn version(&self, connection: &Transaction<'_>) -> Result<i64, OpenError> {
         let number = |query| connection.query_row(query, [], |row| row.get::<_, i64>(0)).map_err(|e| self.error(e));
         let application = number("PRAGMA application_id")?;
         let version = number("PRAGMA user_version")?;
