@@ -245,7 +245,7 @@ impl RequestId {
     /// Takes the JSON text of a string or a number.
     fn from_json(raw: &RawValue) -> Option<Self> {
         let text = raw.get();
-        let inner = text.trim_matches('"');
+        let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
         let is_scalar = text.starts_with(['"', '-']) || text.starts_with(|first: char| first.is_ascii_digit());
         (is_scalar && inner.chars().count() <= MAX_REQUEST_ID).then(|| Self(raw.to_owned()))
     }
@@ -354,7 +354,9 @@ impl Reply {
 
     /// Reads one line of a server, with the id of the request it answers. `None` if it is no reply of section 4.3.
     pub fn parse(line: &str) -> Option<(Option<RequestId>, Self)> {
-        let wire = serde_json::from_str::<WireAnswer<'_>>(line).ok()?;
+        // serde would also take an array for a struct
+        let object = line.trim_start().starts_with('{').then_some(line)?;
+        let wire = serde_json::from_str::<WireAnswer<'_>>(object).ok()?;
         let id = wire.id.and_then(RequestId::from_json);
         wire.reply().map(|reply| (id, reply))
     }
@@ -400,7 +402,7 @@ enum Count {
     #[default]
     Zero,
     Of(u32),
-    /// Not a whole number from 0 to `u32::MAX`.
+    /// Not a whole number of 0 or more.
     Bad,
 }
 
@@ -483,7 +485,9 @@ impl<'de> Deserialize<'de> for Count {
         let raw = <&RawValue>::deserialize(deserializer)?;
         Ok(match raw.get() {
             "null" | "0" => Self::Zero,
-            number => number.parse().map_or(Self::Bad, Self::Of),
+            // what no `u32` holds is over every limit, as the largest one is
+            digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => Self::Of(digits.parse().unwrap_or(u32::MAX)),
+            _ => Self::Bad,
         })
     }
 }
@@ -505,7 +509,9 @@ fn uploaded(data: &RawValue) -> Uploaded {
             let record = Record::parse(&text(data)?).ok()?;
             return Some(UploadedRecord { record, received: None, rssi: None, seen: None });
         }
-        let wire = serde_json::from_str::<WireRecord<'_>>(data.get()).ok()?;
+        // serde would also take an array for a struct
+        let object = data.get().starts_with('{').then(|| data.get())?;
+        let wire = serde_json::from_str::<WireRecord<'_>>(object).ok()?;
         let received = match wire.received {
             None => None,
             Some(received) => Some(Timestamp::parse(&received).ok()?),

@@ -381,7 +381,12 @@ impl ClientSession {
         if code == ErrorCode::BadRecord.as_str() {
             return Some(Event::RecordRefused { message });
         }
-        self.upload.take().map(|_| Event::RequestFailed { request: Asked::Upload, code: code.to_owned(), message })
+        // before the answer to its begin an upload has sent no record: the error is to one of the upload before it
+        self.upload.take_if(|upload| upload.next.is_some()).map(|_| Event::RequestFailed {
+            request: Asked::Upload,
+            code: code.to_owned(),
+            message,
+        })
     }
 }
 

@@ -361,6 +361,11 @@ impl<M> Member<M> {
         let request = Request::parse(line);
         if let Ok(Request { id, command: Command::Record { following, record } }) = request {
             self.bad_lines = 0;
+            let is_refused = |upload: &OpenUpload| upload.place(following).is_none();
+            if self.upload.as_deref().is_some_and(|upload| upload.has_unanswered() && is_refused(upload)) {
+                // answers come in order: those to the records before the one that is refused first
+                return self.flush(Some(line));
+            }
             return self.record(following, record, id, out);
         }
         if self.upload.as_ref().is_some_and(|upload| upload.has_unanswered()) {
@@ -464,27 +469,27 @@ fn report(id: Option<&RequestId>, failure: Failure, out: &mut Vec<u8>) {
 }
 
 impl OpenUpload {
-    /// Takes a record at its place, which `following` tells: a record that has come before adds nothing.
+    /// The place that `following` tells, if a record of that place can be taken.
     ///
     /// A `following` of 0 also stands for a client that does not count: then the record is the next one.
+    fn place(&self, following: u32) -> Option<u32> {
+        if following == 0 {
+            return Some(self.next);
+        }
+        let place = self.records.checked_sub(following)?.checked_sub(1)?;
+        (place <= self.next).then_some(place)
+    }
+
+    /// Takes a record at its place: a record that has come before adds nothing.
     fn take(
         &mut self,
         following: u32,
         record: Uploaded,
         id: Option<RequestId>,
     ) -> Result<(), (Option<RequestId>, String)> {
-        let place = match following {
-            0 => self.next,
-            _ => match self.records.checked_sub(following).and_then(|left| left.checked_sub(1)) {
-                Some(place) if place <= self.next => place,
-                Some(_) | None => {
-                    let expected = self.records.saturating_sub(self.next).saturating_sub(1);
-                    return Err((
-                        id,
-                        format!("`numOfSend` does not fit: the next record is the one that {expected} follow"),
-                    ));
-                }
-            },
+        let Some(place) = self.place(following) else {
+            let expected = self.records.saturating_sub(self.next).saturating_sub(1);
+            return Err((id, format!("`numOfSend` does not fit: the next record is the one that {expected} follow")));
         };
         if place < self.next {
             self.last_id = id;
