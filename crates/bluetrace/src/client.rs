@@ -1,9 +1,47 @@
-//! Owns `bluetrace client`: what the terminal client is given.
+//! Owns `bluetrace client`: the one place where a device in a terminal is put together.
 
+use std::io::{self, BufReader, IsTerminal as _};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bluetrace_client::terminal::{Paint, Stage, TerminalOptions, run_terminal};
+use bluetrace_client::{ServerAddress, Transport};
+use bluetrace_protocol::Username;
 
 use crate::command_line::ClientOptions;
+use crate::passwords;
+use crate::system::{self, SystemClock};
 
-pub(crate) fn run(_options: ClientOptions) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("the client is being built")
+pub(crate) fn run(options: ClientOptions) -> anyhow::Result<ExitCode> {
+    let stage = match (io::stdin().is_terminal(), io::stdout().is_terminal()) {
+        (true, true) => Stage::Terminal,
+        (true, false) => Stage::TerminalInput(Box::new(io::stdout())),
+        (false, _) => Stage::Pipe(Box::new(BufReader::new(io::stdin())), Box::new(io::stdout())),
+    };
+    let options = TerminalOptions {
+        server: ServerAddress { host: options.server_ip, port: options.server_port },
+        transport: if options.plaintext { Transport::Plaintext } else { Transport::Tls },
+        udp_port: options.udp_port,
+        data_dir: options.data_dir,
+        username: options.username.as_deref().map(Username::parse).transpose()?,
+        password: passwords::given(&options.password)?,
+        retention_s: options.retention,
+        downloads: !options.no_tempid,
+        notices_every: NOTICES_EVERY,
+        clock: Arc::new(SystemClock),
+        seed: system::seed()?,
+        stage,
+        paint: if system::wants_colour() { Paint::Coloured } else { Paint::Bare },
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the async runtime")?;
+    let status = runtime.block_on(run_terminal(options));
+    // a thread that still waits for a line of standard input must not hold up the end
+    runtime.shutdown_background();
+    Ok(ExitCode::from(status.code()))
 }
+
+/// How often a device asks whether there is a notice for it.
+const NOTICES_EVERY: Duration = Duration::from_mins(1);

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let done = match command_line.command {
         Command::Server(options) => serve::run(options).map(|()| ExitCode::SUCCESS),
         Command::Client(options) => client::run(options),
-        Command::Demo(options) => demo::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::User(options) => user::run(options).map(|()| ExitCode::SUCCESS),
         Command::Export(options) => export::run(&options).map(|()| ExitCode::SUCCESS),
     };

@@ -12,13 +12,15 @@ use bluetrace_protocol::limits::MAX_FAILED_LOGINS;
 use bluetrace_protocol::{Clock, Timestamp};
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::{Console, ConsoleEvent};
-use bluetrace_server::data_folder::DataFolder;
+use bluetrace_server::data_folder::{DataFolder, ServerLock};
 use bluetrace_server::jobs;
 use bluetrace_server::limits::{Limits, RETENTION_INTERVAL};
 use bluetrace_server::listener::{self, Server};
 use bluetrace_server::password_pool::ThreadPool;
-use bluetrace_server::shutdown::shutdown_channel;
+use bluetrace_server::shutdown::{ShutdownSwitch, shutdown_channel};
 use bluetrace_server::tls::ServerTls;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tracing::info;
 
 use crate::command_line::ServerOptions;
@@ -32,43 +34,87 @@ pub(crate) fn run(options: ServerOptions) -> anyhow::Result<()> {
 }
 
 async fn serve(options: ServerOptions) -> anyhow::Result<()> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let folder = DataFolder::open(&options.folder.data_dir)?;
-    let _lock = folder.lock_for_server()?;
+    let lock = folder.lock_for_server()?;
     // a taken port is said at once, not after a long import; nobody is answered before that is done
     let listener = listener::bind(options.bind, options.port)?;
-    let address = listener.local_addr().context("cannot learn the port")?;
     let passwords = Arc::new(ThreadPool::start(system::cores()).context("cannot start the password threads")?);
     let installation = Installation::open(&folder, policy(&options), passwords)?;
-    let tls = ServerTls::open(folder.path())?;
-    let authority = &installation.authority;
-    import::credentials(authority, options.credentials.as_deref(), clock.now()).await?;
-    import::temp_ids(authority, options.tempids.as_deref(), clock.now()).await?;
-    hint_at_accounts(&installation, &options, clock.now()).await?;
-
-    let limits = limits(&options);
-    let console = Console::start(Box::new(io::stdout())).context("cannot start the console's thread")?;
-    console.show(ConsoleEvent::Fingerprint { fingerprint: tls.fingerprint().to_owned() });
-    console.show(ConsoleEvent::Listening { address });
-    let shared =
-        Arc::new(Shared { authority: authority.clone(), clock: clock.clone(), console, limits: limits.clone() });
-    let (switch, shutdown) = shutdown_channel();
-    let job =
-        tokio::spawn(jobs::delete_forgotten(installation.store.clone(), clock, RETENTION_INTERVAL, shutdown.clone()));
-    let server = Server { tls: tls.config(), allow_plaintext: options.allow_plaintext, limits };
-    let each = {
-        let shutdown = shutdown.clone();
-        move |stream, peer| connection::serve(stream, peer, shared.clone(), shutdown.clone())
-    };
-    let serving = tokio::spawn(server.run(listener, shutdown, each));
-    info!(%address, data_dir = %folder.path().display(), "serving");
+    let now = SystemClock.now();
+    import::credentials(&installation.authority, options.credentials.as_deref(), now).await?;
+    import::temp_ids(&installation.authority, options.tempids.as_deref(), now).await?;
+    hint_at_accounts(&installation, &options, now).await?;
+    let server = RunningServer::start(ServerParts {
+        tls: ServerTls::open(folder.path())?,
+        console: Console::start(Box::new(io::stdout())).context("cannot start the console's thread")?,
+        limits: limits(&options),
+        allow_plaintext: options.allow_plaintext,
+        lock,
+        installation,
+        listener,
+    })?;
+    info!(address = %server.address, data_dir = %folder.path().display(), "serving");
     system::asked_to_end().await?;
     info!("ending: no new connections; finishing what is under way");
-    switch.begin();
-    serving.await.context("the listener")?;
-    job.await.context("the retention job")?;
-    tokio::task::spawn_blocking(move || installation.store.close()).await.context("closing the store")?;
-    Ok(())
+    server.stop().await
+}
+
+/// What a server is made of.
+pub(crate) struct ServerParts {
+    pub(crate) installation: Installation,
+    pub(crate) lock: ServerLock,
+    pub(crate) listener: TcpListener,
+    pub(crate) tls: ServerTls,
+    pub(crate) console: Console,
+    pub(crate) limits: Limits,
+    pub(crate) allow_plaintext: bool,
+}
+
+/// A server that accepts connections, until it is stopped.
+pub(crate) struct RunningServer {
+    pub(crate) installation: Installation,
+    pub(crate) address: SocketAddr,
+    switch: ShutdownSwitch,
+    serving: JoinHandle<()>,
+    forgetting: JoinHandle<()>,
+    _lock: ServerLock,
+}
+
+impl RunningServer {
+    pub(crate) fn start(parts: ServerParts) -> anyhow::Result<Self> {
+        let ServerParts { installation, lock, listener, tls, console, limits, allow_plaintext } = parts;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let address = listener.local_addr().context("cannot learn the port")?;
+        console.show(ConsoleEvent::Fingerprint { fingerprint: tls.fingerprint().to_owned() });
+        console.show(ConsoleEvent::Listening { address });
+        let (switch, shutdown) = shutdown_channel();
+        let store = installation.store.clone();
+        let forgetting = jobs::delete_forgotten(store, clock.clone(), RETENTION_INTERVAL, shutdown.clone());
+        let authority = installation.authority.clone();
+        let shared = Arc::new(Shared { authority, clock, console, limits: limits.clone() });
+        let each = {
+            let shutdown = shutdown.clone();
+            move |stream, peer| connection::serve(stream, peer, shared.clone(), shutdown.clone())
+        };
+        let server = Server { tls: tls.config(), allow_plaintext, limits };
+        Ok(Self {
+            installation,
+            address,
+            switch,
+            serving: tokio::spawn(server.run(listener, shutdown, each)),
+            forgetting: tokio::spawn(forgetting),
+            _lock: lock,
+        })
+    }
+
+    /// Finishes what is under way, and makes everything durable.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.switch.begin();
+        self.serving.await.context("the listener")?;
+        self.forgetting.await.context("the retention job")?;
+        let store = self.installation.store;
+        tokio::task::spawn_blocking(move || store.close()).await.context("closing the store")
+    }
 }
 
 fn policy(options: &ServerOptions) -> Policy {

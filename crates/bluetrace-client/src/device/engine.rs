@@ -318,10 +318,13 @@ impl Engine {
                 match sent {
                     Sent::Left(socket, to) => {
                         self.outbox.tell(DeviceEvent::BeaconSent { record: record.clone(), to });
-                        self.sends.spawn(async move {
-                            let refused = radio::is_refused(&socket).await.then_some(to);
-                            SendReport { record, target, stage: SendStage::Refused(refused) }
-                        });
+                        // who sends many does not wait for the word on each
+                        if self.sends.len() < REFUSALS_AWAITED {
+                            self.sends.spawn(async move {
+                                let refused = radio::is_refused(&socket).await.then_some(to);
+                                SendReport { record, target, stage: SendStage::Refused(refused) }
+                            });
+                        }
                     }
                     Sent::Refused(to) => {
                         self.outbox.tell(DeviceEvent::BeaconSent { record, to });
@@ -465,6 +468,9 @@ const BEACONS_AT_ONCE: usize = 512;
 
 /// Beacons on their way at once.
 const SENDS_AT_ONCE: usize = 256;
+
+/// Beacons of which it is still to be learnt whether anybody listened: the rest of [`SENDS_AT_ONCE`] is for sending.
+const REFUSALS_AWAITED: usize = 64;
 
 /// Entries that [`DeviceEvent::Contacts`] holds at the most.
 const CONTACTS_SHOWN: usize = 100;
