@@ -138,7 +138,8 @@ impl DeviceHandle {
         receiver
     }
 
-    /// Tells the device to do something, and waits until it is done or the device has ended.
+    /// Tells the device to do something, and waits until it is done or the device has ended. Its events must be taken
+    /// meanwhile, as far as there may be more than a few hundred.
     pub async fn run(&self, command: Command) {
         let _ = self.submit(command).await.await;
     }

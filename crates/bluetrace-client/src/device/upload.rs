@@ -23,6 +23,8 @@ use crate::files;
 pub(super) struct Upload {
     pending: PendingUpload,
     acknowledged: u32,
+    /// How many of them the front-end knows of.
+    told: u32,
     state: State,
     failures: u32,
     done: Option<Done>,
@@ -43,7 +45,7 @@ enum State {
 impl Upload {
     /// One that an earlier run left.
     pub(super) fn found(pending: PendingUpload) -> Self {
-        Self { pending, acknowledged: 0, state: State::Waiting(Instant::now()), failures: 0, done: None }
+        Self { pending, acknowledged: 0, told: 0, state: State::Waiting(Instant::now()), failures: 0, done: None }
     }
 
     /// Waits until an upload is saved; for ever if none is being saved. Nothing is lost if the wait is given up.
@@ -101,7 +103,7 @@ impl Engine {
             self.outbox.done(Some(done));
             None
         };
-        self.upload = Some(Upload { pending, acknowledged: 0, state, failures: 0, done });
+        self.upload = Some(Upload { pending, acknowledged: 0, told: 0, state, failures: 0, done });
     }
 
     pub(super) fn on_upload_saved(&mut self, saved: io::Result<()>) {
@@ -139,10 +141,12 @@ impl Engine {
     }
 
     pub(super) fn on_upload_progress(&mut self, acknowledged: u32, total: u32) {
-        if let Some(upload) = &mut self.upload {
-            upload.acknowledged = acknowledged;
+        let Some(upload) = &mut self.upload else { return };
+        upload.acknowledged = acknowledged;
+        if acknowledged.saturating_sub(upload.told) > total / STEPS_TOLD {
+            upload.told = acknowledged;
+            self.outbox.tell(DeviceEvent::UploadProgress { acknowledged, total });
         }
-        self.outbox.tell_if_room(|| DeviceEvent::UploadProgress { acknowledged, total });
     }
 
     pub(super) fn on_upload_complete(&mut self, summary: UploadSummary) {
@@ -192,6 +196,9 @@ impl Engine {
         matches!(&self.upload, Some(Upload { state: State::Running, .. }))
     }
 }
+
+/// How often an upload's progress is told in all.
+const STEPS_TOLD: u32 = 50;
 
 /// The wait after the first passing failure, doubling from then on.
 const FIRST_WAIT: Duration = Duration::from_secs(5);

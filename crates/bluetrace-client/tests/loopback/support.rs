@@ -1,6 +1,5 @@
 //! A health authority in one file for the device's tests: it speaks the protocol, keeps everything in memory, and fails on
 //! request. And a device's configuration for tests.
-#![expect(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -21,40 +20,40 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-pub const USER: &str = "+61410999999";
-pub const PASSWORD: &str = "comp3331";
+pub(crate) const USER: &str = "+61410999999";
+pub(crate) const PASSWORD: &str = "comp3331";
 
 /// The authority. Dropped, it is gone with all its connections.
-pub struct Authority {
-    pub address: SocketAddr,
-    pub state: Arc<State>,
+pub(crate) struct Authority {
+    pub(crate) address: SocketAddr,
+    pub(crate) state: Arc<State>,
     task: JoinHandle<()>,
 }
 
 /// What it knows, and how it is to fail.
 #[derive(Default)]
-pub struct State {
-    pub uploads: Mutex<HashMap<String, Vec<String>>>,
-    pub failures: AtomicUsize,
-    pub logins: AtomicUsize,
-    pub resumes: AtomicUsize,
-    pub issued: AtomicUsize,
+pub(crate) struct State {
+    pub(crate) uploads: Mutex<HashMap<String, Vec<String>>>,
+    pub(crate) failures: AtomicUsize,
+    pub(crate) logins: AtomicUsize,
+    pub(crate) resumes: AtomicUsize,
+    pub(crate) issued: AtomicUsize,
     /// A connection is cut after so many records; 0 for never.
-    pub cut_after: AtomicUsize,
+    pub(crate) cut_after: AtomicUsize,
 }
 
 impl Authority {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(Arc::default(), (Ipv4Addr::LOCALHOST, 0).into(), None).await
     }
 
     /// Goes on where another one stopped.
-    pub async fn again(state: Arc<State>, address: SocketAddr) -> Self {
+    pub(crate) async fn again(state: Arc<State>, address: SocketAddr) -> Self {
         Self::start_with(state, address, None).await
     }
 
     /// With a new certificate each time.
-    pub async fn with_tls(address: SocketAddr) -> Self {
+    pub(crate) async fn with_tls(address: SocketAddr) -> Self {
         let key = rcgen::generate_simple_self_signed(["bluetrace".to_owned()]).unwrap();
         let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -92,12 +91,12 @@ impl Authority {
         Self { address, state, task }
     }
 
-    pub fn server(&self) -> ServerAddress {
+    pub(crate) fn server(&self) -> ServerAddress {
         ServerAddress { host: self.address.ip().to_string(), port: self.address.port() }
     }
 
     /// Ends it, as a kill would.
-    pub async fn stop(self) -> (Arc<State>, SocketAddr) {
+    pub(crate) async fn stop(self) -> (Arc<State>, SocketAddr) {
         self.task.abort();
         let (state, address) = (Arc::clone(&self.state), self.address);
         drop(self);
@@ -143,7 +142,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) -> Op
     loop {
         let line = read_line(&mut stream).await?;
         let request: Value = serde_json::from_str(&line).unwrap();
-        let mut answer = |value: Value| {
+        let answer = |value: Value| {
             let mut value = value;
             value["commandType"] = request["commandType"].clone();
             if let Some(id) = request.get("id") {
@@ -217,7 +216,7 @@ async fn say(stream: &mut (impl AsyncWriteExt + Unpin), line: &str) -> Option<()
 
 /// The clock of this machine.
 #[derive(Debug)]
-pub struct WallClock;
+pub(crate) struct WallClock;
 
 impl Clock for WallClock {
     fn now(&self) -> Timestamp {
@@ -227,7 +226,7 @@ impl Clock for WallClock {
 
 /// A clock that a test sets.
 #[derive(Debug)]
-pub struct SetClock(pub AtomicI64);
+pub(crate) struct SetClock(pub(crate) AtomicI64);
 
 impl Clock for SetClock {
     fn now(&self) -> Timestamp {
@@ -236,12 +235,12 @@ impl Clock for SetClock {
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests that wait for real time tell it too")]
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     Timestamp::from_unix(i64::try_from(since_1970.as_secs()).unwrap()).unwrap()
 }
 
-pub fn config(authority: &Authority, folder: &Path) -> DeviceConfig {
+pub(crate) fn config(authority: &Authority, folder: &Path) -> DeviceConfig {
     DeviceConfig {
         server: authority.server(),
         transport: Transport::Plaintext,
@@ -257,14 +256,14 @@ pub fn config(authority: &Authority, folder: &Path) -> DeviceConfig {
 }
 
 /// A device and its events.
-pub struct Rig {
-    pub device: DeviceHandle,
-    pub events: mpsc::Receiver<DeviceEvent>,
+pub(crate) struct Rig {
+    pub(crate) device: DeviceHandle,
+    pub(crate) events: mpsc::Receiver<DeviceEvent>,
 }
 
 impl Rig {
     /// Starts a device and logs it in.
-    pub async fn logged_in(config: DeviceConfig) -> Self {
+    pub(crate) async fn logged_in(config: DeviceConfig) -> Self {
         let (device, events) = Device::start(config).await.unwrap();
         let mut rig = Self { device, events };
         rig.until(|event| matches!(event, DeviceEvent::PasswordRequired)).await;
@@ -275,7 +274,7 @@ impl Rig {
     }
 
     /// Takes events until one is as wanted.
-    pub async fn until(&mut self, is_wanted: impl Fn(&DeviceEvent) -> bool) -> DeviceEvent {
+    pub(crate) async fn until(&mut self, is_wanted: impl Fn(&DeviceEvent) -> bool) -> DeviceEvent {
         let mut seen = Vec::new();
         let found = timeout(PATIENCE, async {
             loop {
@@ -294,4 +293,4 @@ impl Rig {
 }
 
 /// Longer than anything here takes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,17 +1,15 @@
 //! A device without a front-end, on real sockets and files.
 
-mod support;
-
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use crate::support::{Authority, Rig, SetClock, USER, config, now};
 use bluetrace_client::device::{Command, Device, DeviceEvent, End, StartError};
 use bluetrace_client::{ConnectError, Target, Transport};
 use bluetrace_protocol::{Beacon, Record};
-use support::{Authority, Rig, SetClock, USER, config, now};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep};
 
@@ -161,10 +159,11 @@ async fn an_upload_that_is_cut_goes_on_where_it_was() {
     write_log(&folder, 1_000);
     authority.state.cut_after.store(400, Ordering::Relaxed);
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    rig.device.run(Command::Upload).await;
+    let done = rig.device.submit(Command::Upload).await;
     rig.until(|event| matches!(event, DeviceEvent::Resumed)).await;
     rig.until(|event| matches!(event, DeviceEvent::UploadContinued { acknowledged: 400, total: 1_000 })).await;
     rig.until(|event| matches!(event, DeviceEvent::UploadComplete(summary) if summary.records == 1_000)).await;
+    done.await.unwrap();
     assert_uploaded_once(&authority, 1_000);
     assert!(!folder.path().join(format!("{USER}_upload.txt")).exists());
     assert_eq!(authority.state.logins.load(Ordering::Relaxed), 1, "it came back with its token");
@@ -301,7 +300,7 @@ fn assert_uploaded_once(authority: &Authority, entries: usize) {
 }
 
 async fn wait_for(mut is_true: impl FnMut() -> bool) {
-    let until = Instant::now() + support::PATIENCE;
+    let until = Instant::now() + crate::support::PATIENCE;
     while !is_true() {
         assert!(Instant::now() < until, "it did not come to that");
         // a file says nothing when it changes
