@@ -82,8 +82,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         loop {
             let Some(next) = self.lines(session).await? else { break };
             session = next;
-            if self.read_at_hand().await? {
-                continue;
+            match self.read_at_hand().await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    // the peer is gone; the records it had sent by then need not be sent again
+                    self.settle(session.pause()).await;
+                    return Err(error);
+                }
             }
             let Some(next) = self.settle(session.pause()).await else { break };
             session = next;

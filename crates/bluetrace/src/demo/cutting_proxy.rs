@@ -1,13 +1,16 @@
 //! Owns the bad line between a device and the authority: a TCP proxy that can be told to cut.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
 
 /// Carries connections to the authority, and cuts one of them when told to. Gone when dropped.
 #[derive(Debug)]
@@ -52,38 +55,45 @@ impl Drop for CuttingProxy {
     }
 }
 
-/// Carries one connection until either side ends or the cut comes.
+/// Carries one connection until either side ends or the cut comes. What has passed before the cut still arrives.
 async fn carry(mut device: TcpStream, mut authority: TcpStream, budget: &AtomicU64) {
     let (mut from_device, mut to_device) = device.split();
     let (mut from_authority, mut to_authority) = authority.split();
-    let up = async {
-        let mut buffer = [0; 4_096];
-        loop {
-            let read = match from_device.read(&mut buffer).await {
-                Ok(0) | Err(_) => return,
-                Ok(read) => read,
-            };
-            let left = budget.load(Ordering::SeqCst);
-            let (passing, is_cut) = match usize::try_from(left) {
-                Ok(left) if left < read => (left, true),
-                Ok(_) | Err(_) => (read, false),
-            };
-            if to_authority.write_all(&buffer[..passing]).await.is_err() {
-                return;
-            }
-            if is_cut {
-                // a cut is made once
-                budget.store(NEVER, Ordering::SeqCst);
-                return;
-            }
-            if left != NEVER {
-                budget.store(left - passing as u64, Ordering::SeqCst);
-            }
-        }
-    };
-    let down = tokio::io::copy(&mut from_authority, &mut to_device);
     tokio::select! {
-        () = up => {}
-        _ = down => {}
+        _ = carry_up(&mut from_device, &mut to_authority, budget) => {}
+        _ = tokio::io::copy(&mut from_authority, &mut to_device) => {}
+    }
+    drop(device);
+    // closing with bytes unread would take back what the authority has not read yet
+    let farewell = async {
+        authority.shutdown().await?;
+        tokio::io::copy(&mut authority, &mut tokio::io::sink()).await
+    };
+    _ = timeout(Duration::from_secs(1), farewell).await;
+}
+
+/// Carries what a device says, until it ends or the budget is spent.
+async fn carry_up(
+    device: &mut (impl AsyncRead + Unpin),
+    authority: &mut (impl AsyncWrite + Unpin),
+    budget: &AtomicU64,
+) -> io::Result<()> {
+    let mut buffer = [0; 4_096];
+    loop {
+        let read = device.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        let left = budget.load(Ordering::SeqCst);
+        let passing = usize::try_from(left).map_or(read, |left| left.min(read));
+        authority.write_all(&buffer[..passing]).await?;
+        if passing < read {
+            // a cut is made once
+            budget.store(NEVER, Ordering::SeqCst);
+            return Ok(());
+        }
+        if left != NEVER {
+            budget.store(left - passing as u64, Ordering::SeqCst);
+        }
     }
 }

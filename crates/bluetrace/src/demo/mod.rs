@@ -30,16 +30,16 @@ pub(crate) fn run(options: &DemoOptions) -> anyhow::Result<()> {
     runtime.context("cannot start the async runtime")?.block_on(play(options))
 }
 
-static ANNA: Person = Person { name: "Anna", phone_number: "+61410999999", password: "comconcert" };
-static BEN: Person = Person { name: "Ben", phone_number: "+61410888888", password: "comnetworks" };
-static CHRIS: Person = Person { name: "Chris", phone_number: "+61410777777", password: "comexplore" };
+static USER_A: Person = Person { name: "A", phone_number: "+61410999999", password: "comconcert" };
+static USER_B: Person = Person { name: "B", phone_number: "+61410888888", password: "comnetworks" };
+static USER_C: Person = Person { name: "C", phone_number: "+61410777777", password: "comexplore" };
 
 /// The field's 15 minutes, 3 minutes and 60 seconds, made short enough to watch.
 const TEMP_ID_LIFETIME_S: u32 = 5;
 const CONTACT_LOG_RETENTION_S: u32 = 9;
 const BLOCK_DURATION_S: u32 = 3;
 
-/// Beacons that Ben hears of each of the others before he is tested.
+/// Beacons that B hears of each of the others before he is tested.
 const MEETINGS: usize = 300;
 
 async fn play(options: &DemoOptions) -> anyhow::Result<()> {
@@ -58,28 +58,28 @@ async fn play(options: &DemoOptions) -> anyhow::Result<()> {
     let behind_bad_line = Surroundings { server: bad_line.address, ..around.clone() };
 
     block_and_unblock(&mut narrator, &around).await?;
-    let mut anna = ANNA.switch_on(&around).await?;
-    let mut ben = BEN.switch_on(&behind_bad_line).await?;
-    let mut chris = CHRIS.switch_on(&around).await?;
-    log_in(&mut narrator, [&mut anna, &mut ben, &mut chris]).await?;
-    let first_heard = meet(&mut narrator, &anna, &mut ben).await?;
-    replay(&mut narrator, &anna, &mut ben).await?;
-    forget(&mut narrator, &mut ben, first_heard).await?;
-    spend_time_together(&mut narrator, &anna, &chris, &mut ben).await?;
-    upload_over_bad_line(&mut narrator, &mut ben, &bad_line, &authority).await?;
+    let mut device_a = USER_A.switch_on(&around).await?;
+    let mut device_b = USER_B.switch_on(&behind_bad_line).await?;
+    let mut device_c = USER_C.switch_on(&around).await?;
+    log_in(&mut narrator, [&mut device_a, &mut device_b, &mut device_c]).await?;
+    let first_heard = meet(&mut narrator, &device_a, &mut device_b).await?;
+    replay(&mut narrator, &device_a, &mut device_b).await?;
+    forget(&mut narrator, &mut device_b, first_heard).await?;
+    spend_time_together(&mut narrator, &device_a, &device_c, &mut device_b).await?;
+    upload_over_bad_line(&mut narrator, &mut device_b, &bad_line, &authority).await?;
     trace(&mut narrator, &authority).await?;
-    show_notices(&mut narrator, [&mut anna, &mut chris], &mut ben).await?;
+    show_notices(&mut narrator, [&mut device_a, &mut device_c], &mut device_b).await?;
 
-    for actor in [anna, ben, chris] {
+    for actor in [device_a, device_b, device_c] {
         actor.log_out().await?;
     }
     narrator.end();
-    if options.keep { authority.keep(&narrator, [&ANNA, &BEN, &CHRIS]).await } else { authority.close().await }
+    if options.keep { authority.keep(&narrator, [&USER_A, &USER_B, &USER_C]).await } else { authority.close().await }
 }
 
 async fn open_authority(narrator: &mut Narrator, home: &std::path::Path) -> anyhow::Result<DemoAuthority> {
     narrator.step("The health authority opens");
-    let authority = DemoAuthority::open(&home.join("authority"), [&ANNA, &BEN, &CHRIS]).await?;
+    let authority = DemoAuthority::open(&home.join("authority"), [&USER_A, &USER_B, &USER_C]).await?;
     for line in authority.console_lines(|line| line.starts_with("listening on")).await? {
         narrator.quote("authority", &line);
     }
@@ -92,8 +92,8 @@ async fn open_authority(narrator: &mut Narrator, home: &std::path::Path) -> anyh
 }
 
 async fn block_and_unblock(narrator: &mut Narrator, around: &Surroundings) -> anyhow::Result<()> {
-    narrator.step("Somebody guesses Chris's password");
-    let mut guesser = CHRIS.switch_on(around).await?;
+    narrator.step("Somebody guesses C's password");
+    let mut guesser = USER_C.switch_on(around).await?;
     for guess in ["123456", "letmein"] {
         guesser.run(Command::Password(Password::parse(guess)?)).await;
         let text = guesser.expect("was told that the password is wrong", |event| match event {
@@ -106,12 +106,12 @@ async fn block_and_unblock(narrator: &mut Narrator, around: &Surroundings) -> an
     narrator.quote("device", &blocked(&mut guesser).await?);
     narrator.checked("three wrong passwords in a row block the account");
 
-    let mut owner = CHRIS.switch_on(around).await?;
-    owner.run(Command::Password(Password::parse(CHRIS.password)?)).await;
+    let mut owner = USER_C.switch_on(around).await?;
+    owner.run(Command::Password(Password::parse(USER_C.password)?)).await;
     narrator.quote("device", &blocked(&mut owner).await?);
     narrator.checked("while the block lasts even the right password does not help");
     sleep(Duration::from_secs(u64::from(BLOCK_DURATION_S) + 1)).await;
-    let mut owner = CHRIS.switch_on(around).await?;
+    let mut owner = USER_C.switch_on(around).await?;
     owner.log_in().await?;
     owner.log_out().await?;
     narrator.checked(&format!("{BLOCK_DURATION_S} s later it does: the block has ended"));
@@ -151,27 +151,27 @@ async fn temp_id_of(actor: &mut Actor) -> anyhow::Result<(Record, Timestamp)> {
 }
 
 /// Returns when the beacon was heard.
-async fn meet(narrator: &mut Narrator, anna: &Actor, ben: &mut Actor) -> anyhow::Result<Timestamp> {
-    narrator.step("Anna meets Ben");
-    anna.beacon(ben.udp()).await;
-    let (record, heard) = ben
+async fn meet(narrator: &mut Narrator, device_a: &Actor, device_b: &mut Actor) -> anyhow::Result<Timestamp> {
+    narrator.step("A and B meet: A beacons, B listens");
+    device_a.beacon(device_b.udp()).await;
+    let (record, heard) = device_b
         .expect("heard a beacon", |event| match event {
             DeviceEvent::BeaconHeard { record, now, is_valid: true } => Some((record, now)),
             _ => None,
         })
         .await?;
-    narrator.quote("Anna", &format!("beacon to {}: {}", ben.udp(), record.reveal()));
-    let line = eventually("Ben's contact log holds the beacon", || Ok(ben.contact_log()?.pop())).await?;
-    narrator.quote("Ben", &format!("contact log: {line}"));
+    narrator.quote("A", &format!("beacon to {}: {}", device_b.udp(), record.reveal()));
+    let line = eventually("B's contact log holds the beacon", || Ok(device_b.contact_log()?.pop())).await?;
+    narrator.quote("B", &format!("contact log: {line}"));
     ensure!(line.starts_with(&record.reveal()), "the contact log holds another record than was heard: {line}");
-    narrator.checked("Ben's device logged Anna's TempID, and does not know whose it is");
+    narrator.checked("B's device logged A's TempID, and does not know whose it is");
     Ok(heard)
 }
 
-async fn replay(narrator: &mut Narrator, anna: &Actor, ben: &mut Actor) -> anyhow::Result<()> {
-    narrator.step("An adversary replays what Anna said");
+async fn replay(narrator: &mut Narrator, device_a: &Actor, device_b: &mut Actor) -> anyhow::Result<()> {
+    narrator.step("An adversary replays what A said");
     let adversary = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.context("the adversary has no socket")?;
-    anna.beacon(adversary.local_addr().context("the adversary's address")?).await;
+    device_a.beacon(adversary.local_addr().context("the adversary's address")?).await;
     let mut buffer = [0; 512];
     let received = timeout(Duration::from_secs(5), adversary.recv(&mut buffer)).await;
     let captured =
@@ -180,54 +180,55 @@ async fn replay(narrator: &mut Narrator, anna: &Actor, ben: &mut Actor) -> anyho
     narrator.quote("adversary", &format!("captured: {}", String::from_utf8_lossy(captured)));
     narrator.tell(&format!("… and waits until {} has passed", window.expiry()));
     wait_until(window.expiry().plus(1)).await;
-    let before = ben.status().await?;
-    adversary.send_to(captured, ben.udp()).await.context("the adversary cannot send")?;
-    let now = ben
+    let before = device_b.status().await?;
+    adversary.send_to(captured, device_b.udp()).await.context("the adversary cannot send")?;
+    let now = device_b
         .expect("refused the replayed beacon", |event| match event {
             DeviceEvent::BeaconHeard { now, is_valid: false, .. } => Some(now),
             _ => None,
         })
         .await?;
-    narrator.quote("Ben", &format!("Current time is: {now}"));
-    narrator.quote("Ben", "The beacon is invalid.");
-    let after = ben.status().await?;
+    narrator.quote("B", &format!("Current time is: {now}"));
+    narrator.quote("B", "The beacon is invalid.");
+    let after = device_b.status().await?;
     ensure!(after.valid == before.valid && after.contacts <= before.contacts, "the replayed beacon was logged");
-    narrator.checked("the replay is refused: no trace of it in Ben's contact log");
+    narrator.checked("the replay is refused: no trace of it in B's contact log");
     Ok(())
 }
 
-async fn forget(narrator: &mut Narrator, ben: &mut Actor, heard: Timestamp) -> anyhow::Result<()> {
-    narrator.step("Ben's contact log forgets");
+async fn forget(narrator: &mut Narrator, device_b: &mut Actor, heard: Timestamp) -> anyhow::Result<()> {
+    narrator.step("B's contact log forgets");
     let removal = heard.plus(i64::from(CONTACT_LOG_RETENTION_S));
     narrator.tell(&format!("heard at {heard}, kept {CONTACT_LOG_RETENTION_S} s, so to be gone at {removal}"));
-    ben.expect("forgot the beacon", |event| matches!(event, DeviceEvent::ContactForgotten { .. }).then_some(()))
+    device_b
+        .expect("forgot the beacon", |event| matches!(event, DeviceEvent::ContactForgotten { .. }).then_some(()))
         .await?;
     let gone = SystemClock.now();
     ensure!(gone >= removal, "the beacon was forgotten early, at {gone}");
-    eventually("the contact log's file is empty", || Ok(ben.contact_log()?.is_empty().then_some(()))).await?;
+    eventually("the contact log's file is empty", || Ok(device_b.contact_log()?.is_empty().then_some(()))).await?;
     narrator.checked(&format!("gone at {gone}, from memory and from the file"));
     Ok(())
 }
 
 async fn spend_time_together(
     narrator: &mut Narrator,
-    anna: &Actor,
-    chris: &Actor,
-    ben: &mut Actor,
+    device_a: &Actor,
+    device_c: &Actor,
+    device_b: &mut Actor,
 ) -> anyhow::Result<()> {
-    narrator.step("Anna, Ben and Chris spend time together");
+    narrator.step("A, B and C spend time together");
     for met in 1..=MEETINGS {
-        anna.beacon(ben.udp()).await;
-        chris.beacon(ben.udp()).await;
+        device_a.beacon(device_b.udp()).await;
+        device_c.beacon(device_b.udp()).await;
         if met % 25 == 0 {
             // beacons are datagrams: a burst too large for the receiver would be lost
-            let status = ben.status().await?;
-            eventually_heard(ben, 2 * met as u64 + 1, status.valid).await?;
+            let status = device_b.status().await?;
+            eventually_heard(device_b, 2 * met as u64 + 1, status.valid).await?;
         }
     }
-    let contacts = ben.status().await?.contacts;
-    ensure!(contacts > 0, "Ben's contact log is empty");
-    narrator.checked(&format!("Ben heard {} beacons; his log holds {contacts}", 2 * MEETINGS));
+    let contacts = device_b.status().await?.contacts;
+    ensure!(contacts > 0, "B's contact log is empty");
+    narrator.checked(&format!("B heard {} beacons; its log holds {contacts}", 2 * MEETINGS));
     Ok(())
 }
 
@@ -250,38 +251,38 @@ async fn eventually_heard(actor: &mut Actor, wanted: u64, mut heard: u64) -> any
 
 async fn upload_over_bad_line(
     narrator: &mut Narrator,
-    ben: &mut Actor,
+    device_b: &mut Actor,
     bad_line: &CuttingProxy,
     authority: &DemoAuthority,
 ) -> anyhow::Result<()> {
-    narrator.step("Ben tests positive and uploads, and the line is cut half-way");
-    let in_log = ben.status().await?.contacts;
+    narrator.step("B tests positive and uploads, and the line is cut half-way");
+    let in_log = device_b.status().await?.contacts;
     // a record takes about 160 bytes on the line
     bad_line.cut_after(160 * in_log as u64 / 2);
-    ben.run(Command::Upload).await;
-    let records = ben
+    device_b.run(Command::Upload).await;
+    let records = device_b
         .expect("began to upload", |event| match event {
             DeviceEvent::UploadStarted { records, .. } => Some(records),
             _ => None,
         })
         .await?;
-    narrator.quote("Ben", &format!("uploading {} records", records.len()));
-    let why = ben
+    narrator.quote("B", &format!("uploading {} records", records.len()));
+    let why = device_b
         .expect("lost its connection", |event| match event {
             DeviceEvent::Disconnected { why, .. } => Some(why),
             _ => None,
         })
         .await?;
-    narrator.quote("Ben", &format!("{why}; reconnecting"));
-    let (acknowledged, total) = ben
+    narrator.quote("B", &format!("{why}; reconnecting"));
+    let (acknowledged, total) = device_b
         .expect("went on with its upload", |event| match event {
             DeviceEvent::UploadContinued { acknowledged, total } => Some((acknowledged, total)),
             _ => None,
         })
         .await?;
-    narrator.quote("Ben", &format!("resumed without a password; {acknowledged} of {total} are there, going on"));
+    narrator.quote("B", &format!("resumed without a password; {acknowledged} of {total} are there, going on"));
     ensure!(0 < acknowledged && acknowledged < total, "the cut was not half-way: {acknowledged} of {total}");
-    let summary = ben
+    let summary = device_b
         .expect("finished its upload", |event| match event {
             DeviceEvent::UploadComplete(summary) => Some(summary),
             _ => None,
@@ -297,17 +298,14 @@ async fn upload_over_bad_line(
 
 async fn trace(narrator: &mut Narrator, authority: &DemoAuthority) -> anyhow::Result<()> {
     narrator.step("The authority traces: who was met, and when");
-    let lines = authority.console_lines(|line| line.starts_with("... and") && line.ends_with(" more")).await?;
-    let begin = lines.iter().position(|line| line.starts_with("received contact log from"));
-    for line in lines.iter().skip(begin.context("the console says nothing of the contact log")?).take(3) {
-        narrator.quote("authority", line);
+    for headline in ["received contact log from", "Contact log checking"] {
+        let before = authority.console_lines(|line| line.starts_with(headline)).await?;
+        let entries = authority.console_lines(|line| line.starts_with("... and")).await?;
+        for line in before.iter().rev().take(1).chain(entries.iter().take(2)) {
+            narrator.quote("authority", line);
+        }
+        narrator.quote("authority", "...");
     }
-    let matches = authority.console_lines(|line| line.starts_with("... and") && line.ends_with(" more")).await?;
-    let begin = matches.iter().position(|line| line == "Contact log checking");
-    for line in matches.iter().skip(begin.context("the console says nothing of the checking")?).take(3) {
-        narrator.quote("authority", line);
-    }
-    narrator.quote("authority", "…");
     let met = authority.people_met().await?;
     for (phone_number, encounters) in &met {
         narrator.tell(&format!(
@@ -315,13 +313,13 @@ async fn trace(narrator: &mut Narrator, authority: &DemoAuthority) -> anyhow::Re
             encounters.count, encounters.from, encounters.to
         ));
     }
-    let expected = [CHRIS.phone_number, ANNA.phone_number];
+    let expected = [USER_C.phone_number, USER_A.phone_number];
     ensure!(met.keys().map(String::as_str).eq(expected), "others were traced than were met");
     narrator.checked("only the authority could tell: the log itself names nobody");
     Ok(())
 }
 
-async fn show_notices(narrator: &mut Narrator, met: [&mut Actor; 2], ben: &mut Actor) -> anyhow::Result<()> {
+async fn show_notices(narrator: &mut Narrator, met: [&mut Actor; 2], device_b: &mut Actor) -> anyhow::Result<()> {
     narrator.step("The people who were met are told");
     for actor in met {
         let notice = actor.expect("showed a notice", |event| match event {
@@ -332,16 +330,16 @@ async fn show_notices(narrator: &mut Narrator, met: [&mut Actor; 2], ben: &mut A
         narrator.quote(actor.person.name, &format!("exposed from {} to {}", notice.from, notice.to));
         narrator.quote(actor.person.name, &notice.advice);
     }
-    narrator.checked("Anna and Chris learn when, and what to do; not by whom");
-    ben.run(Command::Notices).await;
-    let notices = ben
+    narrator.checked("A and C learn when, and what to do; not by whom");
+    device_b.run(Command::Notices).await;
+    let notices = device_b
         .expect("asked for notices", |event| match event {
             DeviceEvent::Notices(notices) => Some(notices.len()),
             _ => None,
         })
         .await?;
-    ensure!(notices == 0, "Ben got a notice of his own upload");
-    narrator.checked("Ben, who uploaded, gets none");
+    ensure!(notices == 0, "B got a notice of its own upload");
+    narrator.checked("B, who uploaded, gets none");
     Ok(())
 }
 
