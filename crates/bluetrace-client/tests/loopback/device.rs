@@ -59,10 +59,10 @@ async fn no_flood_of_garbage_ends_the_radio() {
     rig.device.run(Command::Beacon(target(rig.device.udp()))).await;
     let mut complaints = 0;
     loop {
-        match rig.events.recv().await.unwrap() {
-            DeviceEvent::BeaconDropped { .. } => complaints += 1,
-            DeviceEvent::BeaconHeard { is_valid: true, .. } => break,
-            _ => {}
+        let event = rig.events.recv().await.unwrap();
+        complaints += usize::from(matches!(event, DeviceEvent::BeaconDropped { .. }));
+        if matches!(event, DeviceEvent::BeaconHeard { is_valid: true, .. }) {
+            break;
         }
     }
     assert_eq!(complaints, 1, "one line a source and minute");

@@ -115,6 +115,7 @@ impl Drop for Authority {
 }
 
 /// One connection. `None` when it is cut.
+#[expect(clippy::too_many_lines, reason = "the whole protocol in one loop")]
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) -> Option<()> {
     let mut stream = BufReader::new(stream);
     let username = read_line(&mut stream).await?;
@@ -285,10 +286,8 @@ impl Rig {
                 seen.push(event);
             }
         });
-        match found.await {
-            Ok(event) => event,
-            Err(_) => panic!("it did not come; there were {seen:?}"),
-        }
+        let Ok(event) = found.await else { panic!("it did not come; there were {seen:?}") };
+        event
     }
 }
 
