@@ -1,0 +1,121 @@
+//! The server under measurement, put together as the binary does it.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bluetrace_authority::keys::MasterKey;
+use bluetrace_authority::store::{AccountOpened, PasswordHash, PasswordSource, SessionId, Store};
+use bluetrace_authority::{Authority, Member, Policy};
+use bluetrace_protocol::{Clock, Password, Timestamp, Username};
+use bluetrace_server::connection::{self, Shared};
+use bluetrace_server::console::Console;
+use bluetrace_server::limits::Limits;
+use bluetrace_server::listener::{self, Server};
+use bluetrace_server::password_pool::ThreadPool;
+use bluetrace_server::shutdown::{ShutdownSwitch, shutdown_channel};
+use bluetrace_server::sqlite::SqliteStore;
+use bluetrace_server::tls::ServerTls;
+use tempfile::TempDir;
+
+use crate::harness::folder_for_data;
+use crate::line_client::LineClient;
+
+/// A running server with accounts. Dropped, it ends.
+pub(crate) struct System {
+    pub(crate) address: SocketAddr,
+    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) members: Vec<Member>,
+    clock: Arc<dyn Clock>,
+    _switch: ShutdownSwitch,
+    folder: TempDir,
+}
+
+impl System {
+    /// Starts one with so many accounts, who come in by resume token: a password costs 20 ms.
+    pub(crate) async fn start(accounts: usize) -> Self {
+        let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
+        let store = Arc::new(SqliteStore::open(&folder.path().join("bluetrace.db")).unwrap());
+        let passwords = Arc::new(ThreadPool::start(cores()).unwrap());
+        let key = MasterKey::new([7; 32]);
+        let authority = Arc::new(Authority::new(store.clone(), passwords, Policy::default(), &key, [7; 32]));
+        let clock: Arc<dyn Clock> = Arc::new(RunningClock(Instant::now()));
+        let tls = ServerTls::open(folder.path()).unwrap();
+        let limits = Limits { max_connections: 12_000, max_connections_per_address: 12_000, ..Limits::default() };
+        let console = Console::start(Box::new(io::sink())).unwrap();
+        let shared =
+            Arc::new(Shared { authority: authority.clone(), clock: clock.clone(), console, limits: limits.clone() });
+        let listener = listener::bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (switch, shutdown) = shutdown_channel();
+        let server = Server { tls: tls.config(), allow_plaintext: false, limits };
+        let each = {
+            let shutdown = shutdown.clone();
+            move |stream, peer| connection::serve(stream, peer, shared.clone(), shutdown.clone())
+        };
+        tokio::spawn(server.run(listener, shutdown, each));
+        let mut system = Self { address, store, authority, members: Vec::new(), clock, _switch: switch, folder };
+        for number in 0..accounts {
+            let member = system.open_account(number).await;
+            system.members.push(member);
+        }
+        system
+    }
+
+    /// A connection of an account, past its login.
+    pub(crate) async fn enter(&self, account: usize) -> LineClient {
+        let mut client = LineClient::connect(self.address).await;
+        client.send(format!("RESUME {}\n", self.token(account)).as_bytes()).await;
+        let answer = client.line().await;
+        assert!(answer.starts_with("230 "), "{answer}");
+        client
+    }
+
+    pub(crate) fn token(&self, account: usize) -> String {
+        self.authority.resume_token(&self.members[account], self.now()).0.reveal().to_owned()
+    }
+
+    /// Opens an account that logs in with a password.
+    pub(crate) async fn open_account_with(&self, username: &str, password: &str) {
+        let (username, password) = (Username::parse(username).unwrap(), Password::parse(password).unwrap());
+        assert!(self.authority.open_account(username, password, self.now()).await.unwrap());
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    async fn open_account(&self, number: usize) -> Member {
+        let username = Username::parse(&format!("+61{number:09}")).unwrap();
+        let hash = PasswordHash("none".to_owned());
+        let opened = self.store.open_account(username.clone(), hash, PasswordSource::Operator, self.now());
+        let AccountOpened::Opened(account) = opened.await.unwrap() else { panic!("the name is taken") };
+        Member { account, username, session: SessionId([1; 16]), token_epoch: 0 }
+    }
+}
+
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A clock that costs what the system's costs, and needs no permission.
+#[derive(Debug)]
+struct RunningClock(Instant);
+
+impl Clock for RunningClock {
+    fn now(&self) -> Timestamp {
+        beginning().plus(i64::try_from(self.0.elapsed().as_secs()).unwrap_or(0))
+    }
+}
+
+/// When every bench begins.
+pub(crate) fn beginning() -> Timestamp {
+    Timestamp::from_unix(1_600_000_000).unwrap()
+}
