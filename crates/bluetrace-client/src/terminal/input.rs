@@ -9,7 +9,7 @@ use rustyline::highlight::Highlighter;
 use rustyline::hint::Hinter;
 use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
-use rustyline::{Config, Context, Editor, ExternalPrinter, Helper};
+use rustyline::{CompletionType, Config, Context, Editor, ExternalPrinter, Helper};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
@@ -73,7 +73,12 @@ impl Input {
     /// # Errors
     /// When this is no terminal that a prompt can be drawn on.
     pub(super) fn prompt(memory: Memory) -> rustyline::Result<(Self, Box<dyn ExternalPrinter + Send>)> {
-        let config = Config::builder().max_history_size(HISTORY)?.history_ignore_dups(true)?.build();
+        // a list, for while candidates go round nothing is printed above the line
+        let config = Config::builder()
+            .max_history_size(HISTORY)?
+            .history_ignore_dups(true)?
+            .completion_type(CompletionType::List)
+            .build();
         let mut editor = Editor::with_history(config, MemHistory::new())?;
         let printer = editor.create_external_printer()?;
         editor.set_helper(Some(memory));

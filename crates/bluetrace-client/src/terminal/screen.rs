@@ -129,10 +129,10 @@ fn write(sink: &mut Sink, text: String) {
 
 fn new_bar(total: u32) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total.into()), ProgressDrawTarget::stdout());
-    let style = ProgressStyle::with_template("{bar:40} {pos} of {len} records, {per_sec}, {eta} left");
+    let style = ProgressStyle::with_template("[{bar:40}] {pos} of {len} records, {eta} left");
     // a template that does not parse would leave the usual bar
     if let Ok(style) = style {
-        bar.set_style(style);
+        bar.set_style(style.progress_chars("=> "));
     }
     bar
 }
