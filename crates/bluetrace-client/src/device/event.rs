@@ -259,7 +259,7 @@ pub enum End {
     PasswordChanged,
     /// The server shows another certificate than before.
     CertificateChanged(Box<CertificateChanged>),
-    /// The front-end let go of its [`DeviceHandle`](super::DeviceHandle).
+    /// The front-end left before the login, or let go of its [`DeviceHandle`](super::DeviceHandle).
     Abandoned,
 }
 

@@ -119,7 +119,10 @@ impl Engine {
                 self.take_awaited_upload();
                 self.on_upload_begun(acknowledged, total);
             }
-            Event::UploadProgress { acknowledged, total } => self.on_upload_progress(acknowledged, total),
+            Event::UploadProgress { acknowledged, total } => {
+                self.take_awaited_upload();
+                self.on_upload_progress(acknowledged, total);
+            }
             Event::RecordRefused { message } => self.outbox.tell_if_room(|| DeviceEvent::RecordRefused { message }),
             Event::UploadComplete(summary) => {
                 // an upload that was complete already begins and ends in one answer
@@ -356,7 +359,9 @@ impl Engine {
                 session.logout(out);
                 self.awaited.push_back(Awaited::Logout);
             }
-            None => self.end = Some(End::LeftOffline { why: "the authority is away".into() }),
+            None if self.was_welcomed => self.end = Some(End::LeftOffline { why: "the authority is away".into() }),
+            // there is nothing to log out of
+            None => self.end = Some(End::Abandoned),
         }
         self.logout = Some(Logout { done, deadline: Instant::now() + LOGOUT_TIMEOUT });
     }

@@ -50,6 +50,8 @@ pub(super) struct Memory {
 #[derive(Debug, Default)]
 struct Remembered {
     is_command: bool,
+    /// The front-end is ending: an interrupted prompt does not come back.
+    is_over: bool,
     /// The line as it stands on the screen.
     line: String,
     /// `<ip> <port>`, the newest last.
@@ -120,9 +122,15 @@ impl Input {
 impl Memory {
     /// Remembers a target for completion.
     pub(super) fn add_target(&self, target: String) {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.targets.retain(|known| *known != target);
-        shared.targets.push(target);
+        self.with(|memory| {
+            memory.targets.retain(|known| *known != target);
+            memory.targets.push(target);
+        });
+    }
+
+    /// The next interrupt ends the prompt, whatever has been typed.
+    pub(super) fn end(&self) {
+        self.with(|memory| memory.is_over = true);
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut Remembered) -> T) -> T {
@@ -187,8 +195,9 @@ fn ask_at_prompt(editor: &mut Editor<Memory, MemHistory>, ask: Ask) -> Typed {
                 return Typed::Line(Zeroizing::new(line));
             }
             Err(ReadlineError::Interrupted) => {
-                let was_empty = editor.helper().is_none_or(|memory| memory.with(|memory| memory.line.is_empty()));
-                if was_empty {
+                let is_over =
+                    editor.helper().is_none_or(|memory| memory.with(|memory| memory.is_over || memory.line.is_empty()));
+                if is_over {
                     return Typed::Interrupt;
                 }
             }

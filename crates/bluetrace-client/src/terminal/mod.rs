@@ -485,6 +485,7 @@ impl FrontEnd {
         self.screen.flush().await;
         if self.manner == Manner::Prompt && self.input.is_asked() {
             // the one way to end a prompt from outside: it comes back as if Ctrl-C had been typed
+            self.memory.end();
             let _ = kill(Pid::this(), Signal::SIGINT);
             let _ = timeout(LAST_WORDS, self.input.next(Ask::Command)).await;
         }
