@@ -354,14 +354,14 @@ impl Engine {
             return self.outbox.done(Some(done));
         }
         self.password = None;
-        match self.member() {
-            Some((session, out)) => {
-                session.logout(out);
-                self.awaited.push_back(Awaited::Logout);
-            }
-            None if self.was_welcomed => self.end = Some(End::LeftOffline { why: "the authority is away".into() }),
+        if let Some((session, out)) = self.member() {
+            session.logout(out);
+            self.awaited.push_back(Awaited::Logout);
+        } else if self.was_welcomed {
+            self.end = Some(End::LeftOffline { why: "the authority is away".into() });
+        } else {
             // there is nothing to log out of
-            None => self.end = Some(End::Abandoned),
+            self.end = Some(End::Abandoned);
         }
         self.logout = Some(Logout { done, deadline: Instant::now() + LOGOUT_TIMEOUT });
     }
