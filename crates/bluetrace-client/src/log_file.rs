@@ -102,6 +102,10 @@ impl LogKeeper {
     pub(crate) fn expire(&mut self, now: Timestamp) -> usize {
         let gone = self.log.expire(now);
         self.forget_lines(gone);
+        if gone > 0 {
+            // what is over leaves a failing file as soon as it can
+            self.retry_at = None;
+        }
         self.whole |= self.log.take_dates_changed();
         gone
     }
@@ -350,16 +354,15 @@ impl LogFile {
         }
     }
 
-    /// On a full disk there is no room for a second file, but what is over has to go all the same: a text that is not
-    /// longer than the old one fits over it. Not whole by rename, so only where that failed.
+    /// On a full disk there is no room for a second file, but what is over has to go all the same: as many lines as
+    /// the old file has room for are written over it, the oldest first. Not whole by rename, so only where that failed.
     fn shorten_in_place(&self, text: &str) -> io::Result<()> {
         let Ok(mut file) = OpenOptions::new().write(true).open(&self.path) else { return Ok(()) };
-        let length = text.len() as u64;
-        if file.metadata()?.len() >= length {
-            file.write_all(text.as_bytes())?;
-            file.set_len(length)?;
-        }
-        Ok(())
+        let room = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+        let fitting = text.as_bytes().get(..room.min(text.len())).unwrap_or_default();
+        let lines = fitting.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        file.write_all(fitting.get(..lines).unwrap_or_default())?;
+        file.set_len(lines as u64)
     }
 }
 
@@ -515,6 +518,19 @@ mod tests {
             begun.elapsed()
         );
         assert_file_is(&path, &keeper);
+    }
+
+    #[test]
+    fn on_a_full_disk_the_old_file_loses_what_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = LogFile { path: folder.path().join("log"), written: None };
+        fs::write(&file.path, "over\nkept 1\nkept 2\n").unwrap();
+        file.shorten_in_place("kept 1\nkept 2\nkept 3, for which there is no room\n").unwrap();
+        assert_eq!(fs::read_to_string(&file.path).unwrap(), "kept 1\nkept 2\n");
+        file.shorten_in_place("kept 2\n").unwrap();
+        assert_eq!(fs::read_to_string(&file.path).unwrap(), "kept 2\n");
+        file.shorten_in_place("").unwrap();
+        assert_eq!(fs::read_to_string(&file.path).unwrap(), "");
     }
 
     fn at(second: i64) -> Timestamp {

@@ -1,4 +1,4 @@
-//! What a person types: [`Typed`] commands, their names, and what is wrong with those that are none.
+//! What a person types: commands, their names, and what is wrong with those that are none.
 
 use std::net::IpAddr;
 

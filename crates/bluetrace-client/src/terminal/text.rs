@@ -109,7 +109,7 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
             file.display()
         ))],
         DeviceEvent::FileFailing { file, why } => {
-            vec![bad(format!("cannot use {}: {why}; going on without it", file.display()))]
+            vec![bad(format!("cannot use {}: {why}; going on with what is in memory", file.display()))]
         }
         DeviceEvent::LogFileRecovered { file } => {
             vec![good(&format!("{} is written again, and whole", file.display()))]
