@@ -251,14 +251,15 @@ impl Engine {
         if matches!(self.awaited.front(), Some(Awaited::Token)) {
             self.awaited.pop_front();
         }
+        let mut now = self.now();
         if let Some(server_now) = server_now {
-            let wall = self.wall();
-            self.clock.learn(server_now, wall);
+            // one second is what rounding and the way here make of two clocks that agree
+            if server_now.seconds_since(now).abs() > 1 {
+                let wall = self.wall();
+                self.clock.learn(server_now, wall);
+            }
+            now = server_now;
         }
-        let now = match server_now {
-            Some(now) => now,
-            None => self.now(),
-        };
         let lifetime = Duration::from_secs(u64::try_from(expires.seconds_since(now)).unwrap_or_default());
         let ends_at = Instant::now() + lifetime;
         self.token = Some(Token { text: token, renew_at: Instant::now() + (lifetime / 2).max(RENEW_AGAIN), ends_at });

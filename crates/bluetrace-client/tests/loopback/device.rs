@@ -138,6 +138,19 @@ async fn a_clock_that_is_set_back_is_told_and_keeps_nothing_longer() {
 }
 
 #[tokio::test]
+async fn a_device_whose_clock_is_wrong_goes_by_the_authoritys() {
+    let authority = Authority::start().await;
+    authority.state.ahead_s.store(7_200, Ordering::Relaxed);
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    rig.device.run(Command::Beacon(target(rig.device.udp()))).await;
+    rig.until(|event| matches!(event, DeviceEvent::BeaconHeard { is_valid: true, .. })).await;
+    rig.device.run(Command::Status).await;
+    let event = rig.until(|event| matches!(event, DeviceEvent::Status(_))).await;
+    assert!(matches!(event, DeviceEvent::Status(status) if (7_198..7_203).contains(&status.now.seconds_since(now()))));
+}
+
+#[tokio::test]
 async fn a_log_changed_from_outside_is_told_once_and_comes_back() {
     let authority = Authority::start().await;
     let folder = tempfile::tempdir().unwrap();

@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) issued: AtomicUsize,
     /// A connection is cut after so many records; 0 for never.
     pub(crate) cut_after: AtomicUsize,
+    /// Seconds by which its clock is ahead of the devices'.
+    pub(crate) ahead_s: AtomicI64,
 }
 
 impl Authority {
@@ -152,18 +154,20 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) -> Op
             value.to_string()
         };
         let mut answers = String::new();
+        let now = now().plus(state.ahead_s.load(Ordering::Relaxed));
         match request["commandType"].as_str().unwrap() {
             "DT" => {
                 let count = request["numOfRecv"].as_i64().unwrap_or(1).max(1);
                 for number in 0..count {
-                    let start = now().plus(number * 900);
+                    let start = now.plus(number * 900);
                     let id = state.issued.fetch_add(1, Ordering::Relaxed);
                     let record = format!("{id:020}, {start}, {}", start.plus(899));
                     writeln!(answers, "{}", answer(json!({"numOfSend": count - 1 - number, "data": record}))).unwrap();
                 }
             }
             "RT" => {
-                let data = json!({"token": "token", "expires": now().plus(1_800).to_string()});
+                let expires = now.plus(1_800).to_string();
+                let data = json!({"token": "token", "expires": expires, "now": now.to_string()});
                 writeln!(answers, "{}", answer(json!({"data": data}))).unwrap();
             }
             "NT" => writeln!(answers, "{}", answer(json!({"data": null}))).unwrap(),
