@@ -3,7 +3,8 @@
 //! The format of the files is described in `vectors/sessions/README.md`; adding a dialogue needs no Rust.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what helps a test fails as a test does")]
 
-mod running;
+#[expect(dead_code, reason = "each file of tests uses a part of it")]
+mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,9 +14,9 @@ use std::time::Duration;
 
 use bluetrace_protocol::message::ErrorCode;
 use bluetrace_protocol::{TempId, Timestamp};
-use running::{RunningServer, root};
 use serde_json::Value;
 use socket2::SockRef;
+use support::{RunningServer, root};
 
 #[test]
 fn the_dialogues_on_the_page_are_the_vector_files() {

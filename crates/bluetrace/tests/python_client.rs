@@ -1,7 +1,8 @@
 //! Runs the client of `examples/python` against a real server: what the protocol page says is enough to write one.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "what helps a test fails as a test does")]
 
-mod running;
+#[expect(dead_code, reason = "each file of tests uses a part of it")]
+mod support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -10,7 +11,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use running::{RunningServer, root};
+use support::{RunningServer, root};
 
 /// Longer than anything here takes: a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
