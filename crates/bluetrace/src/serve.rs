@@ -38,6 +38,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
     let lock = folder.lock_for_server()?;
     // a taken port is said at once, not after a long import; nobody is answered before that is done
     let listener = listener::bind(options.bind, options.port)?;
+    let tls = ServerTls::open(folder.path())?;
     let passwords = Arc::new(ThreadPool::start(system::cores()).context("cannot start the password threads")?);
     let installation = Installation::open(&folder, policy(&options), passwords)?;
     let now = SystemClock.now();
@@ -45,7 +46,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
     import::temp_ids(&installation.authority, options.tempids.as_deref(), now).await?;
     hint_at_accounts(&installation, &options, now).await?;
     let server = RunningServer::start(ServerParts {
-        tls: ServerTls::open(folder.path())?,
+        tls,
         console: Console::start(Box::new(io::stdout())).context("cannot start the console's thread")?,
         limits: limits(&options),
         allow_plaintext: options.allow_plaintext,

@@ -66,9 +66,15 @@ pub(crate) fn start_log(level: LogLevel) {
     tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(is_colourful).with_max_level(level).init();
 }
 
-/// Says on standard error why the program ends: one line, with its causes.
+/// Says on standard error why the program ends: one line, with its causes, each of them once.
 pub(crate) fn complain(error: &anyhow::Error) {
-    say(&format!("bluetrace: {error:#}"));
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.extend([": ", &cause]);
+        }
+    }
+    say(&format!("bluetrace: {}", text.replace('\n', " ")));
 }
 
 /// Says a line on standard error. A closed standard error is nobody's concern.
