@@ -67,10 +67,11 @@ impl TempIdBook {
     }
 
     /// Adds what a download brought at `now` and drops what has expired. Of more than [`MAX_TEMP_ID_BOOK`] records
-    /// those furthest ahead are dropped.
+    /// those furthest ahead are dropped. A fresh record takes the place of those of the same window.
     pub fn add(&mut self, downloaded: Vec<Record>, now: Timestamp) {
         let Some(last) = downloaded.iter().max_by_key(|record| record.window) else { return };
         self.downloaded_span_s = Some(last.window.expiry().seconds_since(now));
+        self.records.retain(|held| downloaded.iter().all(|fresh| fresh.window != held.window));
         self.merge(downloaded, now);
     }
 
@@ -385,6 +386,17 @@ mod tests {
     }
 
     #[test]
+    fn a_fresh_temp_id_takes_the_place_of_the_one_of_its_window() {
+        let mut book = TempIdBook::new();
+        book.add(download(3, 0), at(0));
+        for fresh in [77, 0, 5] {
+            book.add(vec![record(fresh, 0, 899)], at(0));
+            assert_eq!((book.current(at(0)), book.len()), (Some(&record(fresh, 0, 899)), 3));
+        }
+        assert_eq!(book.current(at(900)), Some(&record(1, 900, 1_799)));
+    }
+
+    #[test]
     fn a_book_covers_the_time_up_to_its_first_gap() {
         let mut book = TempIdBook::new();
         book.add(vec![record(1, 0, 899), record(2, 900, 1_799), record(3, 1_801, 2_000)], at(0));
@@ -430,8 +442,8 @@ mod tests {
         book.add(download(3, 0), at(900));
         assert_eq!(book.iter().collect::<Vec<_>>(), [&record(1, 900, 1_799), &record(2, 1_800, 2_699)]);
         for _ in 0..=MAX_TEMP_ID_BOOK {
-            let next = book.len();
-            book.add(vec![record(u64::try_from(next).unwrap() + 10, 5_000, 5_100)], at(900));
+            let next = i64::try_from(book.len()).unwrap();
+            book.add(vec![record(next.unsigned_abs() + 10, 5_000, 5_100 + next)], at(900));
         }
         assert_eq!(book.len(), MAX_TEMP_ID_BOOK);
         assert!(book.current(at(900)).is_some());
