@@ -1,7 +1,7 @@
 //! Owns uploads and tracing: contact logs taken exactly once, their `TempIDs` turned back into people, and those people
 //! noticed (PROTOCOL section 4.4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bluetrace_protocol::message::BeginUpload;
 use bluetrace_protocol::{
@@ -14,6 +14,9 @@ use crate::store::{AccountId, NewNotice, Owner, UploadBegun, UploadKey, UploadRe
 
 /// Records looked at together when an upload is traced: bounds memory, and is long enough for one sorted look-up to pay.
 const PAGE: u32 = 10_000;
+
+/// Owners remembered while an upload is traced: bounds memory, and is more ids than a person meets.
+const MAX_OWNERS: usize = 50_000;
 
 /// What became of one uploaded record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,10 +114,10 @@ impl Authority {
         upload: UploadKey,
         now: Timestamp,
     ) -> Result<UploadFinished, AuthorityError> {
-        let mut tally = Tally::default();
+        let (mut tally, mut owners) = (Tally::default(), Owners::default());
         let mut first = 0;
         loop {
-            let page = self.traced_records(upload, first, PAGE, now).await?;
+            let page = self.trace(upload, first, PAGE, &mut owners, now).await?;
             let Some(read) = u32::try_from(page.len()).ok().filter(|read| *read > 0) else { break };
             first += read;
             for traced in page {
@@ -142,25 +145,24 @@ impl Authority {
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<TracedRecord>, AuthorityError> {
+        self.trace(upload, first, limit, &mut Owners::default(), now).await
+    }
+
+    async fn trace(
+        &self,
+        upload: UploadKey,
+        first: u32,
+        limit: u32,
+        owners: &mut Owners,
+        now: Timestamp,
+    ) -> Result<Vec<TracedRecord>, AuthorityError> {
         let records = self.store.uploaded_records(upload, first, limit, now).await?;
-        let mut ids: Vec<TempId> = records
-            .iter()
-            .filter_map(|record| match record {
-                Uploaded::Record(uploaded) => Some(uploaded.record.temp_id.clone()),
-                Uploaded::Malformed => None,
-            })
-            .collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let owners = self.store.resolve(ids.clone(), now).await?;
-        let owner_of = |id: &TempId| {
-            let place = ids.binary_search(id).ok()?;
-            owners.get(place)?.clone()
-        };
+        let ids = owners.missing(&records);
+        owners.add(ids.clone(), self.store.resolve(ids, now).await?);
         let trace = |record: Uploaded| match record {
             Uploaded::Malformed => TracedRecord { record: None, trace: Trace::Invalid },
             Uploaded::Record(uploaded) => {
-                let trace = match owner_of(&uploaded.record.temp_id) {
+                let trace = match owners.of(&uploaded.record.temp_id) {
                     None => Trace::Unknown,
                     Some(owner) if uploaded.received.is_none_or(|received| owner.window.contains(received)) => {
                         Trace::Resolved(owner)
@@ -175,6 +177,35 @@ impl Authority {
 
     fn random_upload_id(&self) -> Result<UploadId, AuthorityError> {
         UploadId::parse(&hex(&self.random_bytes())).map_err(|error| AuthorityError::Internal(error.to_string()))
+    }
+}
+
+/// Whom ids belong to, as far as they have been looked up: in a contact log the same ones come again and again.
+#[derive(Default)]
+struct Owners(HashMap<TempId, Option<Owner>>);
+
+impl Owners {
+    /// The ids of these records that are still to be looked up, sorted and distinct.
+    fn missing(&mut self, records: &[Uploaded]) -> Vec<TempId> {
+        if self.0.len() > MAX_OWNERS {
+            self.0.clear();
+        }
+        let ids = records.iter().filter_map(|record| match record {
+            Uploaded::Record(uploaded) => Some(&uploaded.record.temp_id),
+            Uploaded::Malformed => None,
+        });
+        let mut ids: Vec<_> = ids.filter(|id| !self.0.contains_key(id)).cloned().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    fn add(&mut self, ids: Vec<TempId>, owners: Vec<Option<Owner>>) {
+        self.0.extend(ids.into_iter().zip(owners));
+    }
+
+    fn of(&self, id: &TempId) -> Option<Owner> {
+        self.0.get(id)?.clone()
     }
 }
 

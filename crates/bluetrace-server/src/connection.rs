@@ -1,8 +1,8 @@
 //! Owns one connection: bytes to lines, lines to the session, the session's questions to the authority, answers to bytes.
 
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -11,8 +11,10 @@ use bluetrace_authority::accounts::LoggedIn;
 use bluetrace_authority::store::{NoticeId, UploadBegun, UploadKey};
 use bluetrace_authority::{Authority, AuthorityError, Member};
 use bluetrace_protocol::frame::LineDecoder;
+use bluetrace_protocol::limits::MAX_RECORD_BATCH;
+use bluetrace_protocol::message::{ErrorCode, Reply};
 use bluetrace_protocol::session::server::{Failure, NoticeHandle, Question, ServerSession, Step, UploadHandle};
-use bluetrace_protocol::{Clock, Timestamp};
+use bluetrace_protocol::{Clock, Timestamp, Uploaded};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, warn};
@@ -46,6 +48,7 @@ where
         decoder: LineDecoder::new(),
         out: Vec::new(),
         wanted: READ_BUFFER_SMALL,
+        storing: None,
         shared,
         shutdown,
     };
@@ -60,9 +63,14 @@ struct Connection<S> {
     out: Vec<u8>,
     /// How many bytes to make room for at the next read: grows while a peer streams, and shrinks when it rests.
     wanted: usize,
+    /// A whole batch of records on its way to the disk while the lines behind it are read. The session believes it stored
+    /// already, so until it is, nothing of `out` is sent.
+    storing: Option<Storing>,
     shared: Arc<Shared>,
     shutdown: Shutdown,
 }
+
+type Storing = Pin<Box<dyn Future<Output = Result<u32, AuthorityError>> + Send>>;
 
 type Session = ServerSession<Arc<Member>>;
 
@@ -87,12 +95,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Ok(false) => {}
                 Err(error) => {
                     // the peer is gone; the records it had sent by then need not be sent again
-                    self.settle(session.pause()).await;
+                    self.settle(session.pause()).await?;
+                    self.is_stored().await;
                     return Err(error);
                 }
             }
-            let Some(next) = self.settle(session.pause()).await else { break };
+            let Some(next) = self.settle(session.pause()).await? else { break };
             session = next;
+            if !self.is_stored().await {
+                break;
+            }
             self.send().await?;
             self.rest();
             let deadline = Instant::now() + self.shared.limits.idle;
@@ -108,6 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Arrival::Shutdown => break self.out.extend_from_slice(SHUTTING_DOWN),
             }
         }
+        self.is_stored().await;
         send_and_close(&mut self.stream, &self.out).await;
         Ok(())
     }
@@ -120,32 +133,69 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Ok(None) => return Ok(Some(session)),
                 Err(error) => {
                     // what came before the break is still stored and answered
-                    if let Some(session) = self.settle(session.pause()).await {
+                    if let Some(session) = self.settle(session.pause()).await? {
                         session.broken(error, &mut self.out);
                     }
                     return Ok(None);
                 }
             };
-            match self.settle(step).await {
+            match self.settle(step).await? {
                 Some(next) => session = next,
                 None => return Ok(None),
             }
             if self.out.len() >= OUTPUT_HIGH_WATER {
+                if !self.is_stored().await {
+                    return Ok(None);
+                }
                 self.send().await?;
             }
         }
     }
 
     /// Puts a step's questions to the authority until the session waits for lines again. `None` when it is over.
-    async fn settle(&mut self, mut step: Step<Arc<Member>>) -> Option<Session> {
+    async fn settle(&mut self, mut step: Step<Arc<Member>>) -> io::Result<Option<Session>> {
         loop {
             step = match step {
-                Step::Wait(session) => return Some(session),
-                Step::Close => return None,
+                Step::Wait(session) => return Ok(Some(session)),
+                Step::Close => return Ok(None),
+                Step::Ask(_) if !self.is_stored().await => return Ok(None),
+                Step::Ask(Question::Append { upload, first, records, then }) if records.len() >= MAX_RECORD_BATCH => {
+                    // who streams hears how far it has come; who has gone need not send these again
+                    let sent = self.send().await;
+                    let durable = first.saturating_add(u32::try_from(records.len()).unwrap_or(u32::MAX));
+                    self.store(UploadKey(upload.0), first, records).await;
+                    sent?;
+                    then.stored(durable, &mut self.out)
+                }
                 // boxed: an idle connection should not hold the room that its longest question needs
                 Step::Ask(question) => Box::pin(ask(&self.shared, question, &mut self.out)).await,
             }
         }
+    }
+
+    /// Begins to store a whole batch, without waiting for the disk.
+    async fn store(&mut self, upload: UploadKey, first: u32, records: Vec<Uploaded>) {
+        let authority = Arc::clone(&self.shared.authority);
+        let mut storing: Storing = Box::pin(async move { authority.append_records(upload, first, records).await });
+        // the first step puts it into the store's queue, or finds that full
+        self.storing = Some(match poll_fn(|context| Poll::Ready(storing.as_mut().poll(context))).await {
+            Poll::Pending => storing,
+            Poll::Ready(stored) => Box::pin(ready(stored)),
+        });
+    }
+
+    /// Waits until the batch on its way is durable. If it cannot be, the session believes what is not so: the peer is told,
+    /// and the connection is to be closed. It loses nothing that was acknowledged.
+    async fn is_stored(&mut self) -> bool {
+        let Some(storing) = self.storing.take() else { return true };
+        let stored = storing.await;
+        if let Err(error) = &stored {
+            _ = failure(error);
+            self.out.clear();
+            let message = "the records cannot be stored now; connect again later, and the upload goes on where it was";
+            Reply::error(ErrorCode::Unavailable, message).write_to(None, &mut self.out);
+        }
+        stored.is_ok()
     }
 
     /// Reads what has arrived already, without waiting. `false` if there is nothing.

@@ -31,7 +31,7 @@ pub(crate) fn pipelined(bench: &mut Bench, runtime: &Runtime) {
         unit: Unit::PerSecond,
         wanted: Wanted::AtLeast(0.5),
     };
-    let distinct = Line { name: "upload, pipelined, every id another", wanted: Wanted::ToKnow, ..realistic };
+    let distinct = Line { name: "upload, all ids different, pipelined", wanted: Wanted::ToKnow, ..realistic };
     for (line, distinct) in [(realistic, DISTINCT), (distinct, RECORDS)] {
         if !bench.wants(line.name) {
             continue;
