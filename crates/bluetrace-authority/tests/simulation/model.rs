@@ -232,7 +232,7 @@ impl Model {
                 continue;
             };
             summary.resolved += 1;
-            if issued.owner != uploader && issued.window.contains(*received) {
+            if issued.owner != uploader && is_within(issued.window, *received) {
                 let (start, expiry) = (issued.window.start(), issued.window.expiry());
                 let times = met.entry(issued.owner).or_insert((start, expiry));
                 *times = (times.0.min(start), times.1.max(expiry));
@@ -270,6 +270,16 @@ impl Model {
 
     fn forget_at(&self, moment: Timestamp) -> Timestamp {
         moment.plus(i64::from(self.rules.retention_s) + 1)
+    }
+
+    /// The moments to come at which something ends.
+    pub(crate) fn ends(&self, now: Timestamp) -> Vec<Timestamp> {
+        let ids = self.issued.values().flat_map(|issued| [issued.window.expiry(), issued.forget_at]);
+        let blocks = self.failures.values().filter_map(|failures| failures.blocked_until);
+        let tokens = self.tokens.values().map(|token| token.expires);
+        let uploads = self.uploads.iter().map(|upload| upload.forget_at);
+        let notices = self.users.iter().flat_map(|user| &user.notices).map(|notice| notice.forget_at);
+        ids.chain(blocks).chain(tokens).chain(uploads).chain(notices).filter(|end| *end > now).collect()
     }
 
     /// Compares all that can be had from the store with what is expected in it.
@@ -331,7 +341,12 @@ impl Login {
     }
 }
 
-pub(crate) fn uploaded(entry: &ContactLogEntry) -> Uploaded {
+/// Whether a moment lies in a window, both ends included.
+pub(crate) fn is_within(window: Window, moment: Timestamp) -> bool {
+    (window.start().as_unix()..=window.expiry().as_unix()).contains(&moment.as_unix())
+}
+
+fn uploaded(entry: &ContactLogEntry) -> Uploaded {
     let ContactLogEntry { record, received } = entry.clone();
     Uploaded::Record(UploadedRecord { record, received: Some(received), rssi: None, seen: None })
 }

@@ -8,7 +8,7 @@ use bluetrace_protocol::{Beacon, Heard, Record, TempId, Timestamp, UploadId, Win
 
 use crate::desk::{Connection, Desk, Seen, at_once};
 use crate::device::{Device, Dice, Told};
-use crate::model::Rules;
+use crate::model::{Rules, is_within};
 
 pub(crate) struct World {
     dice: Dice,
@@ -71,7 +71,7 @@ impl World {
                 self.pump();
             }
             self.check_devices();
-            if step % 4 == 0 {
+            if step % 8 == 0 {
                 self.desk.check();
             }
         }
@@ -93,8 +93,8 @@ impl World {
             15..20 => self.ask(device, "downloads", |_, session, dice, out| {
                 session.download(u32::try_from(1 + dice.below(4)).unwrap(), out);
             }),
-            20..33 => self.send_beacon(device),
-            33..36 => self.stutter(device),
+            20..31 => self.send_beacon(device),
+            31..36 => self.stutter(device),
             36..40 => self.arrive_late(),
             40..44 => self.replay(device),
             44..46 => self.forge(device),
@@ -154,6 +154,13 @@ impl World {
     /// The connection of a device is cut while it uploads, and the device is back before the authority has noticed: for a
     /// while there are two, and on both come records of one upload.
     fn stutter(&mut self, device: usize) {
+        if !self.devices[device].is_member() {
+            self.connect(device);
+            self.let_flow();
+        }
+        for _ in 0..8 {
+            self.replay(device);
+        }
         self.upload(device);
         let Some(link) = self.devices[device].link.filter(|_| self.devices[device].is_uploading) else { return };
         for _ in 0..self.dice.below(12) {
@@ -163,8 +170,11 @@ impl World {
         let retry_at = self.devices[device].retry_at;
         self.pass_seconds(retry_at.seconds_since(self.desk.now()).max(0));
         self.connect(device);
-        let Some(link) = self.devices[device].link else { return };
-        for _ in 0..self.dice.below(20) {
+        let Some(new_link) = self.devices[device].link else { return };
+        for _ in 0..8 + self.dice.below(16) {
+            self.pump_one(new_link);
+        }
+        for _ in 0..self.dice.below(6) {
             self.pump_one(link);
         }
     }
@@ -224,7 +234,7 @@ impl World {
         let now = self.desk.now();
         for (user, device) in self.devices.iter().enumerate() {
             for entry in device.log.iter() {
-                assert!(entry.record.window.contains(entry.received), "a beacon outside its window is in a log");
+                assert!(is_within(entry.record.window, entry.received), "a beacon outside its window is in a log");
                 assert!(
                     now.seconds_since(entry.received) < i64::from(self.desk.model.rules.log_s),
                     "a log forgets late"
@@ -233,7 +243,7 @@ impl World {
             if let Some(current) = device.book.current(now) {
                 let owner = self.desk.model.owner_of(&current.temp_id);
                 assert_eq!(owner, Some((user, current.window)), "a device shows what is not its own");
-                assert!(current.window.contains(now));
+                assert!(is_within(current.window, now));
             }
             for notice in &self.desk.model.users[user].notices {
                 assert!(!notice.is_read || device.known.contains(&notice.content), "a notice is read and was not told");
@@ -309,7 +319,7 @@ impl World {
         });
         let Heard::Valid(record) = heard else { return };
         if let Some((owner, window)) = self.desk.model.owner_of(&record.temp_id)
-            && window.contains(now)
+            && is_within(window, now)
         {
             self.desk.model.meetings.insert((device, owner));
         }
@@ -377,7 +387,13 @@ impl World {
     // ---- time and connections
 
     fn pass(&mut self) {
+        let ends = self.desk.model.ends(self.desk.now());
         let seconds = match self.dice.below(100) {
+            // to the last second of something, or to the first without it
+            0..25 if !ends.is_empty() => {
+                let end = self.dice.pick(&ends).seconds_since(self.desk.now());
+                (end + self.dice.seconds(-1, 1)).max(0)
+            }
             0..60 => self.dice.seconds(1, 30),
             60..85 => self.dice.seconds(30, 1_200),
             85..95 => self.dice.seconds(1_200, 6 * 3_600),
