@@ -117,7 +117,8 @@ impl Authority {
         let (mut tally, mut owners) = (Tally::default(), Owners::default());
         let mut first = 0;
         loop {
-            let page = self.trace(upload, first, PAGE, &mut owners, now).await?;
+            let records = self.store.uploaded_records(upload, first, PAGE, now).await?;
+            let page = self.trace(records, &mut owners, now).await?;
             let Some(read) = u32::try_from(page.len()).ok().filter(|read| *read > 0) else { break };
             first += read;
             for traced in page {
@@ -145,18 +146,16 @@ impl Authority {
         limit: u32,
         now: Timestamp,
     ) -> Result<Vec<TracedRecord>, AuthorityError> {
-        self.trace(upload, first, limit, &mut Owners::default(), now).await
+        let records = self.store.uploaded_records(upload, first, limit, now).await?;
+        self.trace(records, &mut Owners::default(), now).await
     }
 
     async fn trace(
         &self,
-        upload: UploadKey,
-        first: u32,
-        limit: u32,
+        records: Vec<Uploaded>,
         owners: &mut Owners,
         now: Timestamp,
     ) -> Result<Vec<TracedRecord>, AuthorityError> {
-        let records = self.store.uploaded_records(upload, first, limit, now).await?;
         let ids = owners.missing(&records);
         owners.add(ids.clone(), self.store.resolve(ids, now).await?);
         let trace = |record: Uploaded| match record {

@@ -9,6 +9,7 @@
 #[expect(dead_code, reason = "each bench uses a part of it")]
 mod harness;
 #[path = "../tests/support/mod.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
 mod support;
 
 use std::fs;

@@ -7,33 +7,31 @@ use bluetrace_server::sqlite::SqliteStore;
 use rusqlite::{Connection, params};
 use tempfile::TempDir;
 
-use crate::harness::folder_for_data;
-
-/// One connection to a database of its own.
+/// One connection to a database.
 pub(crate) struct RawSqlite {
     connection: Connection,
     next_place: i64,
-    folder: TempDir,
 }
 
 impl RawSqlite {
-    pub(crate) fn open() -> Self {
-        let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
+    /// A new database in a folder.
+    pub(crate) fn open(folder: &TempDir) -> Self {
         let path = folder.path().join("raw.db");
         // the tables are the store's
         SqliteStore::open(&path).unwrap().close();
-        let connection = Connection::open(&path).unwrap();
+        Self::beside(&path)
+    }
+
+    /// A store's database, beside the store.
+    pub(crate) fn beside(path: &Path) -> Self {
+        let connection = Connection::open(path).unwrap();
         connection
             .execute_batch(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4096;
                  PRAGMA temp_store = MEMORY; PRAGMA cache_size = -65536;",
             )
             .unwrap();
-        Self { connection, next_place: 1 << 20, folder }
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
+        Self { connection, next_place: 1 << 20 }
     }
 
     /// Inserts records of an upload, a transaction each `batch`.

@@ -23,6 +23,9 @@ use tempfile::TempDir;
 use crate::harness::folder_for_data;
 use crate::line_client::LineClient;
 
+/// The store's file in [`System::folder`].
+pub(crate) const DATABASE: &str = "bluetrace.db";
+
 /// A running server with accounts. Dropped, it ends.
 pub(crate) struct System {
     pub(crate) address: SocketAddr,
@@ -38,7 +41,7 @@ impl System {
     /// Starts one with so many accounts, who come in by resume token: a password costs 20 ms.
     pub(crate) async fn start(accounts: usize) -> Self {
         let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
-        let store = Arc::new(SqliteStore::open(&folder.path().join("bluetrace.db")).unwrap());
+        let store = Arc::new(SqliteStore::open(&folder.path().join(DATABASE)).unwrap());
         let passwords = Arc::new(ThreadPool::start(cores()).unwrap());
         let key = MasterKey::new([7; 32]);
         let authority = Arc::new(Authority::new(store.clone(), passwords, Policy::default(), &key, [7; 32]));

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use crate::harness::{Bench, Line, Unit, Wanted};
+use crate::harness::{Bench, Line, Unit, Wanted, folder_for_data};
 use crate::line_client::LineClient;
 use crate::raw_sqlite::RawSqlite;
 use crate::system::{System, beginning};
@@ -44,7 +44,8 @@ pub(crate) fn pipelined(bench: &mut Bench, runtime: &Runtime) {
             (system, client)
         });
         let lines = lines(&records);
-        let mut raw = RawSqlite::open();
+        let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
+        let mut raw = RawSqlite::open(&folder);
         let mut round = 0;
         let ours = || {
             round += 1;
@@ -61,8 +62,9 @@ pub(crate) fn pipelined(bench: &mut Bench, runtime: &Runtime) {
 }
 
 pub(crate) fn stop_and_wait(bench: &mut Bench, runtime: &Runtime) {
-    const RECORDS: usize = 300;
-    const ROUNDS: usize = 15;
+    // many short rounds: a disk that others use as well is slow for seconds at a time
+    const RECORDS: usize = 40;
+    const ROUNDS: usize = 75;
     const MANY: usize = 16;
     let one = Line {
         name: "upload, stop-and-wait, 1 connection",
@@ -85,7 +87,7 @@ pub(crate) fn stop_and_wait(bench: &mut Bench, runtime: &Runtime) {
     if ![one.name, append.name, many.name].into_iter().any(|name| bench.wants(name)) {
         return;
     }
-    let (_system, mut uploaders) = runtime.block_on(async {
+    let (system, mut uploaders) = runtime.block_on(async {
         let system = System::start(MANY).await;
         let mut uploaders = Vec::new();
         for account in 0..MANY {
@@ -93,10 +95,10 @@ pub(crate) fn stop_and_wait(bench: &mut Bench, runtime: &Runtime) {
         }
         (system, uploaders)
     });
-    let mut raw = RawSqlite::open();
+    let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
+    let mut raw = RawSqlite::open(&folder);
     let rows: Vec<_> = records(u32::try_from(RECORDS).unwrap(), DISTINCT).collect();
-    let path = raw.folder().join("appended");
-    let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
+    let mut file = OpenOptions::new().append(true).create(true).open(folder.path().join("appended")).unwrap();
     let rate = |work: &mut dyn FnMut()| {
         let start = Instant::now();
         work();
@@ -120,7 +122,7 @@ pub(crate) fn stop_and_wait(bench: &mut Bench, runtime: &Runtime) {
 
     let mut others = Some(uploaders);
     let mut alone = first;
-    let mut sixteenth = runtime.block_on(SlowUploader::begin(&_system, 0));
+    let mut sixteenth = runtime.block_on(SlowUploader::begin(&system, 0));
     let ours = || {
         let start = Instant::now();
         others = Some(runtime.block_on(async {
