@@ -40,7 +40,7 @@ pub(crate) fn run(options: ClientOptions) -> anyhow::Result<ExitCode> {
     let status = runtime.block_on(run_terminal(options));
     // a thread that still waits for a line of standard input must not hold up the end
     runtime.shutdown_background();
-    Ok(ExitCode::from(status.code()))
+    Ok(ExitCode::from(status?.code()))
 }
 
 /// How often a device asks whether there is a notice for it.

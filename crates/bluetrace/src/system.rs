@@ -74,7 +74,7 @@ pub(crate) fn complain(error: &anyhow::Error) {
             text.extend([": ", &cause]);
         }
     }
-    say(&format!("bluetrace: {}", text.replace('\n', " ")));
+    say(&format!("bluetrace: {text}"));
 }
 
 /// Says a line on standard error. A closed standard error is nobody's concern.

@@ -28,7 +28,7 @@ use self::input::{Ask, Input, Memory, Typed};
 pub use self::screen::Paint;
 use self::screen::{Screen, Sink};
 use self::text::{Line, bad, plain};
-use crate::device::{Command, Device, DeviceConfig, DeviceEvent, DeviceHandle, End};
+use crate::device::{Command, Device, DeviceConfig, DeviceEvent, DeviceHandle, End, StartError};
 use crate::radio::Target;
 use crate::uplink::{ServerAddress, Transport};
 
@@ -103,7 +103,10 @@ impl ExitStatus {
 }
 
 /// Runs a device with a person, or a script, in front of it.
-pub async fn run_terminal(options: TerminalOptions) -> ExitStatus {
+///
+/// # Errors
+/// [`StartError`] if the device did not begin: to be said where the program says why it fails, for nothing was shown of it.
+pub async fn run_terminal(options: TerminalOptions) -> Result<ExitStatus, StartError> {
     let memory = Memory::default();
     let (input, sink, manner) = match options.stage {
         Stage::Terminal => match Input::prompt(memory.clone()) {
@@ -115,7 +118,7 @@ pub async fn run_terminal(options: TerminalOptions) -> ExitStatus {
         Stage::Pipe(input, output) => (Input::pipe(input), Sink::Plain(output), Manner::Lines),
     };
     let _mode = TerminalMode::kept();
-    let Ok(signals) = Signals::new() else { return ExitStatus::Failure };
+    let Ok(signals) = Signals::new() else { return Ok(ExitStatus::Failure) };
     let mut front = FrontEnd {
         input,
         screen: Screen::new(sink, options.paint),
@@ -131,7 +134,7 @@ pub async fn run_terminal(options: TerminalOptions) -> ExitStatus {
         None => front.ask_username().await,
     };
     let status = match username {
-        None => ExitStatus::Failure,
+        None => Ok(ExitStatus::Failure),
         Some(username) => {
             let config = DeviceConfig {
                 server: options.server,
@@ -199,18 +202,12 @@ enum Login {
 }
 
 impl FrontEnd {
-    async fn run(&mut self, config: DeviceConfig) -> ExitStatus {
+    async fn run(&mut self, config: DeviceConfig) -> Result<ExitStatus, StartError> {
         let started = tokio::select! {
             started = Device::start(config) => started,
-            () = self.signals.next() => return ExitStatus::Failure,
+            () = self.signals.next() => return Ok(ExitStatus::Failure),
         };
-        let (device, mut events) = match started {
-            Ok(started) => started,
-            Err(error) => {
-                self.say(&error.to_string().lines().map(|line| bad(line.to_owned())).collect::<Vec<_>>()).await;
-                return ExitStatus::Failure;
-            }
-        };
+        let (device, mut events) = started?;
         let status = match self.log_in(&device, &mut events).await {
             Login::In => self.take_commands(&device, &mut events).await,
             Login::Stop => {
@@ -221,7 +218,7 @@ impl FrontEnd {
         };
         drop(events);
         device.join().await;
-        status
+        Ok(status)
     }
 
     async fn ask_username(&mut self) -> Option<Username> {
