@@ -7,6 +7,7 @@ mod support;
 use std::fs;
 use std::process::{Command, Stdio};
 
+use bluetrace_protocol::Timestamp;
 use serde_json::{Value, json};
 use support::{Device, ILL, MET, Place, Session, finish, now, record, send_datagram};
 
@@ -110,6 +111,8 @@ fn exports_hold_what_was_uploaded_while_the_server_runs() {
     let issued = issued.as_str().unwrap();
     let (temp_id, window) = issued.split_once(", ").unwrap();
     let (start, expiry) = window.split_once(", ").unwrap();
+    let time = |text| Timestamp::parse(text).unwrap();
+    assert_eq!(time(expiry).seconds_since(time(start)), 599, "both seconds count");
     let mut session = Session::login(server.address, ILL);
     let received = now();
     session.request(r#"{"commandType":"UC","numOfSend":3,"upload":"first,of\"two\""}"#);

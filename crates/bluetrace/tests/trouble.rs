@@ -252,11 +252,15 @@ fn a_first_run_without_accounts_says_how_to_add_one_and_serves() {
 fn sigterm_and_sigint_end_a_server_cleanly_and_its_port_is_free_at_once() {
     let place = Place::with_accounts();
     let mut port = 0;
-    for signal in ["TERM", "INT", "TERM"] {
+    for (round, signal) in (0..).zip(["TERM", "INT", "TERM"]) {
         let server = place.server_at(port, &[]);
         port = server.address.port();
         let mut session = Session::login(server.address, ILL);
-        session.request(r#"{"commandType":"UC","numOfSend":3,"upload":"u"}"#);
+        // a record more with each server
+        let begun = session.request(r#"{"commandType":"UC","numOfSend":9,"upload":"u"}"#)["numOfRecv"].clone();
+        assert_eq!(begun, 9 - round);
+        let sent = json!({"commandType": "UC", "numOfSend": 8 - round, "data": record(round)});
+        assert_eq!(session.request(&sent.to_string())["numOfRecv"], 8 - round, "acknowledged");
         let begun = Instant::now();
         let (status, shown) = server.stop(signal);
         assert_eq!(status.code(), Some(0), "{shown:#?}");
