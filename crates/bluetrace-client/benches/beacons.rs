@@ -43,16 +43,25 @@ fn main() {
         unit: Unit::PerSecond,
         wanted: Wanted::AtLeast(0.6),
     };
-    let heard_with_a_long_log = Line { name: "beacons heard and logged, 200,000 in the log", ..heard };
+    let cost = Line {
+        name: "beacons for each second of a core",
+        limit: "a bare UDP receive loop, for each second of a core",
+        ..heard
+    };
     let flat = Line {
-        name: "beacons, 200,000 in the log and forgetting 1,000 a second",
+        name: "beacons for each second of a core, 200,000 in the log",
         limit: "an empty log",
         wanted: Wanted::AtLeast(0.9),
         ..heard
     };
-    bench.compare(heard, ROUNDS, || hear(0, Forgets::Nothing), receive);
-    bench.compare(heard_with_a_long_log, ROUNDS, || hear(LONG, Forgets::Nothing), receive);
-    bench.compare(flat, ROUNDS, || hear(LONG, Forgets::ThousandASecond), || hear(0, Forgets::Nothing));
+    let forgetting =
+        Line { name: "beacons for each second of a core, 200,000 in the log, 1,000 a second forgotten", ..flat };
+    let empty = || hear(0, Forgets::Nothing);
+    bench.compare(heard, ROUNDS, || empty().a_second, || receive().a_second);
+    bench.compare(cost, ROUNDS, || empty().a_core_second, || receive().a_core_second);
+    bench.compare(flat, ROUNDS, || hear(LONG, Forgets::Nothing).a_core_second, || empty().a_core_second);
+    let long = || hear(LONG, Forgets::ThousandASecond).a_core_second;
+    bench.compare(forgetting, ROUNDS, long, || empty().a_core_second);
     bench.finish().unwrap();
 }
 
@@ -63,8 +72,31 @@ enum Forgets {
     ThousandASecond,
 }
 
-/// Beacons a second that a device takes to its file.
-fn hear(entries: usize, forgets: Forgets) -> f64 {
+/// How many datagrams were taken: in the time that passed, and in the time that cores spent on it.
+struct Taken {
+    a_second: f64,
+    a_core_second: f64,
+}
+
+impl Taken {
+    fn new(count: u64, start: Instant, cores_at_start: Duration) -> Self {
+        let (passed, spent) = (start.elapsed(), core_time().saturating_sub(cores_at_start));
+        Self { a_second: count as f64 / passed.as_secs_f64(), a_core_second: count as f64 / spent.as_secs_f64() }
+    }
+}
+
+/// The time that cores have spent on the threads of this process that still run; zero where the system does not tell.
+fn core_time() -> Duration {
+    let Ok(threads) = fs::read_dir("/proc/self/task") else { return Duration::ZERO };
+    let spent = threads.filter_map(|thread| {
+        let told = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+        told.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    });
+    spent.sum()
+}
+
+/// What a device takes to its file.
+fn hear(entries: usize, forgets: Forgets) -> Taken {
     let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
     let file = folder.path().join(format!("{USER}_contactlog.txt"));
     fs::write(&file, old_log(entries, forgets)).unwrap();
@@ -79,7 +111,7 @@ fn hear(entries: usize, forgets: Forgets) -> f64 {
         let mut rig = Rig::logged_in(config).await;
         let before = heard(&mut rig).await;
         assert!(before.contacts >= entries * 9 / 10 && before.valid == 0, "the log was not read");
-        let start = Instant::now();
+        let (start, cores) = (Instant::now(), core_time());
         let flood = Flood::begin(rig.device.udp());
         // events are taken as they come, as a terminal would; there are more than can be shown, and it may miss some
         while start.elapsed() < FLOOD {
@@ -91,28 +123,28 @@ fn hear(entries: usize, forgets: Forgets) -> f64 {
             tokio::time::sleep(Duration::from_millis(1)).await;
             after = heard(&mut rig).await;
         }
-        after.valid as f64 / start.elapsed().as_secs_f64()
+        Taken::new(after.valid, start, cores)
     })
 }
 
-/// Datagrams a second that a loop takes which does nothing else.
-fn receive() -> f64 {
+/// What a loop takes that does nothing else.
+fn receive() -> Taken {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
         socket.set_nonblocking(true).unwrap();
         let socket = UdpSocket::from_std(socket).unwrap();
+        let (start, cores) = (Instant::now(), core_time());
         let flood = Flood::begin(socket.local_addr().unwrap());
-        let start = Instant::now();
         let (mut received, mut buffer) = (0_u64, [0; 257]);
         while received % 64 != 0 || start.elapsed() < FLOOD {
             socket.recv_from(&mut buffer).await.unwrap();
             received += 1;
         }
-        let rate = received as f64 / start.elapsed().as_secs_f64();
+        // the sender's own time is gone with its thread
         flood.end();
-        rate
+        Taken::new(received, start, cores)
     })
 }
 

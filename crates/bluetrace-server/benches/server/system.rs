@@ -6,8 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bluetrace_authority::accounts::LoggedIn;
 use bluetrace_authority::keys::MasterKey;
-use bluetrace_authority::store::{AccountOpened, PasswordHash, PasswordSource, SessionId, Store};
+use bluetrace_authority::passwords::{HashCost, PasswordDone, PasswordWork, Scratch};
+use bluetrace_authority::store::{AccountOpened, PasswordSource, Store};
 use bluetrace_authority::{Authority, Member, Policy};
 use bluetrace_protocol::{Clock, Password, Timestamp, Username};
 use bluetrace_server::connection::{self, Shared};
@@ -38,7 +40,7 @@ pub(crate) struct System {
 }
 
 impl System {
-    /// Starts one with so many accounts, who come in by resume token: a password costs 20 ms.
+    /// Starts one with so many accounts, who come in by resume token.
     pub(crate) async fn start(accounts: usize) -> Self {
         let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join(DATABASE)).unwrap());
@@ -95,14 +97,22 @@ impl System {
         self.clock.now()
     }
 
+    /// Opens an account and logs it in, with a hash that costs nothing.
     async fn open_account(&self, number: usize) -> Member {
         let username = Username::parse(&format!("+61{number:09}")).unwrap();
-        let hash = PasswordHash("none".to_owned());
+        let password = || Password::parse(PASSWORD).unwrap();
+        let work = PasswordWork::hash(password(), [7; 16], HashCost::INSECURE_FOR_SIMULATION);
+        let PasswordDone::Hashed(hash) = work.perform(&mut Scratch::default()) else { panic!("no hash") };
         let opened = self.store.open_account(username.clone(), hash, PasswordSource::Operator, self.now());
-        let AccountOpened::Opened(account) = opened.await.unwrap() else { panic!("the name is taken") };
-        Member { account, username, session: SessionId([1; 16]), token_epoch: 0 }
+        assert!(matches!(opened.await.unwrap(), AccountOpened::Opened(_)), "the name is taken");
+        match self.authority.login(username, password(), &*self.clock).await.unwrap() {
+            LoggedIn::Welcome(member) => member,
+            refused => panic!("{refused:?}"),
+        }
     }
 }
+
+const PASSWORD: &str = "a password";
 
 pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
