@@ -78,6 +78,7 @@ impl Authority {
                 username,
                 session: SessionId(self.random_bytes()),
                 token_epoch: account.token_epoch,
+                logged_in: clock.now(),
             }),
             (LoginRecorded::Welcome, None) => {
                 return Err(AuthorityError::Internal("a login without an account was recorded as right".to_owned()));
@@ -90,10 +91,9 @@ impl Authority {
 
     /// Makes a token with which a member's session can be continued, and says when it ends. Needs no store.
     pub fn resume_token(&self, member: &Member, now: Timestamp) -> (ResumeToken, Timestamp) {
-        let expires = now.plus(i64::from(self.policy.resume_s));
-        let claim =
-            Claim { account: member.account, token_epoch: member.token_epoch, expires, session: member.session };
-        (self.tokens.seal(&claim), expires)
+        let expires = now.plus(i64::from(self.policy.resume_s)).min(self.session_end(member));
+        let Member { account, session, token_epoch, logged_in, .. } = *member;
+        (self.tokens.seal(&Claim { account, token_epoch, expires, session, logged_in }), expires)
     }
 
     /// Continues a session. `None` if the token is not, or no longer, good. A block of the username does not matter.
@@ -108,6 +108,7 @@ impl Authority {
             username: state.username,
             session: claim.session,
             token_epoch: claim.token_epoch,
+            logged_in: claim.logged_in,
         }))
     }
 
@@ -120,9 +121,14 @@ impl Authority {
         if let Some(seen) = seen {
             self.notices_read(member, seen).await?;
         }
-        // a token made in this very moment is good for as long as this
-        let until = now.plus(i64::from(self.policy.resume_s)).plus(1);
+        // another connection of this session may go on renewing its token until then
+        let until = self.session_end(member).max(now).plus(1);
         Ok(self.store.revoke_session(member.session, until).await?)
+    }
+
+    /// When a member's session can be continued no more.
+    fn session_end(&self, member: &Member) -> Timestamp {
+        member.logged_in.plus(i64::from(self.policy.session_s))
     }
 
     /// Opens an account. `false` if there is one of that name already.

@@ -5,7 +5,7 @@
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bluetrace_protocol::Username;
+use bluetrace_protocol::{Timestamp, Username};
 use rand::rngs::ChaCha12Rng;
 use rand::{Rng, SeedableRng};
 use thiserror::Error;
@@ -37,6 +37,8 @@ pub struct Policy {
     pub retention_s: u32,
     /// For how many seconds a resume token is good.
     pub resume_s: u32,
+    /// For how many seconds after its login a session can be continued, however often its token is renewed.
+    pub session_s: u32,
     /// What a password hash costs.
     pub hash_cost: HashCost,
     /// What people who were met are advised to do.
@@ -54,6 +56,8 @@ pub struct Member {
     pub session: SessionId,
     /// The account's epoch at the login.
     pub token_epoch: u32,
+    /// When the login was.
+    pub logged_in: Timestamp,
 }
 
 /// Why the authority has no answer. The texts hold no personal data.
@@ -77,6 +81,7 @@ impl Default for Policy {
             temp_id_lifetime_s: 15 * 60,
             retention_s: 21 * 24 * 60 * 60,
             resume_s: 30 * 60,
+            session_s: 7 * 24 * 60 * 60,
             hash_cost: HashCost::STANDARD,
             advice: "You were near a person who has tested positive. Stay away from others and ask the health authority for a test."
                 .to_owned(),

@@ -5,10 +5,10 @@
 
 pub mod accounts;
 pub mod authority;
-pub mod excerpt;
-pub mod keys;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod excerpt;
+pub mod keys;
 pub mod memory;
 pub mod notices;
 pub mod passwords;

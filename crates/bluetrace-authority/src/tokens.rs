@@ -1,13 +1,14 @@
 //! Owns resume tokens: what continues a session without a password (PROTOCOL section 4.6).
 //!
-//! A token is the URL-safe base64 of 69 bytes, 92 characters. Nothing is stored for it, so making one costs no disk, and any
+//! A token is the URL-safe base64 of 77 bytes, 103 characters. Nothing is stored for it, so making one costs no disk, and any
 //! server of the authority can take it:
 //!
 //! ```text
-//! version 1 | account 8 | epoch 4 | expires 8 | session 16 | HMAC-SHA-256 of all before 32
+//! version 1 | account 8 | epoch 4 | expires 8 | session 16 | logged in 8 | HMAC-SHA-256 of all before 32
 //! ```
 //!
-//! Numbers are big-endian. A token ends when it expires, when its session logs out, or when the account's epoch moves on.
+//! Numbers are big-endian. A token ends when it expires, when its session logs out, or when the account's epoch moves on. However
+//! often it is renewed, a session ends a fixed time after its login: so long a logout has to be remembered, and no longer.
 
 use std::fmt;
 
@@ -30,10 +31,11 @@ pub(crate) struct Claim {
     pub(crate) token_epoch: u32,
     pub(crate) expires: Timestamp,
     pub(crate) session: SessionId,
+    pub(crate) logged_in: Timestamp,
 }
 
 const VERSION: u8 = 1;
-const CLAIM_BYTES: usize = 1 + 8 + 4 + 8 + 16;
+const CLAIM_BYTES: usize = 1 + 8 + 4 + 8 + 16 + 8;
 const TAG_BYTES: usize = 32;
 
 impl TokenKey {
@@ -42,7 +44,7 @@ impl TokenKey {
         Self(Hmac::new_from_slice(&*master_key.derive(Purpose::ResumeTokens)).expect("HMAC takes keys of any length"))
     }
 
-    #[expect(clippy::expect_used, reason = "base64 is printable ASCII, and 92 characters are under the limit")]
+    #[expect(clippy::expect_used, reason = "base64 is printable ASCII, and 103 characters are under the limit")]
     pub(crate) fn seal(&self, claim: &Claim) -> ResumeToken {
         let mut bytes = Vec::with_capacity(CLAIM_BYTES + TAG_BYTES);
         bytes.push(VERSION);
@@ -50,9 +52,10 @@ impl TokenKey {
         bytes.extend_from_slice(&claim.token_epoch.to_be_bytes());
         bytes.extend_from_slice(&claim.expires.as_unix().to_be_bytes());
         bytes.extend_from_slice(&claim.session.0);
+        bytes.extend_from_slice(&claim.logged_in.as_unix().to_be_bytes());
         let tag = self.0.clone().chain_update(&bytes).finalize();
         bytes.extend_from_slice(tag.as_bytes());
-        ResumeToken::parse(&BASE64_URL_SAFE_NO_PAD.encode(bytes)).expect("92 characters of base64 are a token")
+        ResumeToken::parse(&BASE64_URL_SAFE_NO_PAD.encode(bytes)).expect("103 characters of base64 are a token")
     }
 
     /// What a token says, if this authority made it. It may have expired or been revoked since.
@@ -64,7 +67,7 @@ impl TokenKey {
         let (account, rest) = rest.split_first_chunk()?;
         let (token_epoch, rest) = rest.split_first_chunk()?;
         let (expires, rest) = rest.split_first_chunk()?;
-        let session = rest.try_into().ok()?;
+        let (session, logged_in) = rest.split_first_chunk()?;
         if *version != VERSION {
             return None;
         }
@@ -72,7 +75,8 @@ impl TokenKey {
             account: AccountId(i64::from_be_bytes(*account)),
             token_epoch: u32::from_be_bytes(*token_epoch),
             expires: Timestamp::from_unix(i64::from_be_bytes(*expires))?,
-            session: SessionId(session),
+            session: SessionId(*session),
+            logged_in: Timestamp::from_unix(i64::from_be_bytes(logged_in.try_into().ok()?))?,
         })
     }
 }
@@ -91,7 +95,7 @@ mod tests {
     fn a_token_says_what_was_sealed() {
         let key = TokenKey::new(&MasterKey::new([7; 32]));
         let token = key.seal(&claim());
-        assert_eq!(token.reveal().len(), 92);
+        assert_eq!(token.reveal().len(), 103);
         assert_eq!(key.open(&token), Some(claim()));
     }
 
@@ -119,6 +123,7 @@ mod tests {
             token_epoch: 3,
             expires: Timestamp::from_unix(1_600_000_000).unwrap(),
             session: SessionId([9; 16]),
+            logged_in: Timestamp::from_unix(1_599_990_000).unwrap(),
         }
     }
 }

@@ -55,11 +55,6 @@ impl UserFiles {
         self.of("contactlog.txt")
     }
 
-    /// The `TempIDs` still to be shown.
-    pub(crate) fn temp_ids(&self) -> PathBuf {
-        self.of("tempids.txt")
-    }
-
     /// An upload that the authority has not acknowledged completely.
     pub(crate) fn upload(&self) -> PathBuf {
         self.of("upload.txt")
@@ -88,24 +83,16 @@ pub(crate) fn create_beside(path: &Path) -> io::Result<(File, PathBuf)> {
     Ok((file, beside))
 }
 
-/// How much a file is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Care {
-    /// A loss of power may take it: it can be had again.
-    Replaceable,
-    /// It is on the disk when the call returns.
-    Durable,
-}
-
-/// Writes a private file whole: at any moment the path names the old content or the new.
-pub(crate) fn write_whole(path: &Path, content: &[u8], care: Care) -> io::Result<()> {
+/// Writes a private file whole: at any moment the path names the old content or the new, and it is on the disk when the call
+/// returns.
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let (mut file, beside) = create_beside(path)?;
-    let synced = |file: &File| if care == Care::Durable { file.sync_data() } else { Ok(()) };
-    let written = file.write_all(content).and_then(|()| synced(&file)).and_then(|()| fs::rename(&beside, path));
+    let written = file.write_all(content).and_then(|()| file.sync_data()).and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
         let _ = fs::remove_file(&beside);
     }
-    written
+    written?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 /// Removes a file; one that is not there is removed already.
@@ -177,7 +164,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         fs::write(folder.path().join("f.new"), "left over").unwrap();
-        write_whole(&path, b"new", Care::Durable).unwrap();
+        write_whole(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);

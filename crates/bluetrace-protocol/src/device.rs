@@ -1,14 +1,12 @@
 //! Owns the device's rules: which `TempID` to show and when to ask for more ([`TempIdBook`]), what to make of a beacon
 //! ([`judge`]), what time it is ([`DeviceClock`]), and how long to wait before trying again ([`Backoff`]).
 
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use rand_core::Rng;
 
 use crate::beacon::{Beacon, BeaconError};
-use crate::contact_log::{Lines, ReadReport};
 use crate::limits::{MAX_TEMP_ID_BOOK, MAX_TEMP_IDS};
 use crate::record::Record;
 use crate::time::{Timestamp, Window};
@@ -58,19 +56,35 @@ pub struct TempIdBook {
     downloaded_span_s: Option<i64>,
     /// Seconds a `TempID` lives, by the last one that was added.
     lifetime_s: Option<i64>,
+    /// Whether the next download takes the place of everything held.
+    is_doubted: bool,
 }
 
 impl TempIdBook {
     /// An empty book.
     pub const fn new() -> Self {
-        Self { records: Vec::new(), downloaded_span_s: None, lifetime_s: None }
+        Self { records: Vec::new(), downloaded_span_s: None, lifetime_s: None, is_doubted: false }
+    }
+
+    /// Says that the authority may not be the one that issued what is held, as after a login with a password: what is held is
+    /// shown until the next download, which is due at once and takes its place.
+    pub fn doubt(&mut self) {
+        self.is_doubted = true;
     }
 
     /// Adds what a download brought at `now` and drops what has expired. Of more than [`MAX_TEMP_ID_BOOK`] records
     /// those furthest ahead are dropped. A fresh record takes the place of those of the same window.
     pub fn add(&mut self, downloaded: Vec<Record>, now: Timestamp) {
         let Some(last) = downloaded.iter().max_by_key(|record| record.window) else { return };
-        self.downloaded_span_s = Some(last.window.expiry().seconds_since(now));
+        if self.is_doubted {
+            *self = Self::new();
+        }
+        let span_s = last.window.expiry().seconds_since(now);
+        // one fresh TempID among many does not make less of the many
+        let remaining_s = self.covers_until(now).map_or(0, |until| until.seconds_since(now));
+        if span_s >= remaining_s {
+            self.downloaded_span_s = Some(span_s);
+        }
         self.records.retain(|held| downloaded.iter().all(|fresh| fresh.window != held.window));
         self.merge(downloaded, now);
     }
@@ -115,7 +129,7 @@ impl TempIdBook {
         // an authority that gives less than it is asked for is not asked again and again
         let span_s = self.downloaded_span_s.map_or(full_span_s, |span_s| span_s.min(full_span_s));
         let remaining_s = self.covers_until(now).map(|until| until.seconds_since(now));
-        if remaining_s.is_some_and(|seconds| seconds.saturating_mul(2) >= span_s) {
+        if !self.is_doubted && remaining_s.is_some_and(|seconds| seconds.saturating_mul(2) >= span_s) {
             return None;
         }
         u32::try_from(full).ok()
@@ -134,37 +148,6 @@ impl TempIdBook {
     /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
-    }
-
-    /// Appends the text of the book's file: a record a line.
-    pub fn write_to(&self, out: &mut String) {
-        for record in &self.records {
-            record.write_to(out);
-            out.push('\n');
-        }
-    }
-
-    /// Reads a file's bytes, whatever they are: each well-formed record that has not expired at `now`.
-    pub fn read(file: &[u8], now: Timestamp) -> (Self, ReadReport) {
-        let mut lines = Lines::new(file);
-        let mut records = Vec::new();
-        while let Some(line) = lines.next_line() {
-            match Record::parse(line.text) {
-                Ok(record) => records.push(record),
-                Err(_) => lines.refuse(&line),
-            }
-        }
-        let mut report = lines.report;
-        let well_formed = records.len();
-        records.retain(|record| record.window.expiry() >= now);
-        report.expired = well_formed.saturating_sub(records.len());
-        report.surplus = records.len().saturating_sub(MAX_TEMP_ID_BOOK);
-        let mut book = Self::new();
-        book.merge(records, now);
-        let mut text = String::new();
-        book.write_to(&mut text);
-        report.rewrite = text.as_bytes() != file;
-        (book, report)
     }
 
     fn merge(&mut self, records: Vec<Record>, now: Timestamp) {
@@ -450,19 +433,23 @@ mod tests {
     }
 
     #[test]
-    fn a_book_survives_its_file_and_a_torn_one_its_last_line() {
+    fn what_is_doubted_is_shown_until_a_download_takes_its_place() {
         let mut book = TempIdBook::new();
-        book.add(download(3, 0), at(0));
-        let mut text = String::new();
-        book.write_to(&mut text);
-        let (read, report) = TempIdBook::read(text.as_bytes(), at(0));
-        assert!(read.iter().eq(book.iter()));
-        assert_eq!(report, ReadReport::default());
-        assert_eq!(read.should_download(at(0)), Some(96));
+        book.add(download(96, 0), at(0));
+        book.doubt();
+        assert!(book.current(at(10)).is_some());
+        assert_eq!(book.should_download(at(10)), Some(96));
+        book.add(vec![record(500, 10, 909)], at(10));
+        assert!(book.iter().eq([&record(500, 10, 909)]));
+    }
 
-        let (read, report) = TempIdBook::read(&text.as_bytes()[..text.len() - 2], at(900));
-        assert!(read.iter().eq([&record(1, 900, 1_799)]));
-        assert_eq!((report.torn, report.expired, report.rewrite), (true, 1, true));
+    #[test]
+    fn one_fresh_temp_id_does_not_put_off_the_next_refill() {
+        let mut book = TempIdBook::new();
+        book.add(download(96, 0), at(0));
+        book.add(vec![record(500, 100, 999)], at(100));
+        assert_eq!(book.should_download(at(43_000)), None);
+        assert_eq!(book.should_download(at(43_400)), Some(96), "less than half of the day remains");
     }
 
     #[test]

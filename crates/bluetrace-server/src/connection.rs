@@ -305,7 +305,8 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
             Err(error) => then.failed(failure(&error), out),
         },
         Question::BeginUpload { begin, then } => match authority.begin_upload(then.who(), begin, now).await {
-            Ok(UploadBegun::Open { key, durable, .. }) => then.begun(UploadHandle(key.0), durable, out),
+            Ok(UploadBegun::Open { summary: Some(summary), .. }) => then.complete(summary, out),
+            Ok(UploadBegun::Open { key, durable, summary: None }) => then.begun(UploadHandle(key.0), durable, out),
             Ok(UploadBegun::Conflict { records }) => then.conflict(records, out),
             Err(error) => then.failed(failure(&error), out),
         },

@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use jiff::{Span, SpanRelativeTo};
 
 /// BlueTrace contact tracing: a health authority's server, a device in the terminal, and beacons between devices.
 #[derive(Debug, Parser)]
@@ -202,18 +201,16 @@ pub(crate) enum ExportFormat {
 
 /// Reads a duration such as `15m`, `21d`, `1h 30m`, or a plain number of seconds: 1 second to 136 years.
 fn seconds(text: &str) -> Result<u32, String> {
-    let seconds = match text.parse::<i64>() {
+    let seconds = match text.parse::<u64>() {
         Ok(seconds) => seconds,
-        Err(_) => text
-            .parse::<Span>()
-            .and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()))
+        Err(_) => humantime::parse_duration(text)
             .map_err(|_| "not a duration such as 90s, 15m, 12h or 21d".to_owned())?
             .as_secs(),
     };
     u32::try_from(seconds)
         .ok()
         .filter(|seconds| *seconds > 0)
-        .ok_or_else(|| "a duration is a second or more".to_owned())
+        .ok_or_else(|| "a duration is a second or more, and 136 years at the most".to_owned())
 }
 
 fn temp_id_lifetime(text: &str) -> Result<u32, String> {

@@ -410,6 +410,8 @@ fn authority(store: &Arc<MemoryStore>, rules: &Rules, start: u8) -> Authority {
         temp_id_lifetime_s: rules.lifetime_s,
         retention_s: rules.retention_s,
         resume_s: rules.resume_s,
+        // longer than any world lasts
+        session_s: 10 * 365 * 24 * 60 * 60,
         hash_cost: HashCost::INSECURE_FOR_SIMULATION,
         advice: ADVICE.to_owned(),
     };

@@ -24,7 +24,7 @@ use super::pending_upload::PendingUpload;
 use super::session::{Awaited, Token};
 use super::upload::Upload;
 use super::{DeviceConfig, Order, StartError};
-use crate::files::{self, Care, LockError, UserFiles, UserLock};
+use crate::files::{LockError, UserFiles, UserLock};
 use crate::known_servers::KnownServers;
 use crate::log_file::{FileNews, LogKeeper};
 use crate::radio::{self, Radio, Sent, Target};
@@ -148,8 +148,6 @@ impl Engine {
         if report.torn || report.malformed > 0 || report.surplus > 0 {
             outbox.tell(DeviceEvent::LogFileRead { file: files.contact_log(), report });
         }
-        let (book, _) =
-            TempIdBook::read(&files::read_if_there(&files.temp_ids()).map_err(folder_error)?.unwrap_or_default(), now);
         let upload = match PendingUpload::load(&files.upload()) {
             Ok(pending) => pending.map(Upload::found),
             Err(error) => {
@@ -191,7 +189,7 @@ impl Engine {
             login_done: None,
             logout: None,
             end: None,
-            book,
+            book: TempIdBook::new(),
             upload,
             upload_next: None,
             radio,
@@ -415,16 +413,6 @@ impl Engine {
     /// What the wall clock says.
     pub(super) fn wall(&self) -> Timestamp {
         self.wall.now()
-    }
-
-    /// Writes the `TempIDs` at hand to their file.
-    pub(super) fn save_book(&mut self) {
-        let mut text = String::new();
-        self.book.write_to(&mut text);
-        let file = self.files.temp_ids();
-        if let Err(error) = files::write_whole(&file, text.as_bytes(), Care::Replaceable) {
-            self.outbox.tell(DeviceEvent::FileFailing { file, why: error.to_string() });
-        }
     }
 
     fn status(&mut self) -> Status {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bluetrace_protocol::{ContactLogEntry, Timestamp, UploadId};
 
-use crate::files::{self, Care};
+use crate::files;
 
 /// A contact log on its way to the authority.
 #[derive(Debug, Clone)]
@@ -25,7 +25,7 @@ impl PendingUpload {
             record.write_to(&mut text);
             text.push('\n');
         }
-        files::write_whole(path, text.as_bytes(), Care::Durable)
+        files::write_whole(path, text.as_bytes())
     }
 
     /// Reads what [`Self::save`] wrote, or `None` if there is nothing.

@@ -1,5 +1,6 @@
 //! The device's dealings with the authority: login, coming back, `TempIDs`, notices, logout.
 
+use std::io;
 use std::time::Duration;
 
 use bluetrace_protocol::session::client::{Asked, ClientSession, Event};
@@ -41,6 +42,9 @@ impl Engine {
                 }
                 self.quiet_since = Instant::now();
                 let token = self.token.as_ref().filter(|token| Instant::now() < token.ends_at);
+                if token.is_none() {
+                    self.book.doubt();
+                }
                 let session = match token {
                     Some(token) => ClientSession::resume(&token.text, &mut self.uplink.out),
                     None => ClientSession::login(&self.username, &mut self.uplink.out),
@@ -51,8 +55,11 @@ impl Engine {
                 self.end = Some(End::CertificateChanged(changed));
             }
             UplinkEvent::Failed(error) => self.on_lost(&explain(&error)),
-            UplinkEvent::Lost(Some(error)) => self.on_lost(&error.to_string()),
-            UplinkEvent::Lost(None) => self.on_lost("the server closed the connection"),
+            UplinkEvent::Lost(Some(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                self.on_lost(&error.to_string());
+            }
+            // a TLS server that is killed ends without the farewell of a proper close
+            UplinkEvent::Lost(_) => self.on_lost("the server closed the connection"),
             UplinkEvent::Received(length) => self.on_received(length),
             UplinkEvent::Drained => {
                 if self.logout.is_none()
@@ -97,6 +104,7 @@ impl Engine {
             }
             Event::SessionExpired => {
                 self.token = None;
+                self.book.doubt();
                 if let Some(session) = &mut self.session {
                     session.username(&self.username, &mut self.uplink.out);
                 }
@@ -109,10 +117,15 @@ impl Engine {
             Event::TempIds(records) => self.on_temp_ids(records),
             Event::Notices(notices) => {
                 let Some(Awaited::Notices(done)) = self.awaited.pop_front() else { return };
-                if done.is_some() || !notices.is_empty() {
+                // asking again says that these have arrived, and brings what did not fit
+                let asks_again = !notices.is_empty();
+                if done.is_some() || asks_again {
                     self.outbox.tell(DeviceEvent::Notices(notices));
                 }
                 self.outbox.done(done);
+                if asks_again {
+                    self.ask_notices(None);
+                }
             }
             Event::ResumeToken { token, expires, now } => self.on_token(token, expires, now),
             Event::UploadBegun { acknowledged, total } => {
@@ -261,8 +274,11 @@ impl Engine {
             now = server_now;
         }
         let lifetime = Duration::from_secs(u64::try_from(expires.seconds_since(now)).unwrap_or_default());
-        let ends_at = Instant::now() + lifetime;
-        self.token = Some(Token { text: token, renew_at: Instant::now() + (lifetime / 2).max(RENEW_AGAIN), ends_at });
+        let instant = Instant::now();
+        let is_longer = self.token.as_ref().is_none_or(|held| held.ends_at + RENEW_AGAIN < instant + lifetime);
+        // near the end of its session a token cannot be renewed: then the password is what is left
+        let wait = if is_longer { (lifetime / 2).max(RENEW_AGAIN) } else { lifetime + RENEW_WAIT };
+        self.token = Some(Token { text: token, renew_at: instant + wait, ends_at: instant + lifetime });
     }
 
     /// Asks for `TempIDs` if the book says so. One request at a time.
@@ -310,7 +326,6 @@ impl Engine {
         let count = records.len();
         let first = records.first().cloned();
         self.book.add(records, now);
-        self.save_book();
         match (done, self.book.covers_until(now)) {
             (Some(done), _) => {
                 // what is told is what will be shown
@@ -409,6 +424,9 @@ const LOGOUT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The least time between two requests for a token.
 const RENEW_AGAIN: Duration = Duration::from_secs(5);
+
+/// The time after a token's end until another is asked for, where the last one could not be renewed.
+const RENEW_WAIT: Duration = Duration::from_mins(5);
 
 /// The time between two requests for `TempIDs` when the first did not help.
 const REFILL_AGAIN: Duration = Duration::from_secs(10);

@@ -251,11 +251,12 @@ fn of_status(status: &Status) -> Vec<Line> {
     let next = status.next_removal.map_or_else(String::new, |removal| {
         format!(", the oldest forgotten in {}", of_seconds(removal.seconds_since(status.now)))
     });
+    let contacts = match status.contacts {
+        1 => "1 entry".to_owned(),
+        many => format!("{many} entries"),
+    };
     lines.extend([
-        row(
-            "contact log",
-            &format!("{} entries, kept {}{next}", status.contacts, of_seconds(status.retention_s.into())),
-        ),
+        row("contact log", &format!("{contacts}, kept {}{next}", of_seconds(status.retention_s.into()))),
         row("", &status.log_file.display().to_string()),
         row("UDP port", &status.udp.port().to_string()),
         row(

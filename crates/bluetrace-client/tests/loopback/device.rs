@@ -202,7 +202,7 @@ async fn an_upload_survives_the_device() {
 }
 
 #[tokio::test]
-async fn beacons_go_on_while_the_authority_is_away_and_after_a_restart() {
+async fn beacons_go_on_while_the_authority_is_away_and_a_new_login_brings_new_temp_ids() {
     let authority = Authority::start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
@@ -223,7 +223,7 @@ async fn beacons_go_on_while_the_authority_is_away_and_after_a_restart() {
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
     rig.device.run(Command::Beacon(target(rig.device.udp()))).await;
     rig.until(|event| matches!(event, DeviceEvent::BeaconHeard { is_valid: true, .. })).await;
-    assert_eq!(authority.state.issued.load(Ordering::Relaxed), issued, "enough were at hand");
+    assert!(authority.state.issued.load(Ordering::Relaxed) > issued, "what an earlier run held is not shown again");
 }
 
 #[tokio::test]

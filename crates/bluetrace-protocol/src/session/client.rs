@@ -340,7 +340,8 @@ impl ClientSession {
     }
 
     fn acknowledgement(&mut self, expected: u32, summary: Option<UploadSummary>) -> Result<Option<Event>, ClientError> {
-        let Some(upload) = &mut self.upload else { return Err(ClientError::Unasked) };
+        // of an upload that was given up, acknowledgements may still be under way
+        let Some(upload) = &mut self.upload else { return Ok(None) };
         let total = upload.total;
         let acknowledged = total.checked_sub(expected).ok_or(ClientError::Unasked)?;
         upload.acknowledged = acknowledged;

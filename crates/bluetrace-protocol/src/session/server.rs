@@ -656,6 +656,12 @@ impl<M> Beginning<M> {
         self.member.wait()
     }
 
+    /// All records are durable, and this came of them.
+    pub fn complete(self, summary: UploadSummary, out: &mut Vec<u8>) -> Step<M> {
+        Reply::Upload { expected: 0, upload: self.upload, summary: Some(summary) }.write_to(self.id.as_ref(), out);
+        self.member.wait()
+    }
+
     /// An upload of this id was begun with another number of records.
     pub fn conflict(self, records: u32, out: &mut Vec<u8>) -> Step<M> {
         let message = format!("this upload was begun with {records} records; begin another under another id");
