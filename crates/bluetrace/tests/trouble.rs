@@ -196,6 +196,10 @@ fn a_full_disk_is_an_answer_to_uploads_and_one_line_at_the_start() {
         .expect("2 MiB do not hold 100,000 records");
     assert_eq!(code, "unavailable");
     assert!(acknowledged > 100, "{acknowledged} records had room");
+    // what was acknowledged is there
+    let mut again = Session::login(server.address, ILL);
+    let begun = again.request(r#"{"commandType":"UC","numOfSend":100000,"upload":"one"}"#);
+    assert_eq!(begun["numOfRecv"], 100_000 - acknowledged, "{begun}");
     // reading goes on, and nobody else is cut off
     assert_eq!(Session::login(server.address, MET).request(r#"{"commandType":"NT"}"#)["commandType"], "NT");
     let (status, _) = server.stop("TERM");

@@ -29,6 +29,8 @@ pub struct ClientSession {
     /// Marks requests, so that an error to one is told from an error to a record of an upload, which has no mark.
     next_id: u32,
     upload: Option<Upload>,
+    /// Whether an upload was given up, of which acknowledgements may still be under way.
+    has_given_up: bool,
 }
 
 /// Something the driver should know.
@@ -263,7 +265,14 @@ impl ClientSession {
     }
 
     fn new() -> Self {
-        Self { decoder: LineDecoder::new(), phase: Phase::Login, awaited: VecDeque::new(), next_id: 0, upload: None }
+        Self {
+            decoder: LineDecoder::new(),
+            phase: Phase::Login,
+            awaited: VecDeque::new(),
+            next_id: 0,
+            upload: None,
+            has_given_up: false,
+        }
     }
 
     fn ask(&mut self, awaited: Awaited, command: Command, out: &mut Vec<u8>) {
@@ -340,8 +349,9 @@ impl ClientSession {
     }
 
     fn acknowledgement(&mut self, expected: u32, summary: Option<UploadSummary>) -> Result<Option<Event>, ClientError> {
-        // of an upload that was given up, acknowledgements may still be under way
-        let Some(upload) = &mut self.upload else { return Ok(None) };
+        let Some(upload) = &mut self.upload else {
+            return if self.has_given_up { Ok(None) } else { Err(ClientError::Unasked) };
+        };
         let total = upload.total;
         let acknowledged = total.checked_sub(expected).ok_or(ClientError::Unasked)?;
         upload.acknowledged = acknowledged;
@@ -383,11 +393,9 @@ impl ClientSession {
             return Some(Event::RecordRefused { message });
         }
         // before the answer to its begin an upload has sent no record: the error is to one of the upload before it
-        self.upload.take_if(|upload| upload.next.is_some()).map(|_| Event::RequestFailed {
-            request: Asked::Upload,
-            code: code.to_owned(),
-            message,
-        })
+        self.upload.take_if(|upload| upload.next.is_some())?;
+        self.has_given_up = true;
+        Some(Event::RequestFailed { request: Asked::Upload, code: code.to_owned(), message })
     }
 }
 
