@@ -2,6 +2,8 @@
 //! noticed (PROTOCOL section 4.4).
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::{poll_fn, ready};
+use std::task::Poll;
 
 use bluetrace_protocol::message::BeginUpload;
 use bluetrace_protocol::{
@@ -10,7 +12,7 @@ use bluetrace_protocol::{
 
 use crate::authority::{Authority, AuthorityError, Member, hex};
 use crate::excerpt::Excerpt;
-use crate::store::{AccountId, NewNotice, Owner, UploadBegun, UploadKey, UploadRequest};
+use crate::store::{AccountId, NewNotice, Owner, StoreFuture, UploadBegun, UploadKey, UploadRequest};
 
 /// Records looked at together when an upload is traced: bounds memory, and is long enough for one sorted look-up to pay.
 const PAGE: u32 = 10_000;
@@ -116,12 +118,14 @@ impl Authority {
     ) -> Result<UploadFinished, AuthorityError> {
         let (mut tally, mut owners) = (Tally::default(), Owners::default());
         let mut first = 0;
+        let mut page = self.store.uploaded_records(upload, first, PAGE, now);
         loop {
-            let records = self.store.uploaded_records(upload, first, PAGE, now).await?;
-            let page = self.trace(records, &mut owners, now).await?;
-            let Some(read) = u32::try_from(page.len()).ok().filter(|read| *read > 0) else { break };
+            let records = page.await?;
+            let Some(read) = u32::try_from(records.len()).ok().filter(|read| *read > 0) else { break };
             first += read;
-            for traced in page {
+            // the store reads the next page while this one is traced
+            page = begun(self.store.uploaded_records(upload, first, PAGE, now)).await;
+            for traced in self.trace(records, &mut owners, now).await? {
                 tally.add(traced, member.account);
             }
         }
@@ -176,6 +180,14 @@ impl Authority {
 
     fn random_upload_id(&self) -> Result<UploadId, AuthorityError> {
         UploadId::parse(&hex(&self.random_bytes())).map_err(|error| AuthorityError::Internal(error.to_string()))
+    }
+}
+
+/// Lets a store begin with an answer that is wanted later.
+async fn begun<T: Send + 'static>(mut answer: StoreFuture<'_, T>) -> StoreFuture<'_, T> {
+    match poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await {
+        Poll::Pending => answer,
+        Poll::Ready(answer) => Box::pin(ready(answer)),
     }
 }
 
