@@ -105,10 +105,9 @@ impl System {
         let PasswordDone::Hashed(hash) = work.perform(&mut Scratch::default()) else { panic!("no hash") };
         let opened = self.store.open_account(username.clone(), hash, PasswordSource::Operator, self.now());
         assert!(matches!(opened.await.unwrap(), AccountOpened::Opened(_)), "the name is taken");
-        match self.authority.login(username, password(), &*self.clock).await.unwrap() {
-            LoggedIn::Welcome(member) => member,
-            refused => panic!("{refused:?}"),
-        }
+        let outcome = self.authority.login(username, password(), &*self.clock).await.unwrap();
+        let LoggedIn::Welcome(member) = outcome else { panic!("{outcome:?}") };
+        member
     }
 }
 
