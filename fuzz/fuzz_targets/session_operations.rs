@@ -7,9 +7,8 @@
 use std::borrow::Cow;
 
 use bluetrace_protocol::limits::{MAX_RECORD_BATCH, MAX_TEMP_IDS};
-use bluetrace_protocol::message::ResumeToken;
 use bluetrace_protocol::session::server::{Failure, NoticeHandle, Question, ServerSession, Step, UploadHandle};
-use bluetrace_protocol::{ExposureNotice, Record, Timestamp, UploadSummary};
+use bluetrace_protocol::{ExposureNotice, Record, ResumeToken, Timestamp, UploadSummary};
 use libfuzzer_sys::fuzz_target;
 
 enum Operation<'a> {

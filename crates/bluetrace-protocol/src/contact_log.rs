@@ -44,8 +44,6 @@ pub struct ReadReport {
     pub expired: usize,
     /// Lines left out because there were more than can be held.
     pub surplus: usize,
-    /// The file differs from what would be written now, so nothing should be appended to it: write it whole.
-    pub rewrite: bool,
 }
 
 impl ContactLogEntry {
@@ -180,9 +178,6 @@ impl ContactLog {
         let mut log = Self { entries: entries.into(), retention_s, dates_changed: false };
         report.expired = log.expire(now);
         log.dates_changed = false;
-        let mut text = String::new();
-        log.write_to(&mut text);
-        report.rewrite = text.as_bytes() != file;
         (log, report)
     }
 
@@ -197,27 +192,27 @@ impl ContactLog {
 }
 
 /// The lines of a device's file, read in spite of blank lines, CR LF, a byte order mark and torn or malformed lines.
-pub(crate) struct Lines<'a> {
+struct Lines<'a> {
     rest: &'a [u8],
     number: usize,
     /// What was found so far.
-    pub(crate) report: ReadReport,
+    report: ReadReport,
 }
 
 /// One line that is not blank. Its text is empty, and so never well-formed, if it is too long or not UTF-8.
-pub(crate) struct Line<'a> {
-    pub(crate) text: &'a str,
-    pub(crate) is_terminated: bool,
+struct Line<'a> {
+    text: &'a str,
+    is_terminated: bool,
     number: usize,
 }
 
 impl<'a> Lines<'a> {
-    pub(crate) fn new(file: &'a [u8]) -> Self {
+    fn new(file: &'a [u8]) -> Self {
         let rest = file.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(file);
         Self { rest, number: 0, report: ReadReport::default() }
     }
 
-    pub(crate) fn next_line(&mut self) -> Option<Line<'a>> {
+    fn next_line(&mut self) -> Option<Line<'a>> {
         while !self.rest.is_empty() {
             self.number = self.number.saturating_add(1);
             let end = self.rest.iter().position(|byte| *byte == b'\n');
@@ -234,7 +229,7 @@ impl<'a> Lines<'a> {
     }
 
     /// Reports a line that cannot be read: torn if nothing ends it, otherwise malformed.
-    pub(crate) fn refuse(&mut self, line: &Line<'_>) {
+    fn refuse(&mut self, line: &Line<'_>) {
         if !line.is_terminated {
             self.report.torn = true;
             return;
@@ -326,7 +321,6 @@ mod tests {
             let is_whole = cut + 1 == file.len();
             assert_eq!(received(&log), if is_whole { vec![0, 1] } else { vec![0] }, "cut at {cut}");
             assert_eq!(report.torn, !is_whole && cut > line(0).len(), "cut at {cut}");
-            assert_eq!(report.rewrite, cut > line(0).len(), "cut at {cut}");
         }
     }
 
@@ -344,7 +338,7 @@ mod tests {
         let file = format!("{RECORD}\n{RECORD}");
         let (log, report) = ContactLog::read(file.as_bytes(), at(50), at(60), 180);
         assert_eq!(received(&log), [50, 50]);
-        assert_eq!(report, ReadReport { rewrite: true, ..ReadReport::default() });
+        assert_eq!(report, ReadReport::default());
     }
 
     #[test]
@@ -352,7 +346,7 @@ mod tests {
         let file = format!("\u{feff}\r\n{RECORD}, {}\r\n \r\n\n{}", at(0), line(1));
         let (log, report) = ContactLog::read(file.as_bytes(), at(50), at(60), 180);
         assert_eq!(received(&log), [0, 1]);
-        assert_eq!(report, ReadReport { rewrite: true, ..ReadReport::default() });
+        assert_eq!(report, ReadReport::default());
     }
 
     #[test]
@@ -375,6 +369,6 @@ mod tests {
         let file = line(300) + &line(30) + &line(0) + &line(20);
         let (log, report) = ContactLog::read(file.as_bytes(), at(50), at(200), 180);
         assert_eq!(received(&log), [30, 200]);
-        assert_eq!((report.expired, report.malformed, report.rewrite), (2, 0, true));
+        assert_eq!((report.expired, report.malformed), (2, 0));
     }
 }

@@ -254,11 +254,6 @@ impl DeviceClock {
         }
         nearest.seconds_since(device)
     }
-
-    /// Seconds by which the device's time is ahead of its wall clock.
-    pub const fn offset_s(&self) -> i64 {
-        self.offset_s
-    }
 }
 
 /// The waits between attempts to reconnect: from [`FIRST_WAIT`] doubling to [`LONGEST_WAIT`], each shortened at random
@@ -486,7 +481,7 @@ mod tests {
         assert_eq!(clock.read(at(1), 1_000).now, at(51));
         clock.learn(at(-50), at(1));
         assert_eq!(clock.read(at(2), 2_000), Reading { now: at(-49), jump: None });
-        assert_eq!(clock.offset_s(), -51);
+        assert_eq!(clock.offset_s, -51);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Owns the names and secrets that people and devices bring: [`Username`], [`Password`], [`UploadId`].
+//! Owns the names and secrets that people and devices bring: [`Username`], [`Password`], [`UploadId`], [`UploadCode`],
+//! [`ResumeToken`].
 //!
 //! A username is a phone number in the field, so none of these has a `Display`, and each `Debug` is redacted.
 
@@ -9,7 +10,7 @@ use core::fmt;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::limits::{MAX_PASSWORD, MAX_UPLOAD_ID, MAX_USERNAME};
+use crate::limits::{MAX_PASSWORD, MAX_RESUME_TOKEN, MAX_UPLOAD_CODE, MAX_UPLOAD_ID, MAX_USERNAME};
 
 /// Who logs in: 1 to 64 printable ASCII characters without spaces (PROTOCOL section 4.2). Matched byte for byte.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +25,15 @@ pub struct Password(Zeroizing<String>);
 /// It belongs to the account that uses it: two accounts may choose the same.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UploadId(Box<str>);
+
+/// An upload code as typed: at most 64 bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UploadCode(Box<str>);
+
+/// What continues a session without a password (PROTOCOL section 4.6): at most 256 printable ASCII characters without
+/// spaces.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ResumeToken(Box<str>);
 
 /// Why a text is not a name of the kind asked for. The text itself is never part of the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -84,6 +94,30 @@ impl UploadId {
     }
 }
 
+impl UploadCode {
+    /// Reads an upload code; `None` if it is longer than 64 bytes.
+    pub fn parse(text: &str) -> Option<Self> {
+        (text.len() <= MAX_UPLOAD_CODE).then(|| Self(text.into()))
+    }
+
+    /// The code, for comparison. Never for a log.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ResumeToken {
+    /// Reads a resume token; `None` unless it is 1 to 256 printable ASCII characters without spaces.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_graphic(text, MAX_RESUME_TOKEN).then(|| Self(text.into()))
+    }
+
+    /// The token, for the wire. Never for a log.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Debug for Username {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Username(..)")
@@ -99,6 +133,18 @@ impl fmt::Debug for Password {
 impl fmt::Debug for UploadId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("UploadId(..)")
+    }
+}
+
+impl fmt::Debug for UploadCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UploadCode(..)")
+    }
+}
+
+impl fmt::Debug for ResumeToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResumeToken(..)")
     }
 }
 
@@ -129,11 +175,14 @@ mod tests {
     #[test]
     fn debug_shows_nothing() {
         let shown = format!(
-            "{:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?}",
             Username::parse("+61410999999"),
             Password::parse("secret"),
-            UploadId::parse("u-1")
+            UploadId::parse("u-1"),
+            UploadCode::parse("123456"),
+            ResumeToken::parse("token")
         );
-        assert_eq!(shown, "Ok(Username(..)) Ok(Password(..)) Ok(UploadId(..))");
+        let redacted = "Ok(Username(..)) Ok(Password(..)) Ok(UploadId(..)) Some(UploadCode(..)) Some(ResumeToken(..))";
+        assert_eq!(shown, redacted);
     }
 }

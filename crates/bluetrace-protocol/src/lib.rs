@@ -2,7 +2,7 @@
 //!
 //! This crate is the protocol as pure functions and state machines: it does no I/O, reads no clock and draws no randomness
 //! of its own. Bytes and `now` go in, values come out, so the same code serves the server, the terminal client, the
-//! simulator and the fuzzer. References such as *PROTOCOL section 4* are to `docs/protocol.md`.
+//! simulation and the fuzzer. References such as *PROTOCOL section 4* are to `docs/protocol.md`.
 #![no_std]
 #![warn(
     clippy::arithmetic_side_effects,
@@ -33,8 +33,7 @@ pub mod upload;
 pub use beacon::{Beacon, BeaconError};
 pub use contact_log::{ContactLog, ContactLogEntry, ReadReport};
 pub use device::{Backoff, ClockJump, DeviceClock, Heard, Reading, TempIdBook, judge};
-pub use identity::{IdentityError, Password, UploadId, Username};
-pub use message::ResumeToken;
+pub use identity::{IdentityError, Password, ResumeToken, UploadCode, UploadId, Username};
 pub use record::{Record, RecordError, TempId};
 pub use time::{Clock, TimeError, Timestamp, Window, WindowError};
 pub use upload::{ExposureNotice, UploadSummary, Uploaded, UploadedRecord};

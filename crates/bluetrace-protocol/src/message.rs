@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::contact_log::ContactLogEntry;
-use crate::identity::UploadId;
-use crate::limits::{MAX_REQUEST_ID, MAX_TEMP_IDS, MAX_UPLOAD_CODE, MAX_UPLOAD_RECORDS};
+use crate::identity::{ResumeToken, UploadCode, UploadId};
+use crate::limits::{MAX_REQUEST_ID, MAX_TEMP_IDS, MAX_UPLOAD_RECORDS};
 use crate::record::Record;
 use crate::time::Timestamp;
 use crate::upload::{ExposureNotice, UploadSummary, Uploaded, UploadedRecord};
@@ -64,10 +64,6 @@ pub struct BeginUpload {
     /// The upload code, where the authority requires one.
     pub code: Option<UploadCode>,
 }
-
-/// An upload code as typed: at most 64 bytes. Its `Debug` is redacted.
-#[derive(Clone, PartialEq, Eq)]
-pub struct UploadCode(Box<str>);
 
 /// A request's `id`: the JSON text of a string or a number, at most 64 characters without quotes.
 #[derive(Debug, Clone)]
@@ -155,11 +151,6 @@ pub enum Reply {
     },
 }
 
-/// What continues a session without a password (PROTOCOL section 4.6): at most 256 printable ASCII characters without
-/// spaces. Its `Debug` is redacted.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ResumeToken(Box<str>);
-
 impl Request {
     /// Reads one line.
     ///
@@ -183,7 +174,7 @@ impl Request {
 
     /// Appends the request as a line with its end.
     pub fn write_to(&self, out: &mut Vec<u8>) {
-        let mut wire = WireReply { id: self.id.as_ref().map(RequestId::as_json), ..WireReply::of("") };
+        let mut wire = WireFrame { id: self.id.as_ref().map(RequestId::as_json), ..WireFrame::of("") };
         match &self.command {
             Command::DownloadTempIds { count } => {
                 wire.command_type = "DT";
@@ -193,7 +184,7 @@ impl Request {
                 wire.command_type = "UC";
                 wire.num_of_send = Some(begin.records);
                 wire.upload = begin.upload.as_ref().map(UploadId::reveal);
-                wire.code = begin.code.as_ref().map(|code| &*code.0);
+                wire.code = begin.code.as_ref().map(UploadCode::reveal);
             }
             Command::Record { following, record } => {
                 wire.command_type = "UC";
@@ -221,18 +212,6 @@ pub fn write_record(entry: &ContactLogEntry, following: u32, out: &mut Vec<u8>) 
     entry.received.write_to(&mut text);
     text.push_str("\"}}\n");
     out.extend_from_slice(text.as_bytes());
-}
-
-impl UploadCode {
-    /// Reads an upload code; `None` if it is longer than 64 bytes.
-    pub fn parse(text: &str) -> Option<Self> {
-        (text.len() <= MAX_UPLOAD_CODE).then(|| Self(text.into()))
-    }
-
-    /// The code, for comparison. Never for a log.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
 }
 
 impl RequestId {
@@ -296,23 +275,10 @@ impl ErrorCode {
     }
 }
 
-impl ResumeToken {
-    /// Reads a resume token; `None` unless it is 1 to 256 printable ASCII characters without spaces.
-    pub fn parse(text: &str) -> Option<Self> {
-        let is_token = (1..=crate::limits::MAX_RESUME_TOKEN).contains(&text.len());
-        (is_token && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Self(text.into()))
-    }
-
-    /// The token, for the wire. Never for a log.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
 impl Reply {
     /// Appends the reply as a line with its end, with the id of the request it answers.
     pub fn write_to(&self, id: Option<&RequestId>, out: &mut Vec<u8>) {
-        let mut wire = WireReply { id: id.map(RequestId::as_json), ..WireReply::of("") };
+        let mut wire = WireFrame { id: id.map(RequestId::as_json), ..WireFrame::of("") };
         match self {
             Self::TempId { following, record } => {
                 wire.command_type = "DT";
@@ -332,16 +298,17 @@ impl Reply {
             }
             Self::ResumeToken { token, expires, now } => {
                 wire.command_type = "RT";
-                wire.data = Some(WireData::Token {
+                wire.data = Some(WireData::Token(WireToken {
                     token: token.reveal().into(),
-                    expires: format!("{expires}"),
-                    now: now.map(|now| format!("{now}")),
-                });
+                    expires: format!("{expires}").into(),
+                    now: now.map(|now| format!("{now}").into()),
+                }));
             }
             Self::LoggedOut => wire.command_type = "LO",
             Self::Error { code, message } => {
                 wire.command_type = "ER";
-                wire.data = Some(WireData::Error { code: code.as_str().into(), message: message.as_str().into() });
+                let (code, message) = (code.as_str().into(), message.as_str().into());
+                wire.data = Some(WireData::Error(WireError { code, message }));
             }
         }
         wire.write_to(out);
@@ -354,23 +321,12 @@ impl Reply {
 
     /// Reads one line of a server, with the id of the request it answers. `None` if it is no reply of section 4.3.
     pub fn parse(line: &str) -> Option<(Option<RequestId>, Self)> {
-        // serde would also take an array for a struct
-        let object = line.trim_start().starts_with('{').then_some(line)?;
-        let wire = serde_json::from_str::<WireAnswer<'_>>(object).ok()?;
+        if !is_object(line) {
+            return None;
+        }
+        let wire = serde_json::from_str::<WireAnswer<'_>>(line).ok()?;
         let id = wire.id.and_then(RequestId::from_json);
         wire.reply().map(|reply| (id, reply))
-    }
-}
-
-impl fmt::Debug for UploadCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("UploadCode(..)")
-    }
-}
-
-impl fmt::Debug for ResumeToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ResumeToken(..)")
     }
 }
 
@@ -411,8 +367,7 @@ type Refusal = (ErrorCode, String);
 impl<'a> WireRequest<'a> {
     fn parse(line: &'a str) -> Result<Self, BadRequest> {
         let bad = |message: String| BadRequest { id: None, code: ErrorCode::BadJson, message };
-        // serde would also take an array for a struct
-        if !line.trim_start().starts_with('{') {
+        if !is_object(line) {
             return Err(bad("not a JSON object".to_owned()));
         }
         // the error's own text could quote the line; its place cannot
@@ -492,6 +447,11 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
+/// Whether a JSON text is an object. To be asked first: serde would also take an array for a struct.
+fn is_object(json: &str) -> bool {
+    json.trim_start().starts_with('{')
+}
+
 /// The text of a JSON string, borrowed where nothing in it is escaped.
 fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     let quoted = raw.get().strip_prefix('"')?.strip_suffix('"')?;
@@ -509,9 +469,10 @@ fn uploaded(data: &RawValue) -> Uploaded {
             let record = Record::parse(&text(data)?).ok()?;
             return Some(UploadedRecord { record, received: None, rssi: None, seen: None });
         }
-        // serde would also take an array for a struct
-        let object = data.get().starts_with('{').then(|| data.get())?;
-        let wire = serde_json::from_str::<WireRecord<'_>>(object).ok()?;
+        if !is_object(data.get()) {
+            return None;
+        }
+        let wire = serde_json::from_str::<WireRecord<'_>>(data.get()).ok()?;
         let received = match wire.received {
             None => None,
             Some(received) => Some(Timestamp::parse(&received).ok()?),
@@ -535,7 +496,7 @@ struct WireRecord<'a> {
 
 /// A frame to be written, of either side.
 #[derive(Serialize)]
-struct WireReply<'a> {
+struct WireFrame<'a> {
     #[serde(rename = "commandType")]
     command_type: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -560,16 +521,8 @@ enum WireData<'a> {
     Detailed(WireRecord<'a>),
     Summary(WireSummary),
     Notice(WireNotice<'a>),
-    Token {
-        token: Cow<'a, str>,
-        expires: String,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        now: Option<String>,
-    },
-    Error {
-        code: Cow<'a, str>,
-        message: Cow<'a, str>,
-    },
+    Token(WireToken<'a>),
+    Error(WireError<'a>),
 }
 
 /// An answer as it stands on the wire.
@@ -607,17 +560,17 @@ struct WireNotice<'a> {
     advice: Cow<'a, str>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct WireToken<'a> {
     #[serde(borrow)]
     token: Cow<'a, str>,
     #[serde(borrow)]
     expires: Cow<'a, str>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     now: Option<Cow<'a, str>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct WireError<'a> {
     #[serde(borrow)]
     code: Cow<'a, str>,
@@ -668,7 +621,7 @@ impl WireAnswer<'_> {
     }
 }
 
-impl WireReply<'_> {
+impl WireFrame<'_> {
     const fn of(command_type: &'static str) -> Self {
         Self { command_type, id: None, num_of_send: None, num_of_recv: None, upload: None, code: None, data: None }
     }

@@ -11,12 +11,12 @@ use proptest::strategy::Strategy;
 
 use crate::beacon::Beacon;
 use crate::contact_log::ContactLogEntry;
-use crate::identity::{UploadId, Username};
+use crate::identity::{ResumeToken, UploadCode, UploadId, Username};
 use crate::limits::{
     MAX_REQUEST_ID, MAX_RESUME_TOKEN, MAX_TEMP_IDS, MAX_UPLOAD_CODE, MAX_UPLOAD_ID, MAX_UPLOAD_RECORDS, MAX_USERNAME,
     MAX_WINDOW_S,
 };
-use crate::message::{BeginUpload, Command, ErrorCode, Reply, Request, RequestId, ResumeToken, UploadCode};
+use crate::message::{BeginUpload, Command, ErrorCode, Reply, Request, RequestId};
 use crate::record::{Record, TempId};
 use crate::time::{Timestamp, Window};
 use crate::upload::{ExposureNotice, UploadSummary, Uploaded, UploadedRecord};

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 
 use bluetrace_protocol::message::{
-    BadRequest, BeginUpload, Command, ErrorCode, Reply, Request, RequestId, UploadCode, write_record,
+    BadRequest, BeginUpload, Command, ErrorCode, Reply, Request, RequestId, write_record,
 };
 use bluetrace_protocol::strategies::{contact_log_entries, records, replies, request_ids, requests, upload_ids};
-use bluetrace_protocol::{ContactLogEntry, Record, Uploaded, UploadedRecord};
+use bluetrace_protocol::{ContactLogEntry, Record, UploadCode, Uploaded, UploadedRecord};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;

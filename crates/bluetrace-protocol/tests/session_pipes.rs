@@ -227,8 +227,9 @@ proptest! {
             Event::Notices(vec![]),
             complete(50),
         ]);
-        prop_assert!(!client.has_records_to_send());
 
+        client.poll_upload(&mut pipe.to_server);
+        prop_assert!(pipe.to_server.is_empty(), "every record has been sent");
         client.logout(&mut pipe.to_server);
         prop_assert_eq!(pipe.run(&mut client), [Event::LoggedOut]);
         prop_assert!(!client.is_member() && pipe.server.is_none());

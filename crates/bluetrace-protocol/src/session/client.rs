@@ -13,8 +13,8 @@ use thiserror::Error;
 
 use crate::contact_log::ContactLogEntry;
 use crate::frame::{FrameError, LineDecoder};
-use crate::identity::{Password, UploadId, Username};
-use crate::message::{self, BeginUpload, Command, ErrorCode, Reply, Request, RequestId, ResumeToken};
+use crate::identity::{Password, ResumeToken, UploadId, Username};
+use crate::message::{self, BeginUpload, Command, ErrorCode, Reply, Request, RequestId};
 use crate::record::Record;
 use crate::time::Timestamp;
 use crate::upload::{ExposureNotice, UploadSummary};
@@ -231,11 +231,6 @@ impl ClientSession {
             *next = next.saturating_add(1);
             message::write_record(entry, total.saturating_sub(*next), out);
         }
-    }
-
-    /// Whether the upload has records that wait to be sent.
-    pub fn has_records_to_send(&self) -> bool {
-        self.upload.as_ref().is_some_and(|upload| upload.next.is_some_and(|next| next < upload.total))
     }
 
     /// Whether the session is past its login and not over.

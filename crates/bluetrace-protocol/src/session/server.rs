@@ -19,9 +19,9 @@ use core::fmt::Write as _;
 use core::mem;
 
 use crate::frame::FrameError;
-use crate::identity::{Password, UploadId, Username};
+use crate::identity::{Password, ResumeToken, UploadId, Username};
 use crate::limits::{MAX_BAD_LINES, MAX_RECORD_BATCH};
-use crate::message::{BadRequest, BeginUpload, Command, ErrorCode, Reply, Request, RequestId, ResumeToken};
+use crate::message::{BadRequest, BeginUpload, Command, ErrorCode, Reply, Request, RequestId};
 use crate::record::Record;
 use crate::time::Timestamp;
 use crate::upload::{ExposureNotice, UploadSummary, Uploaded};
