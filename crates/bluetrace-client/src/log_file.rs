@@ -19,6 +19,9 @@ use tokio::time::Instant;
 use crate::files;
 
 /// The contact log in memory, and its file.
+///
+/// Invariant: unless the file is to be written whole, it holds, once the work under way is done, `forgotten` lines and then
+/// those of the log but for its last `unwritten_lines`, so `unwritten_lines <= log.len()`.
 #[derive(Debug)]
 pub(crate) struct LogKeeper {
     log: ContactLog,
@@ -27,8 +30,6 @@ pub(crate) struct LogKeeper {
     unwritten_lines: usize,
     /// Lines that the file has at its front and that are forgotten.
     forgotten: usize,
-    /// Lines in the file that are not forgotten, once the work under way is done.
-    in_file: usize,
     /// The file is to be written whole, whatever it holds.
     whole: bool,
     /// Not before then; after a failure.
@@ -65,7 +66,6 @@ impl LogKeeper {
         let mut file = LogFile { path: path.to_path_buf(), written: None };
         file.perform(&FileWork::Whole(text))?;
         let keeper = Self {
-            in_file: log.len(),
             log,
             unwritten: String::new(),
             unwritten_lines: 0,
@@ -160,16 +160,14 @@ impl LogKeeper {
 
     fn next_work(&mut self) -> FileWork {
         let append = mem::take(&mut self.unwritten);
-        self.in_file += mem::take(&mut self.unwritten_lines);
+        self.unwritten_lines = 0;
         let forget = mem::take(&mut self.forgotten);
         if mem::take(&mut self.whole) { self.whole_text() } else { FileWork::Change { forget, append } }
     }
 
-    fn whole_text(&mut self) -> FileWork {
+    fn whole_text(&self) -> FileWork {
         let mut text = String::new();
         self.log.write_to(&mut text);
-        self.in_file = self.log.len();
-        self.forgotten = 0;
         FileWork::Whole(text)
     }
 
@@ -207,13 +205,12 @@ impl LogKeeper {
     /// The `gone` oldest lines are forgotten. Those that never reached the file stand in the text that waits for it;
     /// that happens only where the file has been failing for as long as the retention, so it may cost a whole rewrite.
     fn forget_lines(&mut self, gone: usize) {
-        if self.whole || gone == 0 {
+        if self.whole {
             return;
         }
-        if gone > self.in_file {
+        if self.unwritten_lines > self.log.len() {
             self.demand_whole();
         } else {
-            self.in_file -= gone;
             self.forgotten += gone;
         }
     }

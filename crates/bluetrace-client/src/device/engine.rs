@@ -1,4 +1,4 @@
-//! The device's task: one `select!`, and what each of its inputs does.
+//! Owns the device's task: one `select!`, and what each of its inputs does.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -79,6 +79,7 @@ pub(super) struct Engine {
     radio: Radio,
     pub(super) keeper: LogKeeper,
     sends: JoinSet<SendReport>,
+    /// Datagrams heard since the start, by what was made of them.
     valid: u64,
     invalid: u64,
     dropped: u64,
@@ -102,11 +103,13 @@ struct SendReport {
 }
 
 enum SendStage {
+    /// It has left, or could not; whoever asked for it is told.
     Sent(Sent, Done),
     /// The kernel has said since whether anybody listens.
     Refused(Option<SocketAddr>),
 }
 
+/// What the task may wait for.
 enum Input {
     Order(Option<Order>),
     Uplink(UplinkEvent),

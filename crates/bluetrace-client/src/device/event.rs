@@ -1,4 +1,4 @@
-//! What a device is told to do and what it has to tell: [`Command`], [`DeviceEvent`], [`Status`].
+//! Owns what a device is told to do and what it has to tell: [`Command`], [`DeviceEvent`], [`Status`].
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,10 +1,10 @@
-//! The device's dealings with the authority: login, coming back, `TempIDs`, notices, logout.
+//! Owns the device's dealings with the authority: login, coming back, `TempIDs`, notices, logout.
 
 use std::io;
 use std::time::Duration;
 
 use bluetrace_protocol::session::client::{Asked, ClientSession, Event};
-use bluetrace_protocol::{Password, Record, ResumeToken, Timestamp};
+use bluetrace_protocol::{ExposureNotice, Password, Record, ResumeToken, Timestamp};
 use tokio::time::Instant;
 
 use super::engine::{Engine, Logout};
@@ -21,10 +21,9 @@ pub(super) struct Token {
     ends_at: Instant,
 }
 
-/// What an answer is for.
+/// What an answer is for; for a user's command if there is somebody to tell.
 #[derive(Debug)]
 pub(super) enum Awaited {
-    /// `TempIDs`; for a user's command if there is somebody to tell.
     TempIds(Option<Done>),
     Notices(Option<Done>),
     Token,
@@ -115,18 +114,7 @@ impl Engine {
             }
             Event::Welcome => self.on_welcome(),
             Event::TempIds(records) => self.on_temp_ids(records),
-            Event::Notices(notices) => {
-                let Some(Awaited::Notices(done)) = self.awaited.pop_front() else { return };
-                // asking again says that these have arrived, and brings what did not fit
-                let asks_again = !notices.is_empty();
-                if done.is_some() || asks_again {
-                    self.outbox.tell(DeviceEvent::Notices(notices));
-                }
-                self.outbox.done(done);
-                if asks_again {
-                    self.ask_notices(None);
-                }
-            }
+            Event::Notices(notices) => self.on_notices(notices),
             Event::ResumeToken { token, expires, now } => self.on_token(token, expires, now),
             Event::UploadBegun { acknowledged, total } => {
                 self.take_awaited_upload();
@@ -180,7 +168,7 @@ impl Engine {
         self.refill();
         self.ask_notices(None);
         self.begin_upload();
-        if !self.awaited.iter().any(|awaited| matches!(awaited, Awaited::TempIds(_))) {
+        if !self.awaits_temp_ids() {
             self.outbox.done(self.login_done.take());
         }
     }
@@ -244,11 +232,11 @@ impl Engine {
         }
     }
 
-    /// The session, if requests can be made of it.
     fn is_member(&self) -> bool {
         self.logout.is_none() && self.session.as_ref().is_some_and(ClientSession::is_member)
     }
 
+    /// The session and where its requests go, if requests can be made of it.
     pub(super) fn member(&mut self) -> Option<(&mut ClientSession, &mut Vec<u8>)> {
         if self.is_member() { self.session.as_mut().map(|session| (session, &mut self.uplink.out)) } else { None }
     }
@@ -283,8 +271,7 @@ impl Engine {
 
     /// Asks for `TempIDs` if the book says so. One request at a time.
     fn refill(&mut self) {
-        let is_asked = self.awaited.iter().any(|awaited| matches!(awaited, Awaited::TempIds(_)));
-        if !self.downloads || is_asked || Instant::now() < self.refill_at {
+        if !self.downloads || self.awaits_temp_ids() || Instant::now() < self.refill_at {
             return;
         }
         let now = self.now();
@@ -293,6 +280,10 @@ impl Engine {
             session.download(count, out);
             self.awaited.push_back(Awaited::TempIds(None));
         }
+    }
+
+    fn awaits_temp_ids(&self) -> bool {
+        self.awaited.iter().any(|awaited| matches!(awaited, Awaited::TempIds(_)))
     }
 
     pub(super) fn on_download(&mut self, done: Done) {
@@ -351,6 +342,19 @@ impl Engine {
         if let Some((session, out)) = self.member() {
             session.notices(out);
             self.awaited.push_back(Awaited::Notices(done));
+        }
+    }
+
+    fn on_notices(&mut self, notices: Vec<ExposureNotice>) {
+        let Some(Awaited::Notices(done)) = self.awaited.pop_front() else { return };
+        // asking again says that these have arrived, and brings what did not fit
+        let asks_again = !notices.is_empty();
+        if done.is_some() || asks_again {
+            self.outbox.tell(DeviceEvent::Notices(notices));
+        }
+        self.outbox.done(done);
+        if asks_again {
+            self.ask_notices(None);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The device's upload: saved, begun, continued on whatever connection there is, complete.
+//! Owns the device's upload: saved, begun, continued on whatever connection there is, complete.
 
 use std::io;
 use std::sync::Arc;
@@ -168,7 +168,7 @@ impl Engine {
         let Some(upload) = &mut self.upload else { return };
         let passing = [ErrorCode::Unavailable, ErrorCode::Internal, ErrorCode::RateLimited];
         let retry_in = passing.iter().any(|passing| passing.as_str() == code).then(|| {
-            let wait = FIRST_WAIT * 2_u32.saturating_pow(upload.failures.min(5));
+            let wait = FIRST_RETRY * 2_u32.saturating_pow(upload.failures.min(MOST_DOUBLINGS));
             upload.failures += 1;
             wait
         });
@@ -201,4 +201,7 @@ impl Engine {
 const STEPS_TOLD: u32 = 50;
 
 /// The wait after the first passing failure, doubling from then on.
-const FIRST_WAIT: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+
+/// How often that wait doubles: to 160 s.
+const MOST_DOUBLINGS: u32 = 5;

@@ -1,4 +1,4 @@
-//! What a person types: commands, their names, and what is wrong with those that are none.
+//! Owns what a person types: commands, their names, and what is wrong with those that are none.
 
 use std::net::IpAddr;
 

@@ -1,9 +1,10 @@
-//! The front-end in a terminal: [`run_terminal`] asks for the login, then takes one command after the other.
+//! Owns the front-end in a terminal: [`run_terminal`] asks for the login, then takes one command after the other.
 //!
 //! At a terminal there is a prompt with history and completion, and what happens is printed above the line being typed. From
 //! a pipe the same commands are read line by line, each taken when the one before is done, so that a script always does the same.
 
 mod command;
+mod front_end;
 mod input;
 mod screen;
 mod text;
@@ -16,20 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bluetrace_protocol::{Clock, Password, Username};
-use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
-use nix::unistd::Pid;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
 
-use self::command::UserCommand;
-use self::input::{Ask, Input, Memory, Typed};
+use self::front_end::{FrontEnd, Manner};
+use self::input::{Input, Memory};
 pub use self::screen::Paint;
 use self::screen::{Screen, Sink};
-use self::text::{Line, bad, plain};
-use crate::device::{Command, Device, DeviceConfig, DeviceEvent, DeviceHandle, End, StartError};
-use crate::radio::Target;
+use crate::device::{DeviceConfig, StartError};
 use crate::uplink::{ServerAddress, Transport};
 
 /// What the terminal needs to know to begin.
@@ -118,16 +112,9 @@ pub async fn run_terminal(options: TerminalOptions) -> Result<ExitStatus, StartE
         Stage::Pipe(input, output) => (Input::pipe(input), Sink::Plain(output), Manner::Lines),
     };
     let _mode = TerminalMode::kept();
-    let Ok(signals) = Signals::new() else { return Ok(ExitStatus::Failure) };
-    let mut front = FrontEnd {
-        input,
-        screen: Screen::new(sink, options.paint),
-        manner,
-        signals,
-        memory,
-        last_target: None,
-        given_password: options.password,
-        uploading: Uploading::default(),
+    let screen = Screen::new(sink, options.paint);
+    let Ok(mut front) = FrontEnd::new(input, screen, manner, memory, options.password) else {
+        return Ok(ExitStatus::Failure);
     };
     let username = match options.username {
         Some(username) => Some(username),
@@ -156,378 +143,6 @@ pub async fn run_terminal(options: TerminalOptions) -> Result<ExitStatus, StartE
     status
 }
 
-/// How the front-end deals with who is in front of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    /// Rustyline shows the prompts.
-    Prompt,
-    /// Prompts are lines like any other.
-    Lines,
-}
-
-struct FrontEnd {
-    input: Input,
-    screen: Screen,
-    manner: Manner,
-    signals: Signals,
-    memory: Memory,
-    last_target: Option<Target>,
-    given_password: Option<Password>,
-    uploading: Uploading,
-}
-
-/// What is shown of an upload's progress.
-#[derive(Debug, Default)]
-struct Uploading {
-    /// Whether the user waits for it, so that a bar can be drawn where the prompt would be.
-    is_waited_for: bool,
-    /// Quarters of it that were told.
-    quarters: u32,
-}
-
-/// Why waiting for a line or for a command has ended.
-enum Turn<T> {
-    Done(T),
-    /// A signal: to log out.
-    Stop,
-    /// The device has ended.
-    Ended(ExitStatus),
-}
-
-/// How a login went.
-enum Login {
-    In,
-    Stop,
-    Ended(ExitStatus),
-}
-
-impl FrontEnd {
-    async fn run(&mut self, config: DeviceConfig) -> Result<ExitStatus, StartError> {
-        let started = tokio::select! {
-            started = Device::start(config) => started,
-            () = self.signals.next() => return Ok(ExitStatus::Failure),
-        };
-        let (device, mut events) = started?;
-        let status = match self.log_in(&device, &mut events).await {
-            Login::In => self.take_commands(&device, &mut events).await,
-            Login::Stop => {
-                self.leave(&device, &mut events).await;
-                ExitStatus::Failure
-            }
-            Login::Ended(status) => status,
-        };
-        drop(events);
-        device.join().await;
-        Ok(status)
-    }
-
-    async fn ask_username(&mut self) -> Option<Username> {
-        loop {
-            self.show_prompt("Username:").await;
-            let typed = tokio::select! {
-                typed = self.input.next(Ask::Username) => typed,
-                () = self.signals.next() => return None,
-            };
-            let Typed::Line(line) = typed else { return None };
-            match Username::parse(line.trim()) {
-                Ok(username) => return Some(username),
-                Err(error) => self.say(&[bad(error.to_string())]).await,
-            }
-        }
-    }
-
-    async fn log_in(&mut self, device: &DeviceHandle, events: &mut mpsc::Receiver<DeviceEvent>) -> Login {
-        loop {
-            let event = tokio::select! {
-                event = events.recv() => event,
-                () = self.signals.next() => return Login::Stop,
-            };
-            let Some(event) = event else { return Login::Ended(ExitStatus::Failure) };
-            let is_asked = matches!(event, DeviceEvent::PasswordRequired);
-            if let Some(status) = self.show_event(event).await {
-                return Login::Ended(status);
-            }
-            if is_asked {
-                break;
-            }
-        }
-        // the lines of a pipe are commands where the password came in another way
-        let may_ask_again = self.given_password.is_none() || self.manner == Manner::Prompt;
-        loop {
-            let Some(password) = self.next_password().await else { return Login::Stop };
-            let done = device.submit(Command::Password(password)).await;
-            match self.await_done(done, events).await {
-                Turn::Ended(status) => return Login::Ended(status),
-                Turn::Done(Seen { welcome: true, .. }) => return Login::In,
-                Turn::Done(_) if may_ask_again => {}
-                Turn::Stop | Turn::Done(_) => return Login::Stop,
-            }
-        }
-    }
-
-    async fn next_password(&mut self) -> Option<Password> {
-        if let Some(password) = self.given_password.take() {
-            return Some(password);
-        }
-        loop {
-            self.show_prompt("Password:").await;
-            let typed = tokio::select! {
-                typed = self.input.next(Ask::Password) => typed,
-                () = self.signals.next() => return None,
-            };
-            let Typed::Line(line) = typed else { return None };
-            match Password::parse(&line) {
-                Ok(password) => return Some(password),
-                Err(error) => self.say(&[bad(error.to_string())]).await,
-            }
-        }
-    }
-
-    async fn take_commands(&mut self, device: &DeviceHandle, events: &mut mpsc::Receiver<DeviceEvent>) -> ExitStatus {
-        loop {
-            self.screen.flush().await;
-            let line = match self.next_line(events).await {
-                Turn::Done(line) => line,
-                Turn::Stop => return self.leave(device, events).await,
-                Turn::Ended(status) => return status,
-            };
-            let command = match UserCommand::parse(&line) {
-                UserCommand::Nothing => continue,
-                UserCommand::Logout => return self.leave(device, events).await,
-                UserCommand::Download => Command::Download,
-                UserCommand::Upload => Command::Upload,
-                UserCommand::Notices => Command::Notices,
-                UserCommand::Status => Command::Status,
-                UserCommand::Contacts => Command::Contacts,
-                UserCommand::Beacon(target) => {
-                    let Some(target) = target.or_else(|| self.last_target.clone()) else {
-                        self.say(&[bad("to whom? Beacon <ip> <port>, as in: Beacon 127.0.0.1 8001".into())]).await;
-                        continue;
-                    };
-                    self.memory.add_target(format!("{} {}", target.host, target.port));
-                    self.last_target = Some(target.clone());
-                    Command::Beacon(target)
-                }
-                UserCommand::BadBeacon(why) => {
-                    self.say(&[bad(format!("{why}. Beacon <ip> <port>, as in: Beacon 127.0.0.1 8001"))]).await;
-                    continue;
-                }
-                UserCommand::Help => {
-                    self.say(&text::help()).await;
-                    continue;
-                }
-                UserCommand::Unknown => {
-                    self.say(&[bad("Error. Invalid command".into())]).await;
-                    if self.manner == Manner::Prompt {
-                        self.say(&[text::aside("help shows the commands".into())]).await;
-                    }
-                    continue;
-                }
-            };
-            self.uploading = Uploading { is_waited_for: matches!(command, Command::Upload), quarters: 0 };
-            let done = device.submit(command).await;
-            let turn = self.await_done(done, events).await;
-            self.uploading = Uploading::default();
-            self.screen.end_bar().await;
-            match turn {
-                Turn::Done(_) => {}
-                Turn::Stop => return self.leave(device, events).await,
-                Turn::Ended(status) => return status,
-            }
-        }
-    }
-
-    /// The next line, with everything that happens meanwhile shown.
-    async fn next_line(&mut self, events: &mut mpsc::Receiver<DeviceEvent>) -> Turn<zeroize::Zeroizing<String>> {
-        loop {
-            tokio::select! {
-                typed = self.input.next(Ask::Command) => return match typed {
-                    Typed::Line(line) => Turn::Done(line),
-                    Typed::Interrupt | Typed::End => Turn::Stop,
-                },
-                event = events.recv() => {
-                    let Some(event) = event else { return Turn::Ended(ExitStatus::Failure) };
-                    if let Some(status) = self.show_event(event).await {
-                        return Turn::Ended(status);
-                    }
-                }
-                () = self.signals.next() => return Turn::Stop,
-            }
-        }
-    }
-
-    /// Waits until a command is done, with everything that happens meanwhile shown. An upload whose connection was lost is
-    /// not waited for longer than a while: it goes on by itself.
-    async fn await_done(
-        &mut self,
-        mut done: oneshot::Receiver<()>,
-        events: &mut mpsc::Receiver<DeviceEvent>,
-    ) -> Turn<Seen> {
-        let mut seen = Seen::default();
-        let mut is_dropped = false;
-        let mut give_up_at = Instant::now() + FOR_EVER;
-        loop {
-            tokio::select! {
-                event = events.recv() => {
-                    let Some(event) = event else { return Turn::Ended(ExitStatus::Failure) };
-                    seen.note(&event);
-                    if matches!(event, DeviceEvent::Disconnected { .. }) {
-                        give_up_at = Instant::now() + UPLOAD_PATIENCE;
-                    } else if matches!(event, DeviceEvent::Resumed) {
-                        give_up_at = Instant::now() + FOR_EVER;
-                    }
-                    if let Some(status) = self.show_event(event).await {
-                        return Turn::Ended(status);
-                    }
-                }
-                result = &mut done, if !is_dropped => {
-                    if result.is_err() {
-                        // the device is ending, and says why in a moment
-                        is_dropped = true;
-                        give_up_at = Instant::now() + LAST_WORDS;
-                        continue;
-                    }
-                    // everything that belongs to the command is there already
-                    for _ in 0..events.len() {
-                        let Ok(event) = events.try_recv() else { break };
-                        seen.note(&event);
-                        if let Some(status) = self.show_event(event).await {
-                            return Turn::Ended(status);
-                        }
-                    }
-                    return Turn::Done(seen);
-                }
-                () = sleep_until(give_up_at) => {
-                    if !is_dropped {
-                        self.say(&[plain("going on; the upload is finished by itself when the authority is back".into())]).await;
-                    }
-                    return Turn::Done(seen);
-                }
-                () = self.signals.next() => return Turn::Stop,
-            }
-        }
-    }
-
-    /// Logs out, and shows the device's last words. A second signal ends the wait.
-    async fn leave(&mut self, device: &DeviceHandle, events: &mut mpsc::Receiver<DeviceEvent>) -> ExitStatus {
-        // what it waits for is the end of the events
-        drop(device.submit(Command::Logout).await);
-        let patience = Instant::now() + LEAVE_TIMEOUT;
-        loop {
-            tokio::select! {
-                event = events.recv() => {
-                    let Some(event) = event else { return ExitStatus::Failure };
-                    if let Some(status) = self.show_event(event).await {
-                        return status;
-                    }
-                }
-                () = sleep_until(patience) => return ExitStatus::Success,
-                () = self.signals.next() => return ExitStatus::Success,
-            }
-        }
-    }
-
-    /// Shows an event. The exit status if it was the last one.
-    async fn show_event(&mut self, event: DeviceEvent) -> Option<ExitStatus> {
-        if let DeviceEvent::UploadProgress { acknowledged, total } = event {
-            self.show_progress(acknowledged, total).await;
-        }
-        if matches!(event, DeviceEvent::UploadComplete(_) | DeviceEvent::UploadFailed { .. }) {
-            self.uploading.quarters = 0;
-            self.screen.end_bar().await;
-        }
-        self.say(&text::of_event(&event)).await;
-        let DeviceEvent::Ended(end) = event else { return None };
-        Some(match end {
-            End::LoggedOut | End::LeftOffline { .. } | End::Abandoned => ExitStatus::Success,
-            End::Blocked { .. }
-            | End::Refused { .. }
-            | End::LoginLost { .. }
-            | End::PasswordChanged
-            | End::CertificateChanged(_) => ExitStatus::Failure,
-        })
-    }
-
-    /// A bar where the prompt would be, or a line for each quarter.
-    async fn show_progress(&mut self, acknowledged: u32, total: u32) {
-        if total <= LONG_UPLOAD {
-            return;
-        }
-        if self.uploading.is_waited_for && self.manner == Manner::Prompt {
-            self.screen.bar(acknowledged, total).await;
-            return;
-        }
-        let quarters = u32::try_from(u64::from(acknowledged) * 4 / u64::from(total)).unwrap_or_default();
-        if quarters > self.uploading.quarters && quarters < 4 {
-            self.uploading.quarters = quarters;
-            let line = format!("uploading: {acknowledged} of {total} records acknowledged ({} %)", quarters * 25);
-            self.say(&[text::aside(line)]).await;
-        }
-    }
-
-    /// A prompt that is a line like any other; rustyline shows its own.
-    async fn show_prompt(&self, prompt: &str) {
-        if self.manner == Manner::Lines {
-            self.say(&[plain(prompt.to_owned())]).await;
-        }
-        self.screen.flush().await;
-    }
-
-    async fn say(&self, lines: &[Line]) {
-        self.screen.show(lines).await;
-    }
-
-    /// Gives the terminal back as it was.
-    async fn close(mut self) {
-        self.screen.flush().await;
-        if self.manner == Manner::Prompt && self.input.is_asked() {
-            // the one way to end a prompt from outside: it comes back as if Ctrl-C had been typed
-            self.memory.end();
-            let _ = kill(Pid::this(), Signal::SIGINT);
-            let _ = timeout(LAST_WORDS, self.input.next(Ask::Command)).await;
-        }
-        self.screen.close().await;
-    }
-}
-
-/// What a command's events said, as far as the front-end has to know.
-#[derive(Debug, Default)]
-struct Seen {
-    welcome: bool,
-}
-
-impl Seen {
-    fn note(&mut self, event: &DeviceEvent) {
-        self.welcome |= matches!(event, DeviceEvent::Welcome);
-    }
-}
-
-/// SIGINT, SIGTERM and SIGHUP: all of them ask to log out.
-struct Signals {
-    streams: [tokio::signal::unix::Signal; 3],
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            streams: [
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::hangup())?,
-            ],
-        })
-    }
-
-    async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.streams;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
-}
-
 /// The mode of the terminal at the start, to which it returns however the front-end ends.
 struct TerminalMode(Option<Termios>);
 
@@ -545,18 +160,3 @@ impl Drop for TerminalMode {
         }
     }
 }
-
-/// Of uploads with more records than this the progress is shown.
-const LONG_UPLOAD: u32 = 100;
-
-/// How long a command waits for an upload whose connection was lost.
-const UPLOAD_PATIENCE: Duration = Duration::from_secs(30);
-
-/// How long an ending device may take to say why.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// How long a logout may take in all.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Longer than anyone waits.
-const FOR_EVER: Duration = Duration::from_hours(24 * 365);

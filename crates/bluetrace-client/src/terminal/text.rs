@@ -1,4 +1,4 @@
-//! What a person reads: every event of a device, and the help, as lines with a tone.
+//! Owns what a person reads: every event of a device, and the help, as lines with a tone.
 
 use bluetrace_protocol::{ContactLogEntry, ExposureNotice, ReadReport, Record, Timestamp, UploadSummary};
 
@@ -40,7 +40,7 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
         DeviceEvent::LogFileRead { file, report } => of_report(&file.display().to_string(), report),
         DeviceEvent::PasswordRequired | DeviceEvent::UploadProgress { .. } => Vec::new(),
         DeviceEvent::Welcome => vec![good("Welcome to the BlueTrace Simulator!")],
-        DeviceEvent::WrongPassword { text } => vec![bad(text.clone())],
+        DeviceEvent::WrongPassword { text } => vec![bad(text)],
         DeviceEvent::Disconnected { why, retry_in } => vec![bad(format!(
             "disconnected: {why}; reconnecting by itself, first in {:.1} s. Beacons go on.",
             retry_in.as_secs_f64()
@@ -57,10 +57,10 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
             vec![aside(format!("{count} TempIDs downloaded; beacons can be sent until {until} UTC"))]
         }
         DeviceEvent::NoTempId { had_one: true } => {
-            vec![bad("the TempID has expired. Use Download_tempID to get a new one".into())]
+            vec![bad("the TempID has expired. Use Download_tempID to get a new one")]
         }
         DeviceEvent::NoTempId { had_one: false } => {
-            vec![bad("there is no TempID to send. Use Download_tempID first".into())]
+            vec![bad("there is no TempID to send. Use Download_tempID first")]
         }
         DeviceEvent::BeaconSent { record, to } => {
             vec![plain(record.reveal()), aside(format!("sent to {to}"))]
@@ -70,11 +70,11 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
             vec![bad(format!("no beacon was sent to {} port {}: {why}", target.host, target.port))]
         }
         DeviceEvent::BeaconHeard { record, now, is_valid } => vec![
-            strong("received beacon:".into()),
+            strong("received beacon:"),
             plain(record.reveal()),
-            plain("Current time is:".into()),
+            plain("Current time is:"),
             plain(now.to_string()),
-            if *is_valid { good("The beacon is valid.") } else { bad("The beacon is invalid.".into()) },
+            if *is_valid { good("The beacon is valid.") } else { bad("The beacon is invalid.") },
         ],
         DeviceEvent::BeaconDropped { from, why } => {
             vec![aside(format!("something from {from} was dropped, for {why} (said once a minute)"))]
@@ -82,9 +82,9 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
         DeviceEvent::BeaconsUnshown { count } => {
             vec![aside(format!("{count} further beacons were heard and are not shown"))]
         }
-        DeviceEvent::ContactForgotten { count: 1 } => vec![aside("1 contact is over and was forgotten".into())],
+        DeviceEvent::ContactForgotten { count: 1 } => vec![aside("1 contact is over and was forgotten")],
         DeviceEvent::ContactForgotten { count } => vec![aside(format!("{count} contacts are over and were forgotten"))],
-        DeviceEvent::UploadEmpty => vec![plain("the contact log is empty: there is nothing to upload".into())],
+        DeviceEvent::UploadEmpty => vec![plain("the contact log is empty: there is nothing to upload")],
         DeviceEvent::UploadUnderWay { acknowledged, total } => vec![plain(format!(
             "an earlier upload comes first: {acknowledged} of its {total} records are acknowledged"
         ))],
@@ -93,7 +93,7 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
             vec![aside(format!("going on with the upload: {acknowledged} of {total} records are acknowledged already"))]
         }
         DeviceEvent::RecordRefused { message } => vec![bad(format!("the authority refused a record: {message}"))],
-        DeviceEvent::UploadComplete(summary) => vec![good(&of_summary(summary))],
+        DeviceEvent::UploadComplete(summary) => vec![good(of_summary(summary))],
         DeviceEvent::UploadFailed { why, retry_in: Some(wait), .. } => {
             vec![bad(format!("the upload did not go through: {why}; tried again in {} s", wait.as_secs()))]
         }
@@ -101,7 +101,7 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
             "the authority does not take the upload: {why}; it is kept in {} and tried again at the next login",
             file.display()
         ))],
-        DeviceEvent::Notices(notices) if notices.is_empty() => vec![plain("there are no new notices".into())],
+        DeviceEvent::Notices(notices) if notices.is_empty() => vec![plain("there are no new notices")],
         DeviceEvent::Notices(notices) => notices.iter().flat_map(of_notice).collect(),
         DeviceEvent::RequestFailed { why } => vec![bad(format!("that cannot be done: {why}"))],
         DeviceEvent::LogFileChangedOutside { file } => vec![bad(format!(
@@ -112,7 +112,7 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
             vec![bad(format!("cannot use {}: {why}; going on with what is in memory", file.display()))]
         }
         DeviceEvent::LogFileRecovered { file } => {
-            vec![good(&format!("{} is written again, and whole", file.display()))]
+            vec![good(format!("{} is written again, and whole", file.display()))]
         }
         DeviceEvent::ClockSetBack { seconds } => vec![bad(format!(
             "the clock of this machine was set back by {seconds} s; the device's time goes on as before"
@@ -132,28 +132,28 @@ pub(super) fn help() -> Vec<Line> {
         .collect()
 }
 
-pub(super) fn plain(text: String) -> Line {
-    Line { tone: Tone::Plain, text }
+pub(super) fn plain(text: impl Into<String>) -> Line {
+    Line { tone: Tone::Plain, text: text.into() }
 }
 
-pub(super) fn strong(text: String) -> Line {
-    Line { tone: Tone::Strong, text }
+fn strong(text: impl Into<String>) -> Line {
+    Line { tone: Tone::Strong, text: text.into() }
 }
 
-pub(super) fn good(text: &str) -> Line {
-    Line { tone: Tone::Good, text: text.to_owned() }
+fn good(text: impl Into<String>) -> Line {
+    Line { tone: Tone::Good, text: text.into() }
 }
 
-pub(super) fn bad(text: String) -> Line {
-    Line { tone: Tone::Bad, text }
+pub(super) fn bad(text: impl Into<String>) -> Line {
+    Line { tone: Tone::Bad, text: text.into() }
 }
 
-pub(super) fn aside(text: String) -> Line {
-    Line { tone: Tone::Aside, text }
+pub(super) fn aside(text: impl Into<String>) -> Line {
+    Line { tone: Tone::Aside, text: text.into() }
 }
 
 /// A duration with its two largest units.
-pub(super) fn of_seconds(seconds: i64) -> String {
+fn of_seconds(seconds: i64) -> String {
     let seconds = seconds.max(0);
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes, seconds % 60) {
@@ -166,8 +166,8 @@ pub(super) fn of_seconds(seconds: i64) -> String {
 
 fn of_temp_id(record: &Record) -> Vec<Line> {
     vec![
-        strong("TempID:".into()),
-        plain(record.temp_id.reveal().to_owned()),
+        strong("TempID:"),
+        plain(record.temp_id.reveal()),
         aside(format!("valid from {} to {}", record.window.start(), record.window.expiry())),
     ]
 }
@@ -191,16 +191,16 @@ fn of_report(file: &str, report: &ReadReport) -> Vec<Line> {
 
 fn of_records(records: &[ContactLogEntry], is_connected: bool) -> Vec<Line> {
     let shown = if records.len() > MOST_SHOWN { FIRST_SHOWN } else { records.len() };
-    let mut lines = vec![strong(match records.len() {
-        1 => "uploading 1 record:".into(),
-        count => format!("uploading {count} records:"),
-    })];
+    let mut lines = vec![match records.len() {
+        1 => strong("uploading 1 record:"),
+        count => strong(format!("uploading {count} records:")),
+    }];
     lines.extend(records.iter().take(shown).map(|entry| plain(entry.record.reveal())));
     if records.len() > shown {
         lines.push(aside(format!("... and {} more", records.len() - shown)));
     }
     if !is_connected {
-        lines.push(bad("the authority is away: they are kept, and go by themselves when it is back".into()));
+        lines.push(bad("the authority is away: they are kept, and go by themselves when it is back"));
     }
     lines
 }
@@ -215,12 +215,9 @@ fn of_summary(summary: &UploadSummary) -> String {
 
 fn of_notice(notice: &ExposureNotice) -> [Line; 2] {
     // what comes from the network may not steer the terminal
-    let advice = notice.advice.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    let advice: String = notice.advice.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     [
-        Line {
-            tone: Tone::Bad,
-            text: format!("NOTICE: you met someone who has tested positive, between {} and {}", notice.from, notice.to),
-        },
+        bad(format!("NOTICE: you met someone who has tested positive, between {} and {}", notice.from, notice.to)),
         plain(advice),
     ]
 }
@@ -277,7 +274,7 @@ fn row(name: &str, value: &str) -> Line {
 
 fn of_contacts(total: usize, newest: &[Contact], now: Timestamp) -> Vec<Line> {
     if newest.is_empty() {
-        return vec![plain("the contact log is empty".into())];
+        return vec![plain("the contact log is empty")];
     }
     let mut lines = Vec::with_capacity(newest.len() + 1);
     if total > newest.len() {
@@ -293,16 +290,16 @@ fn of_contacts(total: usize, newest: &[Contact], now: Timestamp) -> Vec<Line> {
 
 fn of_end(end: &End) -> Vec<Line> {
     match end {
-        End::LoggedOut => vec![aside("logged out".into())],
+        End::LoggedOut => vec![aside("logged out")],
         End::LeftOffline { why } => vec![bad(format!("ended without telling the authority: {why}"))],
-        End::Blocked { text } | End::Refused { text } => vec![bad(text.clone())],
+        End::Blocked { text } | End::Refused { text } => vec![bad(text)],
         End::LoginLost { why } => vec![bad(format!("the login failed: {why}"))],
         End::PasswordChanged => {
-            vec![bad("the authority no longer accepts this password; start again with the new one".into())]
+            vec![bad("the authority no longer accepts this password; start again with the new one")]
         }
         End::CertificateChanged(changed) => {
             let warning = format!("WARNING: {changed}");
-            warning.lines().map(|line| bad(line.to_owned())).collect()
+            warning.lines().map(bad).collect()
         }
         End::Abandoned => Vec::new(),
     }
