@@ -212,6 +212,31 @@ fn damage_within_the_database_is_said() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn nothing_is_acknowledged_that_would_be_written_to_a_deleted_or_replaced_file() {
+    for name in ["authority.sqlite", "authority.sqlite-wal"] {
+        let (folder, store) = fresh();
+        let alice = opened(&store, "alice");
+        let key = begun(&store, alice, 9);
+        let (file, aside) = (folder.path().join(name), folder.path().join("aside"));
+        let append = |first| block_on(store.append_records(key, first, vec![heard(1)]));
+        assert_eq!(append(0).unwrap(), 1);
+        fs::rename(&file, &aside).unwrap();
+        for _ in 0..2 {
+            let Err(StoreError::Unavailable(text)) = append(1) else { panic!("{name} is gone, and it goes on") };
+            assert!(text.contains("moved, deleted or replaced"), "{text}");
+        }
+        fs::write(&file, "another").unwrap();
+        assert!(matches!(append(1), Err(StoreError::Unavailable(_))), "{name} is another, and it goes on");
+        fs::rename(&aside, &file).unwrap();
+        assert_eq!(append(1).unwrap(), 2, "it was put back");
+        drop(store);
+        let store = SqliteStore::open(&database(&folder)).unwrap();
+        assert_eq!(block_on(store.uploaded_records(key, 0, 9, at(1))).unwrap().len(), 2);
+    }
+}
+
 #[test]
 fn a_newer_schema_is_refused_with_the_way_out() {
     let (folder, store) = fresh();

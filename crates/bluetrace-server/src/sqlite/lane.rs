@@ -13,7 +13,7 @@ use bluetrace_authority::store::StoreError;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::open::{Access, OpenError, Place};
+use super::open::{Access, Files, OpenError, Place};
 use super::trouble::{Refusal, Trouble};
 
 /// A queue with the threads that serve it.
@@ -28,8 +28,8 @@ impl Lane {
     /// One thread that writes.
     pub(super) fn of_writer(place: &Place) -> Result<Self, OpenError> {
         let (lane, queue) = Self::new(ROOM_OF_WRITER);
-        let worker =
-            Worker { place: place.clone(), access: Access::Write, connection: Some(place.open(Access::Write)?) };
+        let mut worker = Worker { place: place.clone(), access: Access::Write, connection: None, files: None };
+        worker.open()?;
         lane.spawn(place, "store-writer", move || write_in_groups(worker, &queue))?;
         Ok(lane)
     }
@@ -39,8 +39,8 @@ impl Lane {
         let (lane, queue) = Self::new(ROOM_OF_READERS);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..READERS {
-            let connection = Some(place.open(Access::Read)?);
-            let worker = Worker { place: place.clone(), access: Access::Read, connection };
+            let mut worker = Worker { place: place.clone(), access: Access::Read, connection: None, files: None };
+            worker.open()?;
             let queue = Arc::clone(&queue);
             lane.spawn(place, "store-reader", move || read_one_by_one(worker, &queue))?;
         }
@@ -135,15 +135,27 @@ struct Worker {
     access: Access,
     /// `None` after trouble with the file: the next job opens it again.
     connection: Option<Connection>,
+    /// Where the connection writes to.
+    files: Option<Files>,
 }
 
 impl Worker {
+    fn open(&mut self) -> Result<(), OpenError> {
+        self.connection = Some(self.place.open(self.access)?);
+        self.files = self.place.files();
+        Ok(())
+    }
+
     /// Runs the jobs in one transaction: all or none.
     fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Trouble> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.place.open(self.access).map_err(|error| Trouble::of_opening(&error))?,
-        };
+        if self.connection.is_none() {
+            self.open().map_err(|error| Trouble::of_opening(&error))?;
+        }
+        // a deleted file takes what is written to it as ever; but nobody will find it there
+        if self.access == Access::Write && (self.files.is_none() || self.place.files() != self.files) {
+            return Err(Trouble::of_missing(&self.place.path));
+        }
+        let Some(connection) = self.connection.take() else { return Err(Trouble::of_missing(&self.place.path)) };
         let outcome = all_or_none(&connection, self.access, jobs);
         let outcome = outcome.map_err(|error| Trouble::of(&error, &self.place.path));
         if !outcome.as_ref().is_err_and(|trouble| trouble.is_of_the_file) {

@@ -1,7 +1,7 @@
 //! Owns opening the database file: its permissions, its settings and the versions of its schema.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,17 @@ pub(super) struct Place {
     pub(super) options: SqliteOptions,
 }
 
+/// A database and its write-ahead log, as the system tells files apart: what an open connection writes to, also after
+/// they have been deleted or others have taken their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Files {
+    database: FileId,
+    log: FileId,
+}
+
+/// Device and number of a file.
+type FileId = (u64, u64);
+
 impl Place {
     /// Makes the file if there is none, and brings its schema up to date.
     pub(super) fn prepare(&self) -> Result<(), OpenError> {
@@ -150,6 +161,17 @@ impl Place {
         connection.map_err(|error| self.error(error))
     }
 
+    /// Which files lie there now. `None` if one is missing.
+    pub(super) fn files(&self) -> Option<Files> {
+        Some(Files { database: file_id(&self.path)?, log: file_id(&self.write_ahead_log())? })
+    }
+
+    fn write_ahead_log(&self) -> PathBuf {
+        let mut path = self.path.clone().into_os_string();
+        path.push("-wal");
+        path.into()
+    }
+
     fn connect(&self) -> rusqlite::Result<Connection> {
         // no SQLITE_OPEN_CREATE: a file that has been moved away is an error, and is not quietly begun anew
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -200,6 +222,18 @@ impl Place {
             _ => OpenError::Sqlite { path, source },
         }
     }
+}
+
+#[cfg(unix)]
+fn file_id(path: &Path) -> Option<FileId> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+/// Elsewhere an open file keeps its name.
+#[cfg(not(unix))]
+fn file_id(_: &Path) -> Option<FileId> {
+    Some((0, 0))
 }
 
 /// From an empty file to the present schema, in order. What has been released is never changed, only added to.

@@ -66,6 +66,16 @@ impl Trouble {
         }
     }
 
+    /// The file has been deleted, or another one has taken its name: what is written to it would be lost with this process.
+    pub(super) fn of_missing(path: &Path) -> Self {
+        let path = path.display();
+        let text = format!(
+            "{path} or its write-ahead log has been moved, deleted or replaced while this server uses it; \
+             put them back, or stop the server and restore a backup"
+        );
+        Self { text, is_passing: true, is_everyones: true, is_of_the_file: false }
+    }
+
     pub(super) fn of_opening(error: &OpenError) -> Self {
         Self { text: error.to_string(), is_passing: true, is_everyones: true, is_of_the_file: true }
     }
