@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, warn};
 
+use crate::complaints::Complaints;
 use crate::console::{Console, ConsoleEvent};
 use crate::limits::{Limits, OUTPUT_HIGH_WATER, OUTPUT_KEPT, READ_BUFFER_LARGE, READ_BUFFER_SMALL};
 use crate::listener::Peer;
@@ -36,6 +37,8 @@ pub struct Shared {
     pub console: Console,
     /// What is too long.
     pub limits: Limits,
+    /// What the log has said of late.
+    pub complaints: Complaints,
 }
 
 /// Runs one connection to its end.
@@ -190,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let Some(storing) = self.storing.take() else { return true };
         let stored = storing.await;
         if let Err(error) = &stored {
-            _ = failure(error);
+            _ = failure(&self.shared, error);
             self.out.clear();
             let message = "the records cannot be stored now; connect again later, and the upload goes on where it was";
             Reply::error(ErrorCode::Unavailable, message).write_to(None, &mut self.out);
@@ -262,7 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         if let Some((member, NoticeHandle(last))) = session.ended() {
             let noted = self.shared.authority.notices_read(&member, NoticeId(last)).await;
             // they are unread still, and will be shown again
-            noted.unwrap_or_else(|error| _ = failure(&error));
+            noted.unwrap_or_else(|error| _ = failure(&self.shared, &error));
         }
     }
 }
@@ -283,7 +286,7 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
                 Ok(LoggedIn::Wrong { left }) => then.wrong(left, out),
                 Ok(LoggedIn::BlockedNow { until }) => then.blocked_now(left(until), out),
                 Ok(LoggedIn::Blocked { until }) => then.blocked(left(until), out),
-                Err(error) => then.failed(failure(&error), out),
+                Err(error) => then.failed(failure(shared, &error), out),
             }
         }
         Question::Resume { token, then } => match authority.resume(&token, now).await {
@@ -292,7 +295,7 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
                 then.welcome(Arc::new(member), out)
             }
             Ok(None) => then.refused(out),
-            Err(error) => then.failed(failure(&error), out),
+            Err(error) => then.failed(failure(shared, &error), out),
         },
         Question::TempIds { count, then } => match authority.issue_temp_ids(then.who(), count, now).await {
             Ok(records) => {
@@ -302,18 +305,18 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
                 }
                 then.issued(records, out)
             }
-            Err(error) => then.failed(failure(&error), out),
+            Err(error) => then.failed(failure(shared, &error), out),
         },
         Question::BeginUpload { begin, then } => match authority.begin_upload(then.who(), begin, now).await {
             Ok(UploadBegun::Open { summary: Some(summary), .. }) => then.complete(summary, out),
             Ok(UploadBegun::Open { key, durable, summary: None }) => then.begun(UploadHandle(key.0), durable, out),
             Ok(UploadBegun::Conflict { records }) => then.conflict(records, out),
-            Err(error) => then.failed(failure(&error), out),
+            Err(error) => then.failed(failure(shared, &error), out),
         },
         Question::Append { upload, first, records, then } => {
             match authority.append_records(UploadKey(upload.0), first, records).await {
                 Ok(durable) => then.stored(durable, out),
-                Err(error) => then.failed(failure(&error), out),
+                Err(error) => then.failed(failure(shared, &error), out),
             }
         }
         Question::Finish { upload, then } => {
@@ -324,7 +327,7 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
                     }
                     then.finished(finished.summary, out)
                 }
-                Err(error) => then.failed(failure(&error), out),
+                Err(error) => then.failed(failure(shared, &error), out),
             }
         }
         Question::Notices { seen, then } => {
@@ -333,7 +336,7 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
                     let notices = notices.into_iter().map(|(id, notice)| (NoticeHandle(id.0), notice));
                     then.unread(notices.collect(), out)
                 }
-                Err(error) => then.failed(failure(&error), out),
+                Err(error) => then.failed(failure(shared, &error), out),
             }
         }
         Question::Token { then } => {
@@ -346,22 +349,27 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
                     console.show(ConsoleEvent::Logout { username: then.who().username.clone() });
                     then.done(out)
                 }
-                Err(error) => then.failed(failure(&error), out),
+                Err(error) => then.failed(failure(shared, &error), out),
             }
         }
     }
 }
 
-/// Tells the log what the authority could not do, and the session what kind of failure it is.
-fn failure(error: &AuthorityError) -> Failure {
+/// Tells the log what the authority could not do, unless it has just been told, and the session what kind of failure it is.
+fn failure(shared: &Shared, error: &AuthorityError) -> Failure {
+    let due = || shared.complaints.due(&error.to_string(), Instant::now());
     match error {
         AuthorityError::Unavailable(_) => {
-            warn!(%error, "a request cannot be answered now");
+            if let Some(unsaid) = due() {
+                warn!(%error, unsaid, "a request cannot be answered now");
+            }
             Failure::Unavailable
         }
         AuthorityError::Busy => Failure::RateLimited,
         AuthorityError::Internal(_) => {
-            error!(%error, "a request failed");
+            if let Some(unsaid) = due() {
+                error!(%error, unsaid, "a request failed");
+            }
             Failure::Internal
         }
     }

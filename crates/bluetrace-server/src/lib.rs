@@ -9,10 +9,11 @@
 //! ```
 //!
 //! Beside them [`password_pool`] hashes passwords on as many threads as there are cores, [`console`] shows the operator what
-//! happens, and [`jobs`] deletes what is forgotten. Every number that bounds something stands in [`limits`].
+//! happens, [`jobs`] deletes what is forgotten, and [`complaints`] keeps the log short. Every number that bounds something stands in [`limits`].
 //!
 //! Nothing here reads a clock for a fact, a configuration or the environment: the binary gives them.
 
+pub mod complaints;
 pub mod connection;
 pub mod console;
 pub mod data_folder;

@@ -91,8 +91,11 @@ pub const BACKLOG: i32 = 1_024;
 /// Pause after a failed `accept`, so that a lack of open files does not spin.
 pub const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 
-/// Least time between two log lines about failing `accept`s.
-pub const ACCEPT_COMPLAINT: Duration = Duration::from_mins(1);
+/// Least time between two log lines that say the same of what peers can bring about as often as they like.
+pub const COMPLAINT_INTERVAL: Duration = Duration::from_mins(1);
+
+/// Such texts that are remembered: a few more than there are.
+pub const DIFFERENT_COMPLAINTS: usize = 16;
 
 /// Bytes of a connection's read buffer while nothing is waiting in it: a command's line, so that an idle session is small.
 pub const READ_BUFFER_SMALL: usize = 256;

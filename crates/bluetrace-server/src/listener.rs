@@ -19,7 +19,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error, warn};
 
-use crate::limits::{ACCEPT_BACK_OFF, ACCEPT_COMPLAINT, BACKLOG, Limits, REFUSAL_WAIT, REFUSALS_AT_A_TIME};
+use crate::complaints::Complaints;
+use crate::limits::{ACCEPT_BACK_OFF, BACKLOG, Limits, REFUSAL_WAIT, REFUSALS_AT_A_TIME};
 use crate::shutdown::Shutdown;
 use crate::stream::{Stream, say_and_close};
 
@@ -132,7 +133,7 @@ impl Server {
         Fut: Future<Output = ()> + Send + 'static,
     {
         let mut house = House::new(self, serve, shutdown.clone());
-        let mut complaint = Complaint::default();
+        let complaints = Complaints::default();
         loop {
             tokio::select! {
                 biased;
@@ -142,7 +143,9 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, address)) => house.enter(stream, address),
                     Err(error) => {
-                        complaint.make(&error, Instant::now());
+                        if let Some(unsaid) = complaints.due(&error.to_string(), Instant::now()) {
+                            error!(%error, unsaid, "cannot accept connections; trying again");
+                        }
                         sleep(ACCEPT_BACK_OFF).await;
                     }
                 },
@@ -323,26 +326,6 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Says once in a while that `accept` fails.
-#[derive(Default)]
-struct Complaint {
-    last: Option<Instant>,
-    unsaid: u64,
-}
-
-impl Complaint {
-    /// Returns whether it was said.
-    fn make(&mut self, error: &io::Error, now: Instant) -> bool {
-        if self.last.is_some_and(|last| now.duration_since(last) < ACCEPT_COMPLAINT) {
-            self.unsaid += 1;
-            return false;
-        }
-        error!(%error, failed_before = self.unsaid, "cannot accept connections; trying again");
-        *self = Self { last: Some(now), unsaid: 0 };
-        true
-    }
-}
-
 fn log_panic(ended: &Result<(), JoinError>) {
     if ended.as_ref().is_err_and(JoinError::is_panic) {
         error!("a connection's task panicked; the others go on");
@@ -444,15 +427,6 @@ mod tests {
         assert!(take("2001:db8:0:1::3").is_some());
         drop((second, third, fourth));
         assert!(places.taken.lock().unwrap().is_empty(), "nothing is kept of who has gone");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn failing_accepts_are_complained_about_once_a_minute() {
-        let error = io::Error::other("no");
-        let start = Instant::now();
-        let mut complaint = Complaint::default();
-        let said = (0..180).filter(|second| complaint.make(&error, start + Duration::from_secs(*second))).count();
-        assert_eq!(said, 3);
     }
 
     #[tokio::test]

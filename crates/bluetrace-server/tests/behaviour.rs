@@ -16,6 +16,7 @@ use bluetrace_authority::store::Store;
 use bluetrace_authority::{Authority, MasterKey, Policy};
 use bluetrace_protocol::limits::{MAX_BAD_LINES, MAX_LINE};
 use bluetrace_protocol::{Clock, Password, Timestamp, Username};
+use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
 use bluetrace_server::limits::{IDLE, LOGIN_DEADLINE, Limits, READ_BUFFER_LARGE, WRITE_STALL};
@@ -583,6 +584,7 @@ impl TestServer {
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             console: Console::start(Box::new(output.clone())).unwrap(),
             limits: Limits::default(),
+            complaints: Complaints::default(),
         });
         let tls = ServerTls::open(folder.path()).unwrap().config();
         let listener = bind(Some(address.ip()), address.port()).unwrap();
@@ -646,7 +648,13 @@ impl Pipe {
         let authority = Arc::new(Authority::new(store, pool, policy, &MasterKey::new([7; 32]), rand_seed()));
         let clock = Arc::new(TestClock::default());
         open_accounts(&authority, clock.now()).await;
-        let shared = Arc::new(Shared { authority, clock, console: Console::none(), limits: Limits::default() });
+        let shared = Arc::new(Shared {
+            authority,
+            clock,
+            console: Console::none(),
+            limits: Limits::default(),
+            complaints: Complaints::default(),
+        });
         let (switch, shutdown) = shutdown_channel();
         let (near, far) = duplex(PIPE);
         let peer = Peer { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)), connected: Instant::now() };

@@ -14,6 +14,7 @@ use bluetrace_authority::store::Store;
 use bluetrace_authority::{Authority, MasterKey, Policy};
 use bluetrace_protocol::limits::MAX_RECORD_BATCH;
 use bluetrace_protocol::{Clock, Password, Timestamp, Username};
+use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
 use bluetrace_server::limits::Limits;
@@ -74,7 +75,13 @@ impl Server {
         // the account is there already after a restart
         authority.open_account(alice, password, Noon.now()).await.unwrap();
         let console = Console::start(Box::new(io::sink())).unwrap();
-        let shared = Shared { authority, clock: Arc::new(Noon), console, limits: Limits::default() };
+        let shared = Shared {
+            authority,
+            clock: Arc::new(Noon),
+            console,
+            limits: Limits::default(),
+            complaints: Complaints::default(),
+        };
         Self { store, shared: Arc::new(shared) }
     }
 

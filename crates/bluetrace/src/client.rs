@@ -5,14 +5,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use bluetrace_client::terminal::{Paint, Stage, TerminalOptions, run_terminal};
 use bluetrace_client::{ServerAddress, Transport};
 use bluetrace_protocol::Username;
 
 use crate::command_line::ClientOptions;
-use crate::passwords;
 use crate::system::{self, SystemClock};
+use crate::{passwords, runtime};
 
 pub(crate) fn run(options: ClientOptions) -> anyhow::Result<ExitCode> {
     let stage = match (io::stdin().is_terminal(), io::stdout().is_terminal()) {
@@ -35,8 +34,7 @@ pub(crate) fn run(options: ClientOptions) -> anyhow::Result<ExitCode> {
         stage,
         paint: if system::wants_colour() { Paint::Coloured } else { Paint::Bare },
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("cannot start the async runtime")?;
+    let runtime = runtime::on_this_thread()?;
     let status = runtime.block_on(run_terminal(options));
     // a thread that still waits for a line of standard input must not hold up the end
     runtime.shutdown_background();

@@ -101,7 +101,7 @@ pub(crate) struct ClientOptions {
     pub(crate) server_port: u16,
     /// UDP port on which this device hears beacons.
     pub(crate) udp_port: u16,
-    /// Folder of this device's contact log, known servers and downloaded TempIDs.
+    /// Folder of this device's contact log, unfinished upload and known servers.
     #[arg(long, value_name = "DIR", default_value = "bluetrace-device")]
     pub(crate) data_dir: PathBuf,
     /// How long a beacon is kept in the contact log.

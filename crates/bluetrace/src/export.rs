@@ -1,6 +1,6 @@
 //! Owns `bluetrace export`: what the authority holds, as CSV or JSON lines on standard output, also while the server runs.
 
-use std::io::{self, BufWriter, Write};
+use std::io::Write;
 use std::sync::Arc;
 
 use bluetrace_authority::Authority;
@@ -11,8 +11,9 @@ use bluetrace_protocol::{Clock as _, Timestamp};
 use serde::Serialize;
 
 use crate::command_line::{ExportFormat, ExportKind, ExportOptions};
-use crate::installation::{Installation, block_on};
-use crate::system::SystemClock;
+use crate::installation::Installation;
+use crate::runtime::block_on;
+use crate::system::{SystemClock, to_stdout};
 
 pub(crate) fn run(options: &ExportOptions) -> anyhow::Result<()> {
     let installation = Installation::open_existing(&options.folder, Arc::new(InlinePool))?;
@@ -35,26 +36,6 @@ pub(crate) fn run(options: &ExportOptions) -> anyhow::Result<()> {
             rows.header(&["uploader", "upload", "contact", "start", "expiry", "received", "temp_id", "status"])?;
             block_on(contacts(authority, now, |line| rows.write(&line)))
         }
-    })
-}
-
-/// Hands out standard output, buffered. A reader that has seen enough is no error.
-pub(crate) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let mut out = BufWriter::new(io::stdout().lock());
-    let written = write(&mut out).and_then(|()| Ok(out.flush()?));
-    match written {
-        Err(error) if is_broken_pipe(&error) => Ok(()),
-        written => written,
-    }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let from_csv = cause
-            .downcast_ref::<csv::Error>()
-            .and_then(|error| if let csv::ErrorKind::Io(error) = error.kind() { Some(error) } else { None });
-        let io = cause.downcast_ref::<io::Error>().or(from_csv);
-        io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     })
 }
 

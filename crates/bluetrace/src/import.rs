@@ -3,6 +3,7 @@
 //! A malformed line is named by its number and the others are read. A file that has not changed since its import is passed
 //! over, so that a restart is quick, and what an operator has changed since stays changed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -18,15 +19,6 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-/// Passwords being hashed at once: enough to keep every core busy.
-const HASHES_AT_ONCE: usize = 64;
-
-/// `TempIDs` stored in one transaction.
-const TEMP_IDS_AT_ONCE: usize = 10_000;
-
-/// Malformed lines that are named; of more only the count is.
-const LINES_NAMED: usize = 20;
-
 /// Imports accounts. `None` stands for `credentials.txt` in the working folder, if there is one.
 pub(crate) async fn credentials(authority: &Arc<Authority>, file: Option<&Path>, now: Timestamp) -> anyhow::Result<()> {
     let Some(text) = read(file, "credentials.txt")? else { return Ok(()) };
@@ -35,17 +27,13 @@ pub(crate) async fn credentials(authority: &Arc<Authority>, file: Option<&Path>,
         return Ok(());
     }
     let mut complaints = Complaints::default();
-    let mut parsed = Vec::new();
+    // of a username that stands twice the last line counts, as it would if they were taken one by one
+    let mut last_of_each = BTreeMap::new();
     for (number, line) in text.lines() {
         match parse_credential(line) {
-            Ok(credential) => parsed.push(credential),
+            Ok((username, password)) => _ = last_of_each.insert(username, password),
             Err(reason) => complaints.note(&text.path, number, &reason),
         }
-    }
-    // of a username that stands twice the last line counts, as it would if they were taken one by one
-    let mut last_of_each = std::collections::BTreeMap::new();
-    for (username, password) in parsed {
-        last_of_each.insert(username, password);
     }
     let bar = progress(last_of_each.len(), "accounts");
     let (mut opened, mut updated) = (0_u64, 0_u64);
@@ -204,6 +192,15 @@ fn progress(length: usize, what: &'static str) -> ProgressBar {
     }
     bar
 }
+
+/// Passwords being hashed at once: enough to keep every core busy.
+const HASHES_AT_ONCE: usize = 64;
+
+/// `TempIDs` stored in one transaction.
+const TEMP_IDS_AT_ONCE: usize = 10_000;
+
+/// Malformed lines that are named; of more only the count is.
+const LINES_NAMED: usize = 20;
 
 #[cfg(test)]
 mod tests {

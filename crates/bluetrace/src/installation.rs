@@ -45,9 +45,3 @@ fn exists(folder: &Path) -> anyhow::Result<bool> {
     let database = DataFolder::open_existing(folder).database();
     database.try_exists().with_context(|| format!("cannot look into {}", folder.display()))
 }
-
-/// Runs what one command does to its end, on this thread.
-pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot start the async runtime")?.block_on(work)
-}

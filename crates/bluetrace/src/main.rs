@@ -10,6 +10,7 @@ mod export;
 mod import;
 mod installation;
 mod passwords;
+mod runtime;
 mod serve;
 mod system;
 mod user;

@@ -10,6 +10,7 @@ use bluetrace_authority::Policy;
 use bluetrace_authority::store::Lockout;
 use bluetrace_protocol::limits::MAX_FAILED_LOGINS;
 use bluetrace_protocol::{Clock, Timestamp};
+use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::{Console, ConsoleEvent};
 use bluetrace_server::data_folder::{DataFolder, ServerLock};
@@ -92,7 +93,8 @@ impl RunningServer {
         let store = installation.store.clone();
         let forgetting = jobs::delete_forgotten(store, clock.clone(), RETENTION_INTERVAL, shutdown.clone());
         let authority = installation.authority.clone();
-        let shared = Arc::new(Shared { authority, clock, console, limits: limits.clone() });
+        let shared =
+            Arc::new(Shared { authority, clock, console, limits: limits.clone(), complaints: Complaints::default() });
         let each = {
             let shutdown = shutdown.clone();
             move |stream, peer| connection::serve(stream, peer, shared.clone(), shutdown.clone())

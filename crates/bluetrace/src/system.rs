@@ -1,12 +1,13 @@
 //! Owns what is taken from the machine: its clock, its randomness, its limits, its standard streams. Nothing else does.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::time::SystemTime;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use bluetrace_protocol::{Clock, Timestamp};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::command_line::LogLevel;
@@ -82,17 +83,31 @@ pub(crate) fn say(line: &str) {
     _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Hands out standard output, buffered. A reader that has seen enough is no error.
+pub(crate) fn to_stdout(write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let written = write(&mut out).and_then(|()| Ok(out.flush()?));
+    match written {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        written => written,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let from_csv = cause
+            .downcast_ref::<csv::Error>()
+            .and_then(|error| if let csv::ErrorKind::Io(error) = error.kind() { Some(error) } else { None });
+        let io = cause.downcast_ref::<io::Error>().or(from_csv);
+        io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
 /// Waits until the user or a service manager asks this process to end.
 pub(crate) async fn asked_to_end() -> anyhow::Result<()> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-        tokio::select! {
-            ended = tokio::signal::ctrl_c() => ended.map_err(|error| anyhow!("cannot listen for SIGINT: {error}")),
-            _ = terminate.recv() => Ok(()),
-        }
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    tokio::select! {
+        ended = tokio::signal::ctrl_c() => ended.context("cannot listen for SIGINT"),
+        _ = terminate.recv() => Ok(()),
     }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await.map_err(|error| anyhow!("cannot listen for Ctrl-C: {error}"))
 }

@@ -10,14 +10,15 @@ use bluetrace_protocol::{Clock as _, Username};
 use bluetrace_server::data_folder::DataFolder;
 
 use crate::command_line::{AuthorityFolder, NamedUser, UserAction, UserOptions};
-use crate::installation::{Installation, block_on};
-use crate::system::SystemClock;
-use crate::{export, passwords};
+use crate::installation::Installation;
+use crate::passwords;
+use crate::runtime::block_on;
+use crate::system::{SystemClock, to_stdout};
 
 pub(crate) fn run(options: UserOptions) -> anyhow::Result<()> {
     match options.action {
         UserAction::Add(user) => add(&user),
-        UserAction::List { folder } => export::to_stdout(|out| list(&folder, out)),
+        UserAction::List { folder } => to_stdout(|out| list(&folder, out)),
         UserAction::Remove { username, folder } => remove(&username, &folder),
         UserAction::Password(user) => set_password(&user),
     }

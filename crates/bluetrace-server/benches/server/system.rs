@@ -12,6 +12,7 @@ use bluetrace_authority::passwords::{HashCost, PasswordDone, PasswordWork, Scrat
 use bluetrace_authority::store::{AccountOpened, PasswordSource, Store};
 use bluetrace_authority::{Authority, Member, Policy};
 use bluetrace_protocol::{Clock, Password, Timestamp, Username};
+use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
 use bluetrace_server::limits::Limits;
@@ -51,8 +52,13 @@ impl System {
         let tls = ServerTls::open(folder.path()).unwrap();
         let limits = Limits { max_connections: 12_000, max_connections_per_address: 12_000, ..Limits::default() };
         let console = Console::start(Box::new(io::sink())).unwrap();
-        let shared =
-            Arc::new(Shared { authority: authority.clone(), clock: clock.clone(), console, limits: limits.clone() });
+        let shared = Arc::new(Shared {
+            authority: authority.clone(),
+            clock: clock.clone(),
+            console,
+            limits: limits.clone(),
+            complaints: Complaints::default(),
+        });
         let listener = listener::bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
         let address = listener.local_addr().unwrap();
         let (switch, shutdown) = shutdown_channel();

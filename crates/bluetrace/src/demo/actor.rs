@@ -15,7 +15,6 @@ use tokio::time::timeout;
 use crate::system::{self, SystemClock};
 
 /// A person with a device.
-#[derive(Debug)]
 pub(crate) struct Person {
     /// How the story calls them.
     pub(crate) name: &'static str,
@@ -25,7 +24,6 @@ pub(crate) struct Person {
 }
 
 /// A device that runs.
-#[derive(Debug)]
 pub(crate) struct Actor {
     pub(crate) person: &'static Person,
     handle: DeviceHandle,
@@ -40,9 +38,6 @@ pub(crate) struct Surroundings {
     pub(crate) home: PathBuf,
     pub(crate) retention_s: u32,
 }
-
-/// What the story waits for happens within this time, or has not happened.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 impl Person {
     pub(crate) fn username(&self) -> anyhow::Result<Username> {
@@ -157,3 +152,6 @@ fn read_lines(file: &Path) -> anyhow::Result<Vec<String>> {
         Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
     }
 }
+
+/// What the story waits for happens within this time, or has not happened.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);

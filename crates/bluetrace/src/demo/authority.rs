@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use bluetrace_authority::Policy;
@@ -22,9 +21,9 @@ use bluetrace_server::tls::ServerTls;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
-use super::actor::Person;
+use super::actor::{PATIENCE, Person};
 use super::narrator::Narrator;
-use super::{BLOCK_DURATION_S, TEMP_ID_LIFETIME_S, joining};
+use super::{BLOCK_DURATION_S, TEMP_ID_LIFETIME_S};
 use crate::installation::Installation;
 use crate::serve::{RunningServer, ServerParts};
 use crate::system::{self, SystemClock};
@@ -88,9 +87,7 @@ impl DemoAuthority {
                 }
             }
         };
-        timeout(Duration::from_secs(10), reading)
-            .await
-            .context("the authority's console did not say what it should")?;
+        timeout(PATIENCE, reading).await.context("the authority's console did not say what it should")?;
         Ok(lines)
     }
 
@@ -127,7 +124,8 @@ impl DemoAuthority {
     /// Goes on until the reader has seen enough, showing the console.
     pub(crate) async fn keep(self, narrator: &Narrator, people: [&Person; 3]) -> anyhow::Result<()> {
         narrator.tell("\n    The authority goes on. Join it from other terminals, and end it here with Ctrl-C:");
-        narrator.tell(&format!("    {}", joining(self.address())));
+        let address = self.address();
+        narrator.tell(&format!("    bluetrace client {} {} 8001", address.ip(), address.port()));
         for person in people {
             narrator
                 .tell(&format!("    {}: username {}, password {}", person.name, person.phone_number, person.password));

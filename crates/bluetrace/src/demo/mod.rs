@@ -9,7 +9,7 @@ mod authority;
 mod cutting_proxy;
 mod narrator;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -23,11 +23,11 @@ use self::authority::DemoAuthority;
 use self::cutting_proxy::CuttingProxy;
 use self::narrator::Narrator;
 use crate::command_line::DemoOptions;
+use crate::runtime::block_on_all_cores;
 use crate::system::{self, SystemClock};
 
 pub(crate) fn run(options: &DemoOptions) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("cannot start the async runtime")?.block_on(play(options))
+    block_on_all_cores(play(options))
 }
 
 static USER_A: Person = Person { name: "A", phone_number: "+61410999999", password: "comconcert" };
@@ -39,7 +39,7 @@ const TEMP_ID_LIFETIME_S: u32 = 5;
 const CONTACT_LOG_RETENTION_S: u32 = 9;
 const BLOCK_DURATION_S: u32 = 3;
 
-/// Beacons that B hears of each of the others before he is tested.
+/// Beacons that B hears of each of the others before its test.
 const MEETINGS: usize = 300;
 
 async fn play(options: &DemoOptions) -> anyhow::Result<()> {
@@ -140,14 +140,12 @@ async fn log_in(narrator: &mut Narrator, actors: [&mut Actor; 3]) -> anyhow::Res
 
 /// The `TempID` that a device shows, once it has one, and until when it has others to follow it.
 async fn temp_id_of(actor: &mut Actor) -> anyhow::Result<(Record, Timestamp)> {
-    for _ in 0..250 {
+    let what = format!("a TempID arrives at {}'s device", actor.person.name);
+    eventually(&what, async || {
         let status = actor.status().await?;
-        if let (Some(shown), Some(until)) = (status.temp_id, status.covered_until) {
-            return Ok((shown, until));
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    anyhow::bail!("no TempID arrived at {}'s device", actor.person.name)
+        Ok(status.temp_id.zip(status.covered_until))
+    })
+    .await
 }
 
 /// Returns when the beacon was heard.
@@ -161,7 +159,7 @@ async fn meet(narrator: &mut Narrator, device_a: &Actor, device_b: &mut Actor) -
         })
         .await?;
     narrator.quote("A", &format!("beacon to {}: {}", device_b.udp(), record.reveal()));
-    let line = eventually("B's contact log holds the beacon", || Ok(device_b.contact_log()?.pop())).await?;
+    let line = eventually("B's contact log holds the beacon", async || Ok(device_b.contact_log()?.pop())).await?;
     narrator.quote("B", &format!("contact log: {line}"));
     ensure!(line.starts_with(&record.reveal()), "the contact log holds another record than was heard: {line}");
     narrator.checked("B's device logged A's TempID, and does not know whose it is");
@@ -205,7 +203,8 @@ async fn forget(narrator: &mut Narrator, device_b: &mut Actor, heard: Timestamp)
         .await?;
     let gone = SystemClock.now();
     ensure!(gone >= removal, "the beacon was forgotten early, at {gone}");
-    eventually("the contact log's file is empty", || Ok(device_b.contact_log()?.is_empty().then_some(()))).await?;
+    eventually("the contact log's file is empty", async || Ok(device_b.contact_log()?.is_empty().then_some(())))
+        .await?;
     narrator.checked(&format!("gone at {gone}, from memory and from the file"));
     Ok(())
 }
@@ -350,17 +349,12 @@ async fn wait_until(moment: Timestamp) {
 }
 
 /// Waits for something that follows soon after what was heard of it.
-async fn eventually<T>(what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
-    for _ in 0..100 {
-        if let Some(found) = look()? {
+async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    for _ in 0..250 {
+        if let Some(found) = look().await? {
             return Ok(found);
         }
         sleep(Duration::from_millis(20)).await;
     }
     anyhow::bail!("it did not happen that {what}")
-}
-
-/// How somebody joins the authority that was kept.
-fn joining(address: SocketAddr) -> String {
-    format!("bluetrace client {} {} 8001", address.ip(), address.port())
 }
