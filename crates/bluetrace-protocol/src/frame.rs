@@ -66,7 +66,7 @@ impl LineDecoder {
     /// [`FrameError`]; the decoder is of no use afterwards.
     pub fn next_line(&mut self) -> Result<Option<&str>, FrameError> {
         let fresh = self.buffer.get(self.scanned..).unwrap_or_default();
-        let Some(found) = fresh.iter().position(|byte| *byte == b'\n') else {
+        let Some(found) = memchr::memchr(b'\n', fresh) else {
             self.scanned = self.buffer.len();
             // the line end may still turn out to be `\r\n`
             let longest = MAX_LINE.saturating_add(1);

@@ -157,6 +157,13 @@ impl Request {
     /// # Errors
     /// [`BadRequest`], with which `ER` answers.
     pub fn parse(line: &str) -> Result<Self, BadRequest> {
+        match plain_record(line) {
+            Some(command) => Ok(Self { id: None, command }),
+            None => Self::parse_json(line),
+        }
+    }
+
+    fn parse_json(line: &str) -> Result<Self, BadRequest> {
         let wire = WireRequest::parse(line)?;
         let id = match wire.id.map(RequestId::from_json) {
             None => None,
@@ -331,6 +338,27 @@ impl Reply {
 }
 
 // The wire, from here on.
+
+/// Reads a record frame as [`write_record`] writes it, without looking at JSON in general: an upload is a million of them. `None`
+/// for every other line. What this reads, [`Request::parse_json`] reads as the same.
+fn plain_record(line: &str) -> Option<Command> {
+    let (following, data) = line.strip_prefix(r#"{"commandType":"UC","numOfSend":"#)?.split_once(r#","data":"#)?;
+    // a number in JSON begins with no sign and no zero
+    if following.len() > 1 && !following.starts_with(|first| matches!(first, '1'..='9')) {
+        return None;
+    }
+    let (record, received) = match data.strip_prefix('"') {
+        Some(record) => (record.strip_suffix("\"}")?, None),
+        None => {
+            let (record, received) = data.strip_prefix(r#"{"record":""#)?.split_once(r#"","received":""#)?;
+            (record, Some(Timestamp::parse(received.strip_suffix("\"}}")?).ok()?))
+        }
+    };
+    // no quote and no escape can stand in what is a record
+    let record = Record::parse(record).ok()?;
+    let record = Uploaded::Record(UploadedRecord { record, received, rssi: None, seen: None });
+    Some(Command::Record { following: following.parse().ok()?, record })
+}
 
 /// A request as it stands on the wire. What is quoted stays raw until the command says how to read it.
 #[derive(Deserialize)]
@@ -678,5 +706,45 @@ impl From<WireSummary> for UploadSummary {
     fn from(wire: WireSummary) -> Self {
         let WireSummary { records, resolved, unknown, invalid } = wire;
         Self { records, resolved, unknown, invalid }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::strategies;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_plain_record_is_read_as_json_reads_it(entry in strategies::contact_log_entries(), following: u32) {
+            let mut line = Vec::new();
+            write_record(&entry, following, &mut line);
+            let line = core::str::from_utf8(&line).unwrap().trim_end();
+            let command = plain_record(line);
+            prop_assert!(command.is_some());
+            prop_assert_eq!(command, Request::parse_json(line).ok().map(|request| request.command));
+        }
+
+        #[test]
+        fn a_line_that_is_nearly_a_plain_record_is_read_as_json_reads_it_or_left_to_it(
+            entry in strategies::contact_log_entries(),
+            following in "0|00|01|-1|\\+1|1|999999|4294967295|4294967296|1\\.0|1e3| 1|",
+            is_detailed: bool,
+            place: prop::sample::Index,
+            put in "|\"|\\\\|\\\\u0031|,|}| |\\{|0|x",
+        ) {
+            let record = entry.record.reveal();
+            let data = if is_detailed {
+                format!(r#"{{"record":"{record}","received":"{}"}}"#, entry.received)
+            } else {
+                format!(r#""{record}""#)
+            };
+            let mut line = format!(r#"{{"commandType":"UC","numOfSend":{following},"data":{data}}}"#);
+            line.insert_str(place.index(line.len()), &put);
+            if let Some(command) = plain_record(&line) {
+                prop_assert_eq!(Request::parse_json(&line), Ok(Request { id: None, command }));
+            }
+        }
     }
 }
