@@ -224,7 +224,7 @@ fn a_terminal_completes_remembers_and_shows_what_there_is() {
         &format!("server  {}, TLS, connected", server.address),
         "TempID  ",
         " min ",
-        "contact log  1 entries, kept 3 min 00 s",
+        "contact log  1 entry, kept 3 min 00 s",
         "_contactlog.txt",
         &format!("UDP port  {port}"),
     ] {
