@@ -27,11 +27,11 @@ use tracing::info;
 use crate::command_line::ServerOptions;
 use crate::import;
 use crate::installation::Installation;
+use crate::runtime::block_on_all_cores;
 use crate::system::{self, SystemClock};
 
 pub(crate) fn run(options: ServerOptions) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("cannot start the async runtime")?.block_on(serve(options))
+    block_on_all_cores(serve(options))
 }
 
 async fn serve(options: ServerOptions) -> anyhow::Result<()> {
