@@ -347,12 +347,11 @@ fn plain_record(line: &str) -> Option<Command> {
     if following.len() > 1 && !following.starts_with(|first| matches!(first, '1'..='9')) {
         return None;
     }
-    let (record, received) = match data.strip_prefix('"') {
-        Some(record) => (record.strip_suffix("\"}")?, None),
-        None => {
-            let (record, received) = data.strip_prefix(r#"{"record":""#)?.split_once(r#"","received":""#)?;
-            (record, Some(Timestamp::parse(received.strip_suffix("\"}}")?).ok()?))
-        }
+    let (record, received) = if let Some(record) = data.strip_prefix('"') {
+        (record.strip_suffix("\"}")?, None)
+    } else {
+        let (record, received) = data.strip_prefix(r#"{"record":""#)?.split_once(r#"","received":""#)?;
+        (record, Some(Timestamp::parse(received.strip_suffix("\"}}")?).ok()?))
     };
     // no quote and no escape can stand in what is a record
     let record = Record::parse(record).ok()?;

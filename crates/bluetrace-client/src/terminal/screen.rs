@@ -66,7 +66,10 @@ impl Screen {
                 (Paint::Coloured, Tone::Aside) => "\x1b[2m",
             };
             let end = if colour.is_empty() { "\n" } else { "\x1b[0m\n" };
-            text.extend([colour, &line.text, end]);
+            text.push_str(colour);
+            // words of a server or a file must not steer the terminal
+            text.extend(line.text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }));
+            text.push_str(end);
         }
         // without the thread there is nowhere to show anything
         let _ = self.output.send(Output::Text(text)).await;
