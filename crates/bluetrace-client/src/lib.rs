@@ -10,7 +10,9 @@ mod log_file;
 mod radio;
 pub mod terminal;
 mod uplink;
+mod words;
 
 pub use known_servers::Fingerprint;
 pub use radio::Target;
 pub use uplink::{CertificateChanged, ConnectError, ServerAddress, Transport};
+pub use words::in_words;

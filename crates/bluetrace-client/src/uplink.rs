@@ -26,6 +26,7 @@ use tokio_rustls::TlsConnector;
 use zeroize::Zeroize as _;
 
 use crate::known_servers::{Fingerprint, KnownServers};
+use crate::words::in_words;
 
 /// Where the authority is, as the user wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub enum Transport {
 #[derive(Debug, Error)]
 pub enum ConnectError {
     /// The name has no address.
-    #[error("{server} has no address: {source}")]
+    #[error("{server} has no address: {}", in_words(.source))]
     NoAddress {
         /// Where to.
         server: ServerAddress,
@@ -57,7 +58,7 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// Nothing listens there, or nothing answers.
-    #[error("cannot reach {server}: {source}")]
+    #[error("cannot reach {server}: {}", in_words(.source))]
     Unreachable {
         /// Where to.
         server: ServerAddress,
@@ -65,7 +66,7 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// Something answers, but not with TLS 1.3.
-    #[error("no TLS with {server}: {source}")]
+    #[error("no TLS with {server}: {}", in_words(.source))]
     Tls {
         /// Where to.
         server: ServerAddress,
@@ -73,10 +74,10 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// The server shows another certificate than before.
-    #[error("{server} shows another certificate than before", server = .0.server)]
+    #[error("{0}")]
     CertificateChanged(Box<CertificateChanged>),
     /// `known_servers` can be neither read nor written, so trust cannot be checked.
-    #[error("cannot use {path}: {source}", path = path.display())]
+    #[error("cannot use {path}: {}", in_words(.source), path = path.display())]
     KnownServers {
         /// The file.
         path: PathBuf,

@@ -269,6 +269,11 @@ impl Backoff {
         Self { failures: 0 }
     }
 
+    /// Whether an attempt has failed since the last that succeeded.
+    pub const fn has_failures(&self) -> bool {
+        self.failures > 0
+    }
+
     /// How long to wait after a further failure.
     pub fn next_wait(&mut self, generator: &mut impl Rng) -> Duration {
         let full = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(self.failures)).min(LONGEST_WAIT);

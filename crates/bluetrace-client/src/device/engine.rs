@@ -29,6 +29,7 @@ use crate::known_servers::KnownServers;
 use crate::log_file::{FileNews, LogKeeper};
 use crate::radio::{self, Radio, Sent, Target};
 use crate::uplink::{Connector, ServerAddress, Transport, Uplink, UplinkEvent};
+use crate::words::in_words;
 
 /// Everything a device is made of. The methods about the session are in `session`, those about uploads in `upload`.
 pub(super) struct Engine {
@@ -154,7 +155,7 @@ impl Engine {
         let upload = match PendingUpload::load(&files.upload()) {
             Ok(pending) => pending.map(Upload::found),
             Err(error) => {
-                outbox.tell(DeviceEvent::FileFailing { file: files.upload(), why: error.to_string() });
+                outbox.tell(DeviceEvent::FileFailing { file: files.upload(), why: in_words(error) });
                 None
             }
         };
@@ -228,7 +229,7 @@ impl Engine {
         }
         if let Err(error) = self.keeper.finish().await {
             let file = self.files.contact_log();
-            self.outbox.tell(DeviceEvent::FileFailing { file, why: error.to_string() });
+            self.outbox.tell(DeviceEvent::FileFailing { file, why: in_words(error) });
         }
         self.uplink.close();
         self.sends.shutdown().await;
@@ -332,7 +333,7 @@ impl Engine {
                         self.outbox.tell(DeviceEvent::BeaconRefused { to });
                     }
                     Sent::Failed(error) => {
-                        self.outbox.tell(DeviceEvent::BeaconFailed { target, why: error.to_string() });
+                        self.outbox.tell(DeviceEvent::BeaconFailed { target, why: in_words(error) });
                     }
                 }
                 self.outbox.done(Some(done));
@@ -388,7 +389,7 @@ impl Engine {
         match news {
             FileNews::Fine => {}
             FileNews::ChangedOutside => self.outbox.tell(DeviceEvent::LogFileChangedOutside { file }),
-            FileNews::Failing(error) => self.outbox.tell(DeviceEvent::FileFailing { file, why: error.to_string() }),
+            FileNews::Failing(error) => self.outbox.tell(DeviceEvent::FileFailing { file, why: in_words(error) }),
             FileNews::Recovered => self.outbox.tell(DeviceEvent::LogFileRecovered { file }),
         }
     }

@@ -26,6 +26,7 @@ use self::engine::Engine;
 pub use self::event::{Command, Connection, Contact, DeviceEvent, End, Status};
 use self::outbox::Done;
 use crate::uplink::{ConnectError, ServerAddress, Transport};
+use crate::words::in_words;
 
 /// What a device needs to know to begin.
 #[derive(Debug, Clone)]
@@ -65,7 +66,7 @@ pub enum StartError {
         folder: PathBuf,
     },
     /// The data folder cannot be made or written.
-    #[error("cannot write in {folder}: {source}; make it writable, or use another with --data-dir", folder = folder.display())]
+    #[error("cannot write in {folder}: {}; make it writable, or use another with --data-dir", in_words(.source), folder = folder.display())]
     Folder {
         /// The data folder.
         folder: PathBuf,
@@ -79,7 +80,7 @@ pub enum StartError {
         port: u16,
     },
     /// The UDP address cannot be used.
-    #[error("cannot listen on UDP {address}: {source}; give another port")]
+    #[error("cannot listen on UDP {address}: {}; give another port", in_words(.source))]
     Udp {
         /// The address.
         address: SocketAddr,

@@ -12,6 +12,7 @@ use super::event::{DeviceEvent, End};
 use super::explain;
 use super::outbox::Done;
 use crate::uplink::{ConnectError, UplinkEvent};
+use crate::words::in_words;
 
 /// A resume token with its times.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Engine {
             }
             UplinkEvent::Failed(error) => self.on_lost(&explain(&error)),
             UplinkEvent::Lost(Some(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                self.on_lost(&error.to_string());
+                self.on_lost(&in_words(error));
             }
             // a TLS server that is killed ends without the farewell of a proper close
             UplinkEvent::Lost(_) => self.on_lost("the server closed the connection"),
@@ -175,7 +176,7 @@ impl Engine {
 
     /// The connection is over, or there was none to be had.
     pub(super) fn on_lost(&mut self, why: &str) {
-        let was_member = self.session.take().is_some_and(|session| session.is_member());
+        self.session = None;
         self.uplink.close();
         if self.logout.is_some() {
             self.end = Some(End::LeftOffline { why: why.to_owned() });
@@ -193,10 +194,11 @@ impl Engine {
             }
             return;
         }
+        let was_connected = !self.backoff.has_failures();
         let wait = self.backoff.next_wait(&mut self.generator);
         self.retry_at = Instant::now() + wait;
         self.uplink.wait_until(self.retry_at);
-        if was_member {
+        if was_connected {
             self.outbox.tell(DeviceEvent::Disconnected { why: why.to_owned(), retry_in: wait });
         }
     }

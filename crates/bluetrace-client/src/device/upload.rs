@@ -17,6 +17,7 @@ use super::outbox::Done;
 use super::pending_upload::PendingUpload;
 use super::session::Awaited;
 use crate::files;
+use crate::words::in_words;
 
 /// An upload under way.
 #[derive(Debug)]
@@ -109,7 +110,7 @@ impl Engine {
     pub(super) fn on_upload_saved(&mut self, saved: io::Result<()>) {
         if let Err(error) = saved {
             // it goes all the same, and only a kill of this device could lose it
-            self.outbox.tell(DeviceEvent::FileFailing { file: self.files.upload(), why: error.to_string() });
+            self.outbox.tell(DeviceEvent::FileFailing { file: self.files.upload(), why: in_words(error) });
         }
         if let Some(upload) = &mut self.upload {
             upload.state = State::Waiting(Instant::now());
@@ -154,7 +155,7 @@ impl Engine {
         let file = self.files.upload();
         if let Err(error) = files::remove(&file) {
             // found again at the next start, it is complete at once: no harm, but a trace
-            self.outbox.tell(DeviceEvent::FileFailing { file, why: error.to_string() });
+            self.outbox.tell(DeviceEvent::FileFailing { file, why: in_words(error) });
         }
         self.outbox.tell(DeviceEvent::UploadComplete(summary));
         self.outbox.done(upload.done);

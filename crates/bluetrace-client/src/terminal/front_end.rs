@@ -37,6 +37,8 @@ pub(super) struct FrontEnd {
     last_target: Option<Target>,
     given_password: Option<Password>,
     uploading: Uploading,
+    /// Whether the login is done.
+    was_welcomed: bool,
 }
 
 /// What is shown of an upload's progress.
@@ -73,6 +75,7 @@ impl FrontEnd {
             memory,
             last_target: None,
             given_password,
+            was_welcomed: false,
             uploading: Uploading::default(),
         })
     }
@@ -87,7 +90,8 @@ impl FrontEnd {
             Turn::Done(()) => self.take_commands(&device, &mut events).await,
             Turn::Stop => {
                 self.leave(&device, &mut events).await;
-                ExitStatus::Failure
+                // a signal may come between the welcome and what belongs to it
+                if self.was_welcomed { ExitStatus::Success } else { ExitStatus::Failure }
             }
             Turn::Ended(status) => status,
         };
@@ -98,12 +102,7 @@ impl FrontEnd {
 
     pub(super) async fn ask_username(&mut self) -> Option<Username> {
         loop {
-            self.show_prompt("Username:").await;
-            let typed = tokio::select! {
-                typed = self.input.next(Ask::Username) => typed,
-                () = self.signals.next() => return None,
-            };
-            let Typed::Line(line) = typed else { return None };
+            let line = self.next_before_login("Username:", Ask::Username).await?;
             match Username::parse(line.trim()) {
                 Ok(username) => return Some(username),
                 Err(error) => self.say(&[bad(error.to_string())]).await,
@@ -133,9 +132,9 @@ impl FrontEnd {
             let done = device.submit(Command::Password(password)).await;
             match self.await_done(done, events).await {
                 Turn::Ended(status) => return Turn::Ended(status),
-                Turn::Done(Seen { welcome: true, .. }) => return Turn::Done(()),
-                Turn::Done(_) if may_ask_again => {}
-                Turn::Stop | Turn::Done(_) => return Turn::Stop,
+                Turn::Done(()) if self.was_welcomed => return Turn::Done(()),
+                Turn::Done(()) if may_ask_again => {}
+                Turn::Stop | Turn::Done(()) => return Turn::Stop,
             }
         }
     }
@@ -145,17 +144,31 @@ impl FrontEnd {
             return Some(password);
         }
         loop {
-            self.show_prompt("Password:").await;
-            let typed = tokio::select! {
-                typed = self.input.next(Ask::Password) => typed,
-                () = self.signals.next() => return None,
-            };
-            let Typed::Line(line) = typed else { return None };
+            let line = self.next_before_login("Password:", Ask::Password).await?;
             match Password::parse(&line) {
                 Ok(password) => return Some(password),
                 Err(error) => self.say(&[bad(error.to_string())]).await,
             }
         }
+    }
+
+    /// A line that the login needs; `None` if there is none, or a signal came.
+    async fn next_before_login(&mut self, prompt: &str, ask: Ask) -> Option<Zeroizing<String>> {
+        self.show_prompt(prompt).await;
+        let typed = tokio::select! {
+            typed = self.input.next(ask) => typed,
+            () = self.signals.next() => return None,
+        };
+        match typed {
+            Typed::Line(line) => return Some(line),
+            Typed::End if self.manner == Manner::Lines => {
+                self.say(&[bad("the input ended before the login was done")]).await;
+            }
+            // the prompt for a password leaves its line open
+            Typed::End if ask == Ask::Password => self.say(&[plain("")]).await,
+            Typed::End | Typed::Interrupt => {}
+        }
+        None
     }
 
     async fn take_commands(&mut self, device: &DeviceHandle, events: &mut mpsc::Receiver<DeviceEvent>) -> ExitStatus {
@@ -205,7 +218,7 @@ impl FrontEnd {
             self.uploading = Uploading::default();
             self.screen.end_bar().await;
             match turn {
-                Turn::Done(_) => {}
+                Turn::Done(()) => {}
                 Turn::Stop => return self.leave(device, events).await,
                 Turn::Ended(status) => return status,
             }
@@ -237,15 +250,13 @@ impl FrontEnd {
         &mut self,
         mut done: oneshot::Receiver<()>,
         events: &mut mpsc::Receiver<DeviceEvent>,
-    ) -> Turn<Seen> {
-        let mut seen = Seen::default();
+    ) -> Turn<()> {
         let mut is_dropped = false;
         let mut give_up_at = Instant::now() + FOR_EVER;
         loop {
             tokio::select! {
                 event = events.recv() => {
                     let Some(event) = event else { return Turn::Ended(ExitStatus::Failure) };
-                    seen.note(&event);
                     if matches!(event, DeviceEvent::Disconnected { .. }) {
                         give_up_at = Instant::now() + UPLOAD_PATIENCE;
                     } else if matches!(event, DeviceEvent::Resumed) {
@@ -265,18 +276,17 @@ impl FrontEnd {
                     // everything that belongs to the command is there already
                     for _ in 0..events.len() {
                         let Ok(event) = events.try_recv() else { break };
-                        seen.note(&event);
-                        if let Some(status) = self.show_event(event).await {
+                            if let Some(status) = self.show_event(event).await {
                             return Turn::Ended(status);
                         }
                     }
-                    return Turn::Done(seen);
+                    return Turn::Done(());
                 }
                 () = sleep_until(give_up_at) => {
                     if !is_dropped {
                         self.say(&[plain("going on; the upload is finished by itself when the authority is back")]).await;
                     }
-                    return Turn::Done(seen);
+                    return Turn::Done(());
                 }
                 () = self.signals.next() => return Turn::Stop,
             }
@@ -307,6 +317,7 @@ impl FrontEnd {
         if let DeviceEvent::UploadProgress { acknowledged, total } = event {
             self.show_progress(acknowledged, total).await;
         }
+        self.was_welcomed |= matches!(event, DeviceEvent::Welcome);
         if matches!(event, DeviceEvent::UploadComplete(_) | DeviceEvent::UploadFailed { .. }) {
             self.uploading.quarters = 0;
             self.screen.end_bar().await;
@@ -335,7 +346,8 @@ impl FrontEnd {
         let quarters = u32::try_from(u64::from(acknowledged) * 4 / u64::from(total)).unwrap_or_default();
         if quarters > self.uploading.quarters && quarters < 4 {
             self.uploading.quarters = quarters;
-            let line = format!("uploading: {acknowledged} of {total} records acknowledged ({} %)", quarters * 25);
+            let percent = u64::from(acknowledged) * 100 / u64::from(total);
+            let line = format!("uploading: {acknowledged} of {total} records acknowledged ({percent} %)");
             self.say(&[text::aside(line)]).await;
         }
     }
@@ -362,18 +374,6 @@ impl FrontEnd {
             let _ = timeout(LAST_WORDS, self.input.next(Ask::Command)).await;
         }
         self.screen.close().await;
-    }
-}
-
-/// What a command's events said, as far as the front-end has to know.
-#[derive(Debug, Default)]
-struct Seen {
-    welcome: bool,
-}
-
-impl Seen {
-    fn note(&mut self, event: &DeviceEvent) {
-        self.welcome |= matches!(event, DeviceEvent::Welcome);
     }
 }
 

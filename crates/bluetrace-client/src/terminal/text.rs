@@ -79,6 +79,7 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
         DeviceEvent::BeaconDropped { from, why } => {
             vec![aside(format!("something from {from} was dropped, for {why} (said once a minute)"))]
         }
+        DeviceEvent::BeaconsUnshown { count: 1 } => vec![aside("1 further beacon was heard and is not shown")],
         DeviceEvent::BeaconsUnshown { count } => {
             vec![aside(format!("{count} further beacons were heard and are not shown"))]
         }
@@ -168,7 +169,7 @@ fn of_temp_id(record: &Record) -> Vec<Line> {
     vec![
         strong("TempID:"),
         plain(record.temp_id.reveal()),
-        aside(format!("valid from {} to {}", record.window.start(), record.window.expiry())),
+        aside(format!("valid from {} to {} UTC", record.window.start(), record.window.expiry())),
     ]
 }
 
@@ -181,7 +182,8 @@ fn of_report(file: &str, report: &ReadReport) -> Vec<Line> {
         let numbers: Vec<String> = report.malformed_lines.iter().map(usize::to_string).collect();
         let more = if report.malformed > numbers.len() { ", ..." } else { "" };
         let numbers = numbers.join(", ");
-        lines.push(bad(format!("{file}: left out {} malformed lines: {numbers}{more}", report.malformed)));
+        let noun = if report.malformed == 1 { "line" } else { "lines" };
+        lines.push(bad(format!("{file}: left out {} malformed {noun}: {numbers}{more}", report.malformed)));
     }
     if report.surplus > 0 {
         lines.push(bad(format!("{file}: left out the {} oldest lines, more than can be kept", report.surplus)));
@@ -217,7 +219,7 @@ fn of_notice(notice: &ExposureNotice) -> [Line; 2] {
     // what comes from the network may not steer the terminal
     let advice: String = notice.advice.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     [
-        bad(format!("NOTICE: you met someone who has tested positive, between {} and {}", notice.from, notice.to)),
+        bad(format!("NOTICE: you met someone who has tested positive, between {} and {} UTC", notice.from, notice.to)),
         plain(advice),
     ]
 }

@@ -183,6 +183,17 @@ async fn an_upload_that_is_cut_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_server_that_takes_its_leave_is_told_and_met_again() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    authority.state.says_farewell.store(true, Ordering::Relaxed);
+    drop(rig.device.submit(Command::Download).await);
+    rig.until(|event| matches!(event, DeviceEvent::Disconnected { why, .. } if why == "The server shuts down")).await;
+    rig.until(|event| matches!(event, DeviceEvent::Resumed)).await;
+}
+
+#[tokio::test]
 async fn an_upload_survives_the_device() {
     let authority = Authority::start().await;
     let folder = tempfile::tempdir().unwrap();

@@ -62,6 +62,17 @@ async fn the_end_of_the_input_logs_out() {
 }
 
 #[tokio::test]
+async fn an_input_that_ends_before_the_login_is_told() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    for script in [String::new(), format!("{USER}\n"), format!("{USER}\na guess\n")] {
+        let (status, shown) = run(&authority, folder.path(), &script, None).await;
+        assert_eq!(status, ExitStatus::Failure, "{shown}");
+        assert!(shown.ends_with("the input ended before the login was done\n"), "{shown}");
+    }
+}
+
+#[tokio::test]
 async fn wrong_passwords_are_told_and_the_third_ends_the_client() {
     let authority = Authority::start().await;
     let folder = tempfile::tempdir().unwrap();

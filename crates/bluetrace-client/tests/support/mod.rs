@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) issued: AtomicUsize,
     /// A connection is cut after so many records; 0 for never.
     pub(crate) cut_after: AtomicUsize,
+    /// The next request is answered with a farewell, as when the server shuts down.
+    pub(crate) says_farewell: AtomicBool,
     /// Seconds by which its clock is ahead of the devices'.
     pub(crate) ahead_s: AtomicI64,
 }
@@ -144,6 +146,9 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) -> Op
     let mut received = 0;
     loop {
         let line = read_line(&mut stream).await?;
+        if state.says_farewell.swap(false, Ordering::Relaxed) {
+            return say(&mut stream, "421 The server shuts down").await;
+        }
         let request: Value = serde_json::from_str(&line).unwrap();
         let answer = |value: Value| {
             let mut value = value;
