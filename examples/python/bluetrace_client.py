@@ -27,14 +27,12 @@ class Session:
         print(line, file=self.lines, flush=True)
 
     def read(self):
-        line = self.lines.readline()
-        if not line.endswith("\n"):
+        if not (line := self.lines.readline()).endswith("\n"):
             raise ConnectionError("the connection ended")
         return line.strip()
 
     def answer(self):
-        frame = json.loads(self.read())
-        if frame["commandType"] == "ER":
+        if (frame := json.loads(self.read()))["commandType"] == "ER":
             raise ValueError("{code}: {message}".format(**frame["data"]))
         return frame
 
@@ -67,9 +65,9 @@ class Device:
             print(reply[4:])
             self.session.write(ask_password())
             reply = self.session.read()
-        print(reply[4:])
         if reply[:3] != "230":
-            raise SystemExit(1)
+            sys.exit(reply[4:])
+        print(reply[4:])
         data = self.session.ask(commandType="RT")[0]["data"]
         offset = to_seconds(data["now"]) - int(time.time())
         self.token, self.offset = data["token"], offset if abs(offset) > 1 else 0  # a second is rounding
@@ -86,10 +84,11 @@ class Device:
         start, expiry = record.split(", ")[1:]
         return to_seconds(start) <= int(self.now()) <= to_seconds(expiry)  # both inclusive
 
-    def beacon(self, ip, port):
+    def beacon(self, ip="", port=""):
         """Section 2: the record of now and the version, in one datagram."""
-        record = next(filter(self.is_valid, self.temp_ids), None)
-        if record is None:
+        if not port.isdecimal():
+            raise ValueError("Beacon takes an address and a port")
+        if (record := next(filter(self.is_valid, self.temp_ids), None)) is None:
             return print("No TempID is valid now. Use Download_tempID")
         self.radio.sendto(f"{record}, 1".encode(), (ip, int(port)))
         print(record)
@@ -108,7 +107,7 @@ class Device:
 
     def contacts(self):
         self.log = [(record, heard) for record, heard in self.log if self.now() < heard + RETENTION_S]
-        print(*(record for record, _ in self.log), sep="\n")
+        print("\n".join(record for record, _ in self.log) or "No contacts")
 
     def upload_contact_log(self):
         """Section 4.4: the same id and the same records until the authority has them all, whatever comes between."""
@@ -133,7 +132,8 @@ class Device:
 
 
 if __name__ == "__main__":
-    host, port, udp_port, username = sys.argv[1:]
+    sys.excepthook = lambda kind, error, _: print("Error.", error or kind.__name__, file=sys.stderr)
+    host, port, udp_port, username = sys.argv[1:] if len(sys.argv) == 5 else sys.exit(__doc__)
     device = Device(host, int(port), int(udp_port))
     device.login(username, getpass.getpass if sys.stdin.isatty() else input)
     for line in sys.stdin:
@@ -144,6 +144,6 @@ if __name__ == "__main__":
             if command not in COMMANDS:
                 raise ValueError(f"Invalid command. There are {', '.join(COMMANDS)}, logout")
             getattr(device, command)(*arguments)
-        except (TypeError, ValueError, OSError) as error:
+        except (TypeError, ValueError, OverflowError, OSError) as error:
             print("Error.", error)
     device.session.ask(commandType="LO")
