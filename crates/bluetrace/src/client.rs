@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bluetrace_client::terminal::{Paint, Stage, TerminalOptions, run_terminal};
+use bluetrace_client::terminal::{ExitStatus, Paint, Stage, TerminalOptions, run_terminal};
 use bluetrace_client::{ServerAddress, Transport};
 use bluetrace_protocol::Username;
 
@@ -19,8 +19,10 @@ pub(crate) fn run(options: ClientOptions) -> anyhow::Result<ExitCode> {
         (true, false) => Stage::TerminalInput(Box::new(io::stdout())),
         (false, _) => Stage::Pipe(Box::new(BufReader::new(io::stdin())), Box::new(io::stdout())),
     };
+    let server = ServerAddress { host: options.server_ip, port: options.server_port };
+    let is_watched = matches!(stage, Stage::Terminal);
     let options = TerminalOptions {
-        server: ServerAddress { host: options.server_ip, port: options.server_port },
+        server: server.clone(),
         transport: if options.plaintext { Transport::Plaintext } else { Transport::Tls },
         udp_port: options.udp_port,
         data_dir: options.data_dir,
@@ -38,7 +40,12 @@ pub(crate) fn run(options: ClientOptions) -> anyhow::Result<ExitCode> {
     let status = runtime.block_on(run_terminal(options));
     // a thread that still waits for a line of standard input must not hold up the end
     runtime.shutdown_background();
-    Ok(ExitCode::from(status?.code()))
+    let status = status?;
+    if status == ExitStatus::Failure && !is_watched {
+        // a person at a terminal has just read why; whoever reads standard error alone has not
+        system::say(&format!("bluetrace: not logged in at {server}; the end of standard output says why"));
+    }
+    Ok(ExitCode::from(status.code()))
 }
 
 /// How often a device asks whether there is a notice for it.

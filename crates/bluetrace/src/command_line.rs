@@ -51,15 +51,15 @@ pub(crate) struct AuthorityFolder {
 #[derive(Debug, Args)]
 pub(crate) struct ServerOptions {
     /// TCP port for devices; 0 takes a free one.
-    #[arg(default_value_t = 4000)]
+    #[arg(default_value_t = 4000, value_parser = port)]
     pub(crate) port: u16,
     /// Seconds for which three wrong passwords in a row block an account.
-    #[arg(default_value_t = 60)]
+    #[arg(default_value_t = 60, value_parser = block_duration)]
     pub(crate) block_duration: u32,
     #[command(flatten)]
     pub(crate) folder: AuthorityFolder,
     /// Address to listen on [default: all, IPv6 and IPv4].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) bind: Option<IpAddr>,
     /// Accounts to import at start [default: credentials.txt, if there is one].
     #[arg(long, value_name = "FILE")]
@@ -83,10 +83,10 @@ pub(crate) struct ServerOptions {
     #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = seconds)]
     pub(crate) idle_timeout: u32,
     /// Most connections at once [default: as many as the limit of open files allows].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_connections: Option<usize>,
-    /// Most connections at once from one address.
-    #[arg(long, value_name = "N")]
+    /// Most connections at once from one address [default: 4096].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) max_connections_per_address: Option<usize>,
     /// Serve plaintext to every address, not just to this machine.
     #[arg(long)]
@@ -98,8 +98,10 @@ pub(crate) struct ClientOptions {
     /// Address or name of the server.
     pub(crate) server_ip: String,
     /// TCP port of the server.
+    #[arg(value_parser = port)]
     pub(crate) server_port: u16,
     /// UDP port on which this device hears beacons.
+    #[arg(value_parser = port)]
     pub(crate) udp_port: u16,
     /// Folder of this device's contact log, unfinished upload and known servers.
     #[arg(long, value_name = "DIR", default_value = "bluetrace-device")]
@@ -211,6 +213,23 @@ fn seconds(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|seconds| *seconds > 0)
         .ok_or_else(|| "a duration is a second or more, and 136 years at the most".to_owned())
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "a port is a number from 0 to 65535".to_owned())
+}
+
+fn block_duration(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "a block lasts a whole number of seconds".to_owned())
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "not an IPv4 or IPv6 address".to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "a whole number, 1 or more, is needed".to_owned())
 }
 
 fn temp_id_lifetime(text: &str) -> Result<u32, String> {

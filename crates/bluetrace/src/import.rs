@@ -187,7 +187,7 @@ fn progress(length: usize, what: &'static str) -> ProgressBar {
     }
     let bar = ProgressBar::new(length as u64).with_message(what);
     // the template is a constant, and right
-    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos}/{human_len} {eta}") {
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {human_pos} of {human_len}, {eta} left") {
         bar.set_style(style);
     }
     bar

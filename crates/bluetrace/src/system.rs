@@ -4,6 +4,7 @@ use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::time::SystemTime;
 
 use anyhow::Context as _;
+use bluetrace_client::in_words;
 use bluetrace_protocol::{Clock, Timestamp};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
@@ -53,6 +54,12 @@ pub(crate) fn wants_colour() -> bool {
     io::stdout().is_terminal() && variable("NO_COLOR").is_none() && variable("TERM").as_deref() != Some("dumb")
 }
 
+/// How many characters fit on a line of standard output, if that is a terminal.
+pub(crate) fn columns() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    Some(width.0.into())
+}
+
 /// Starts the log on standard error.
 pub(crate) fn start_log(level: LogLevel) {
     let level = match level {
@@ -69,8 +76,8 @@ pub(crate) fn start_log(level: LogLevel) {
 
 /// Says on standard error why the program ends: one line, with its causes, each of them once.
 pub(crate) fn complain(error: &anyhow::Error) {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
+    let mut text = in_words(error);
+    for cause in error.chain().skip(1).map(in_words) {
         if !text.contains(&cause) {
             text.extend([": ", &cause]);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{bail, ensure};
 use bluetrace_authority::Policy;
 use bluetrace_authority::passwords::InlinePool;
+use bluetrace_authority::store::Account;
 use bluetrace_protocol::{Clock as _, Username};
 use bluetrace_server::data_folder::DataFolder;
 
@@ -28,16 +29,19 @@ fn add(user: &NamedUser) -> anyhow::Result<()> {
     let username = Username::parse(&user.username)?;
     let folder = DataFolder::open(&user.folder.data_dir)?;
     let installation = Installation::open(&folder, Policy::default(), Arc::new(InlinePool))?;
+    // said before anybody types a password, and again if another has opened the account meanwhile
+    ensure!(find(&installation, &username)?.is_none_or(|account| account.password_hash.is_none()), ACCOUNT_EXISTS);
     let password = passwords::new_password(&user.password)?;
     let is_new =
         block_on(async { Ok(installation.authority.open_account(username, password, SystemClock.now()).await?) })?;
-    ensure!(is_new, "there is an account of that name already; to set its password, use `bluetrace user password`");
+    ensure!(is_new, ACCOUNT_EXISTS);
     confirm("added")
 }
 
 fn set_password(user: &NamedUser) -> anyhow::Result<()> {
     let username = Username::parse(&user.username)?;
     let installation = Installation::open_existing(&user.folder, Arc::new(InlinePool))?;
+    ensure!(find(&installation, &username)?.is_some(), NO_SUCH_ACCOUNT);
     let password = passwords::new_password(&user.password)?;
     let is_there = block_on(async { Ok(installation.authority.change_password(username, password).await?) })?;
     ensure!(is_there, NO_SUCH_ACCOUNT);
@@ -74,10 +78,18 @@ fn list(folder: &AuthorityFolder, out: &mut dyn io::Write) -> anyhow::Result<()>
     }
 }
 
+fn find(installation: &Installation, username: &Username) -> anyhow::Result<Option<Account>> {
+    let store = installation.authority.store();
+    Ok(block_on(async { Ok(store.login_state(username.clone(), SystemClock.now()).await?) })?.account)
+}
+
 fn confirm(what: &str) -> anyhow::Result<()> {
     writeln!(io::stdout(), "{what}")?;
     Ok(())
 }
+
+const ACCOUNT_EXISTS: &str =
+    "there is an account of that name already; to set its password, use `bluetrace user password`";
 
 const NO_SUCH_ACCOUNT: &str = "there is no account of that name; `bluetrace user list` shows them";
 

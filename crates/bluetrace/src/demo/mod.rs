@@ -45,7 +45,7 @@ const MEETINGS: usize = 300;
 async fn play(options: &DemoOptions) -> anyhow::Result<()> {
     let home =
         tempfile::Builder::new().prefix("bluetrace-demo-").tempdir().context("cannot make a temporary folder")?;
-    let mut narrator = Narrator::new(system::wants_colour());
+    let mut narrator = Narrator::new(system::wants_colour(), system::columns());
     narrator.title("BlueTrace on one machine:", "an authority, three devices, one adversary; real sockets, real files");
 
     let authority = open_authority(&mut narrator, home.path()).await?;
