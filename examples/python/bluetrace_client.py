@@ -132,7 +132,7 @@ class Device:
 
 
 if __name__ == "__main__":
-    sys.excepthook = lambda kind, error, _: print("Error.", error or kind.__name__, file=sys.stderr)
+    sys.excepthook = lambda kind, error, _: print("Error.", getattr(error, "strerror", str(error)) or kind.__name__)
     host, port, udp_port, username = sys.argv[1:] if len(sys.argv) == 5 else sys.exit(__doc__)
     device = Device(host, int(port), int(udp_port))
     device.login(username, getpass.getpass if sys.stdin.isatty() else input)

@@ -84,7 +84,7 @@ async fn open_authority(narrator: &mut Narrator, home: &std::path::Path) -> anyh
         narrator.quote("authority", &line);
     }
     narrator.tell(&format!(
-        "To be watched in a minute: a TempID lives {TEMP_ID_LIFETIME_S} s, a contact log forgets after \
+        "To be watched in a minute: a TempID lives {TEMP_ID_LIFETIME_S} s, a contact is kept \
          {CONTACT_LOG_RETENTION_S} s, a block lasts {BLOCK_DURATION_S} s."
     ));
     narrator.checked("one port for TLS and plaintext, a database, a certificate, three accounts");
@@ -158,7 +158,7 @@ async fn meet(narrator: &mut Narrator, device_a: &Actor, device_b: &mut Actor) -
             _ => None,
         })
         .await?;
-    narrator.quote("A", &format!("beacon to {}: {}", device_b.udp(), record.reveal()));
+    narrator.quote("A", &format!("beacon: {}", record.reveal()));
     let line = eventually("B's contact log holds the beacon", async || Ok(device_b.contact_log()?.pop())).await?;
     narrator.quote("B", &format!("contact log: {line}"));
     ensure!(line.starts_with(&record.reveal()), "the contact log holds another record than was heard: {line}");

@@ -22,7 +22,12 @@ impl Narrator {
 
     /// The title above the story.
     pub(crate) fn title(&self, title: &str, subtitle: &str) {
-        print(&format!("{} {}", self.paint(BOLD_CYAN, title), self.paint(DIM, subtitle)));
+        let margin = title.chars().count() + 1;
+        let mut front = self.paint(BOLD_CYAN, title);
+        for line in self.fold(subtitle, margin) {
+            print(&format!("{front} {}", self.paint(DIM, line)));
+            front = " ".repeat(margin - 1);
+        }
     }
 
     /// Begins a step.
