@@ -1,6 +1,6 @@
 //! Owns the [`Store`] trait: everything the authority asks of a database, as intents.
 //!
-//! Laws, held by the conformance suite ([`crate::conformance`]) for every implementation:
+//! Laws, held by the conformance suite (module `conformance`, behind a feature) for every implementation:
 //! - Every method is one transaction. When its future is ready with `Ok`, what it did is durable.
 //! - Every method may be repeated, and any two may run at once on any number of servers; the outcome is as if they had
 //!   run one after the other.
