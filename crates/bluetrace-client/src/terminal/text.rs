@@ -216,11 +216,9 @@ fn of_summary(summary: &UploadSummary) -> String {
 }
 
 fn of_notice(notice: &ExposureNotice) -> [Line; 2] {
-    // what comes from the network may not steer the terminal
-    let advice: String = notice.advice.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
     [
         bad(format!("NOTICE: you met someone who has tested positive, between {} and {} UTC", notice.from, notice.to)),
-        plain(advice),
+        plain(notice.advice.as_str()),
     ]
 }
 
