@@ -44,16 +44,26 @@ fn what_is_acknowledged_does_not_wait_for_a_clean_end() {
     let alice = opened(&store, "alice");
     let key = begun(&store, alice, 9);
     assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap(), 1);
-    // what a second opener sees is what the first one's death would leave
-    let copy = tempfile::tempdir().unwrap();
-    for file in fs::read_dir(folder.path()).unwrap() {
-        let file = file.unwrap();
-        if file.file_name() != "authority.sqlite-shm" {
-            fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
-        }
-    }
-    let second = SqliteStore::open(&database(&copy)).unwrap();
-    assert_eq!(block_on(second.uploaded_records(key, 0, 9, at(1))).unwrap(), [heard(1)]);
+    assert_eq!(what_a_crash_leaves(&folder, key), [heard(1)]);
+}
+
+#[test]
+fn a_log_that_is_given_its_size_keeps_what_is_in_it_and_what_comes_after() {
+    let (folder, store) = fresh();
+    let log = || fs::metadata(folder.path().join("authority.sqlite-wal")).unwrap().len();
+    let alice = opened(&store, "alice");
+    let key = begun(&store, alice, 9);
+    let before = log();
+    block_on(store.reserve_log()).unwrap();
+    let reserved = log();
+    assert!(reserved > before && reserved > 16 << 20, "{before} {reserved}");
+    assert_eq!(what_a_crash_leaves(&folder, key), []);
+    assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap(), 1);
+    assert_eq!(what_a_crash_leaves(&folder, key), [heard(1)]);
+    block_on(store.reserve_log()).unwrap();
+    assert_eq!(block_on(store.append_records(key, 1, vec![heard(2)])).unwrap(), 2);
+    assert_eq!(what_a_crash_leaves(&folder, key), [heard(1), heard(2)]);
+    assert_eq!(log(), reserved, "it need not grow again");
 }
 
 #[test]
@@ -108,6 +118,7 @@ fn a_kill_at_any_moment_loses_and_doubles_nothing() {
 #[ignore = "the child of a_kill_at_any_moment_loses_and_doubles_nothing"]
 fn appends_until_it_is_killed() {
     let Some(store) = store_of_the_parent() else { return };
+    block_on(store.reserve_log()).unwrap();
     let key = begun(&store, opened(&store, "alice"), 1_000_000);
     let mut durable = 0;
     while durable < 1_000_000 {
@@ -410,6 +421,20 @@ fn store_of_the_parent() -> Option<SqliteStore> {
     thread::spawn(move || sender.send(std::io::stdin().lines().next()));
     let folder = line.recv_timeout(Duration::from_secs(1)).ok()??.ok()?;
     SqliteStore::open(&Path::new(&folder).join("authority.sqlite")).ok()
+}
+
+/// The records that are found in a copy of the files of an open store.
+fn what_a_crash_leaves(folder: &TempDir, key: UploadKey) -> Vec<Uploaded> {
+    // what a second opener sees is what the first one's death would leave
+    let copy = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap();
+        if file.file_name() != "authority.sqlite-shm" {
+            fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+    }
+    let second = SqliteStore::open(&database(&copy)).unwrap();
+    block_on(second.uploaded_records(key, 0, 9, at(1))).unwrap()
 }
 
 fn opened(store: &SqliteStore, name: &str) -> AccountId {

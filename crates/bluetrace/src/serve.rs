@@ -22,7 +22,7 @@ use bluetrace_server::shutdown::{ShutdownSwitch, shutdown_channel};
 use bluetrace_server::tls::ServerTls;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::command_line::ServerOptions;
 use crate::import;
@@ -46,6 +46,9 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
     import::credentials(&installation.authority, options.credentials.as_deref(), now).await?;
     import::temp_ids(&installation.authority, options.tempids.as_deref(), now).await?;
     hint_at_accounts(&installation, &options, now).await?;
+    if let Err(error) = installation.store.reserve_log().await {
+        warn!(%error, "every write takes longer; free some space on the disk");
+    }
     let server = RunningServer::start(ServerParts {
         tls,
         console: Console::start(Box::new(io::stdout())).context("cannot start the console's thread")?,

@@ -45,6 +45,7 @@ impl System {
     pub(crate) async fn start(accounts: usize) -> Self {
         let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join(DATABASE)).unwrap());
+        store.reserve_log().await.unwrap();
         let passwords = Arc::new(ThreadPool::start(cores()).unwrap());
         let key = MasterKey::new([7; 32]);
         let authority = Arc::new(Authority::new(store.clone(), passwords, Policy::default(), &key, [7; 32]));

@@ -33,6 +33,7 @@ pub struct SqliteStore {
     // in this order: the write-ahead log can be emptied when nobody reads it
     readers: Lane,
     writer: Lane,
+    place: Place,
 }
 
 impl SqliteStore {
@@ -51,7 +52,18 @@ impl SqliteStore {
     pub fn open_with(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
         let place = Place { path: path.into(), options };
         place.prepare()?;
-        Ok(Self { readers: Lane::of_readers(&place)?, writer: Lane::of_writer(&place)? })
+        Ok(Self { readers: Lane::of_readers(&place)?, writer: Lane::of_writer(&place)?, place })
+    }
+
+    /// Gives the write-ahead log the size to which it grows anyway. A commit then only overwrites what is there, which
+    /// takes a disk about half as long as making the file longer each time. Worth it for a process that stays.
+    ///
+    /// # Errors
+    /// [`StoreError`](bluetrace_authority::store::StoreError) if the disk does not have the 16 MiB. Nothing is lost by that but the speed.
+    pub fn reserve_log(&self) -> StoreFuture<'_, ()> {
+        let place = self.place.clone();
+        // within a transaction: nobody else writes to the log meanwhile
+        self.write(1, move |_| place.reserve_log().map_err(|_| Refusal::Failed("the write-ahead log cannot grow")))
     }
 
     /// Finishes what is queued and moves all of it into the database file. Blocks meanwhile; later calls fail.
