@@ -35,5 +35,5 @@ pub use contact_log::{ContactLog, ContactLogEntry, ReadReport};
 pub use device::{Backoff, ClockJump, DeviceClock, Heard, Reading, TempIdBook, judge};
 pub use identity::{IdentityError, Password, ResumeToken, UploadCode, UploadId, Username};
 pub use record::{Record, RecordError, TempId};
-pub use time::{Clock, TimeError, Timestamp, Window, WindowError};
+pub use time::{Clock, Moment, TimeError, Timestamp, Window, WindowError};
 pub use upload::{ExposureNotice, UploadSummary, Uploaded, UploadedRecord};

@@ -150,7 +150,7 @@ fn limits(options: &ServerOptions) -> Limits {
 
 /// Tells an operator who has just begun how to let somebody in.
 async fn hint_at_accounts(installation: &Installation, options: &ServerOptions, now: Timestamp) -> anyhow::Result<()> {
-    if installation.authority.store().accounts(None, 1, now).await?.is_empty() {
+    if installation.authority.store().accounts(None, 1, now.into()).await?.is_empty() {
         let folder = options.folder.data_dir.display();
         system::say(&format!(
             "There are no accounts yet. Add one, also while the server runs:  bluetrace user add <username> --data-dir {folder}\n\

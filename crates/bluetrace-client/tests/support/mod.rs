@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use bluetrace_client::device::{Device, DeviceConfig, DeviceEvent, DeviceHandle};
 use bluetrace_client::{ServerAddress, Transport};
-use bluetrace_protocol::{Clock, Timestamp, Username};
+use bluetrace_protocol::{Clock, Moment, Timestamp, Username};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -229,8 +229,8 @@ async fn say(stream: &mut (impl AsyncWriteExt + Unpin), line: &str) -> Option<()
 pub(crate) struct WallClock;
 
 impl Clock for WallClock {
-    fn now(&self) -> Timestamp {
-        now()
+    fn moment(&self) -> Moment {
+        now().into()
     }
 }
 
@@ -239,8 +239,8 @@ impl Clock for WallClock {
 pub(crate) struct SetClock(pub(crate) AtomicI64);
 
 impl Clock for SetClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_unix(self.0.load(Ordering::Relaxed)).unwrap()
+    fn moment(&self) -> Moment {
+        Timestamp::from_unix(self.0.load(Ordering::Relaxed)).unwrap().into()
     }
 }
 

@@ -11,7 +11,7 @@ use bluetrace_authority::keys::MasterKey;
 use bluetrace_authority::passwords::{HashCost, PasswordDone, PasswordWork, Scratch};
 use bluetrace_authority::store::{AccountOpened, PasswordSource, Store};
 use bluetrace_authority::{Authority, Member, Policy};
-use bluetrace_protocol::{Clock, Password, Timestamp, Username};
+use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
@@ -129,8 +129,8 @@ pub(crate) fn cores() -> usize {
 struct RunningClock(Instant);
 
 impl Clock for RunningClock {
-    fn now(&self) -> Timestamp {
-        beginning().plus(i64::try_from(self.0.elapsed().as_secs()).unwrap_or(0))
+    fn moment(&self) -> Moment {
+        Moment::from(beginning()).plus_ms(i64::try_from(self.0.elapsed().as_millis()).unwrap_or(0))
     }
 }
 

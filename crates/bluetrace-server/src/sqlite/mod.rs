@@ -17,7 +17,7 @@ use bluetrace_authority::store::{
     NoticeId, Owner, PasswordHash, PasswordSource, SessionId, SessionState, Store, StoreFuture, TempIdImported,
     TempIdsIssued, UploadBegun, UploadKey, UploadRequest, UploadRow, Verdict,
 };
-use bluetrace_protocol::{ExposureNotice, Record, TempId, Timestamp, UploadSummary, Uploaded, Username};
+use bluetrace_protocol::{ExposureNotice, Moment, Record, TempId, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::Connection;
 
 use self::lane::Lane;
@@ -113,11 +113,11 @@ impl Store for SqliteStore {
         })
     }
 
-    fn accounts(&self, after: Option<Username>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<AccountSummary>> {
+    fn accounts(&self, after: Option<Username>, limit: u32, now: Moment) -> StoreFuture<'_, Vec<AccountSummary>> {
         self.read(move |c| read::accounts(c, after.as_ref(), limit, now))
     }
 
-    fn login_state(&self, username: Username, now: Timestamp) -> StoreFuture<'_, LoginState> {
+    fn login_state(&self, username: Username, now: Moment) -> StoreFuture<'_, LoginState> {
         self.read(move |c| read::login_state(c, &username, now))
     }
 
@@ -126,7 +126,7 @@ impl Store for SqliteStore {
         username: Username,
         verdict: Verdict,
         rule: Lockout,
-        now: Timestamp,
+        now: Moment,
     ) -> StoreFuture<'_, LoginRecorded> {
         Box::pin(async move {
             let name = username.clone();
