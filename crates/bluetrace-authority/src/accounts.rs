@@ -93,7 +93,7 @@ impl Authority {
     pub fn resume_token(&self, member: &Member, now: Timestamp) -> (ResumeToken, Timestamp) {
         let expires = now.plus(i64::from(self.policy.resume_s)).min(self.session_end(member));
         let Member { account, session, token_epoch, logged_in, .. } = *member;
-        (self.tokens.seal(&Claim { account, token_epoch, expires, session, logged_in }), expires)
+        (self.tokens.resume_token(&Claim { account, token_epoch, expires, session, logged_in }), expires)
     }
 
     /// Continues a session. `None` if the token is not, or no longer, good. A block of the username does not matter.
@@ -101,7 +101,12 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`] if the store cannot answer.
     pub async fn resume(&self, token: &ResumeToken, now: Timestamp) -> Result<Option<Member>, AuthorityError> {
-        let Some(claim) = self.tokens.open(token).filter(|claim| now < claim.expires) else { return Ok(None) };
+        let Some(claim) = self.tokens.open(token.reveal()).filter(|claim| now < claim.expires) else { return Ok(None) };
+        self.member_of(claim, now).await
+    }
+
+    /// Whose a claim is, if its session still goes on.
+    pub(crate) async fn member_of(&self, claim: Claim, now: Timestamp) -> Result<Option<Member>, AuthorityError> {
         let state = self.store.session_state(claim.account, claim.session, now).await?;
         Ok(state.filter(|state| !state.is_revoked && state.token_epoch == claim.token_epoch).map(|state| Member {
             account: claim.account,
@@ -127,7 +132,7 @@ impl Authority {
     }
 
     /// When a member's session can be continued no more.
-    fn session_end(&self, member: &Member) -> Timestamp {
+    pub(crate) fn session_end(&self, member: &Member) -> Timestamp {
         member.logged_in.plus(i64::from(self.policy.session_s))
     }
 

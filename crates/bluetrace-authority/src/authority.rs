@@ -1,6 +1,6 @@
 //! Owns the [`Authority`]: what it is made of, its rules as numbers, and how it fails. What it does stands in the files
-//! beside this one: [`accounts`](crate::accounts), [`temp_ids`](crate::temp_ids), [`uploads`](crate::uploads),
-//! [`notices`](crate::notices).
+//! beside this one: [`accounts`](crate::accounts), [`access`](crate::access), [`temp_ids`](crate::temp_ids),
+//! [`uploads`](crate::uploads), [`notices`](crate::notices), [`withdrawals`](crate::withdrawals).
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,7 @@ use crate::keys::MasterKey;
 use crate::passwords::{HashCost, PasswordPool, PoolError};
 use crate::store::{AccountId, Lockout, SessionId, Store, StoreError};
 use crate::tokens::TokenKey;
+use crate::withdrawals::WithdrawalKey;
 
 /// The health authority: it decides, and remembers in its [`Store`].
 ///
@@ -23,6 +24,8 @@ pub struct Authority {
     pub(crate) passwords: Arc<dyn PasswordPool>,
     pub(crate) policy: Policy,
     pub(crate) tokens: TokenKey,
+    pub(crate) access_tokens: TokenKey,
+    pub(crate) withdrawals: WithdrawalKey,
     generator: Mutex<ChaCha12Rng>,
 }
 
@@ -37,6 +40,8 @@ pub struct Policy {
     pub retention_s: u32,
     /// For how many seconds a resume token is good.
     pub resume_s: u32,
+    /// For how many seconds an access token is good.
+    pub access_s: u32,
     /// For how many seconds after its login a session can be continued, however often its token is renewed.
     pub session_s: u32,
     /// What a password hash costs.
@@ -81,6 +86,7 @@ impl Default for Policy {
             temp_id_lifetime_s: 15 * 60,
             retention_s: 21 * 24 * 60 * 60,
             resume_s: 30 * 60,
+            access_s: 10 * 60,
             session_s: 7 * 24 * 60 * 60,
             hash_cost: HashCost::STANDARD,
             advice: "You were near a person who has tested positive. Stay away from others and ask the health authority for a test."
@@ -98,8 +104,15 @@ impl Authority {
         master_key: &MasterKey,
         seed: [u8; 32],
     ) -> Self {
-        let tokens = TokenKey::new(master_key);
-        Self { store, passwords, policy, tokens, generator: Mutex::new(ChaCha12Rng::from_seed(seed)) }
+        Self {
+            store,
+            passwords,
+            policy,
+            tokens: TokenKey::of_resume_tokens(master_key),
+            access_tokens: TokenKey::of_access_tokens(master_key),
+            withdrawals: WithdrawalKey::new(master_key),
+            generator: Mutex::new(ChaCha12Rng::from_seed(seed)),
+        }
     }
 
     /// The rules it follows.

@@ -23,8 +23,8 @@ use bluetrace_protocol::{
 use crate::store::{
     AccountId, AccountOpened, Expired, ImportedTempId, Lockout, LoginRecorded, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES,
     NewNotice, NoticeId, Owner, PasswordHash, PasswordSource, SessionId, SessionState, Store, StoreError, StoreFuture,
-    TempIdImported, TempIdsIssued, UNKNOWN_USERNAME_MEMORY_S, UploadBegun, UploadKey, UploadRequest, UploadRow,
-    Verdict,
+    TempIdImported, TempIdsIssued, UNKNOWN_USERNAME_MEMORY_S, UploadBegun, UploadFound, UploadKey, UploadRequest,
+    UploadRow, Verdict,
 };
 
 /// Makes a `#[test]` of each case. The expression opens an empty store: a pair of what must be kept while the store is
@@ -65,6 +65,7 @@ macro_rules! store_conformance {
             owners_come_in_the_order_asked
             an_upload_begins_once_and_goes_on
             one_upload_id_of_two_accounts_is_two_uploads
+            an_upload_is_found_by_its_account_and_id
             records_come_back_as_they_were
             repeated_and_overlapping_appends_add_nothing
             records_may_not_be_skipped
@@ -577,6 +578,25 @@ pub async fn an_upload_begins_once_and_goes_on(store: &dyn Store) {
     let other_number = store.begin_upload(request(alice, "u", 4), at(9)).await.unwrap();
     assert_eq!(other_number, UploadBegun::Conflict { records: 3 });
     assert!(begun(store, alice, "v", 4).await > key);
+}
+
+/// Looking begins nothing.
+pub async fn an_upload_is_found_by_its_account_and_id(store: &dyn Store) {
+    let (alice, bob) = (opened(store, "alice").await, opened(store, "bob").await);
+    let id = UploadId::parse("u").unwrap();
+    assert_eq!(store.find_upload(alice, id.clone(), at(0)).await.unwrap(), None);
+    let key = begun(store, alice, "u", 2).await;
+    store.append_records(key, 0, vec![heard(1)]).await.unwrap();
+    let mut found = UploadFound { key, records: 2, durable: 1, summary: None };
+    assert_eq!(store.find_upload(alice, id.clone(), at(1)).await.unwrap(), Some(found));
+    assert_eq!(store.find_upload(bob, id.clone(), at(1)).await.unwrap(), None);
+    store.append_records(key, 1, vec![heard(2)]).await.unwrap();
+    store.complete_upload(key, SUMMARY, Vec::new(), at(1)).await.unwrap();
+    (found.durable, found.summary) = (2, Some(SUMMARY));
+    assert_eq!(store.find_upload(alice, id.clone(), at(FORGET - 1)).await.unwrap(), Some(found));
+    assert_eq!(store.find_upload(alice, id.clone(), at(FORGET)).await.unwrap(), None);
+    assert!(store.remove_account(name("alice")).await.unwrap());
+    assert_eq!(store.find_upload(alice, id, at(1)).await.unwrap(), None);
 }
 
 /// An upload id belongs to the account that uses it.

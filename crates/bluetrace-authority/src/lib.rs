@@ -3,6 +3,7 @@
 //! [`Authority`] decides. It takes `now` with each call, draws what is random from a generator that it was seeded with, and
 //! keeps everything in its store; what takes long is given from outside. No sockets, no SQL, no async runtime.
 
+pub mod access;
 pub mod accounts;
 pub mod authority;
 #[cfg(feature = "conformance")]
@@ -16,6 +17,8 @@ pub mod store;
 pub mod temp_ids;
 mod tokens;
 pub mod uploads;
+pub mod withdrawals;
 
 pub use authority::{Authority, AuthorityError, Member, Policy};
 pub use keys::MasterKey;
+pub use tokens::AccessToken;

@@ -15,8 +15,8 @@ use bluetrace_protocol::{
 use crate::store::{
     Account, AccountId, AccountOpened, AccountSummary, Expired, Failures, ImportedTempId, Lockout, LoginRecorded,
     LoginState, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES, NewNotice, NoticeId, Owner, PasswordHash, PasswordSource,
-    SessionId, SessionState, Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadKey,
-    UploadRequest, UploadRow, Verdict,
+    SessionId, SessionState, Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadFound,
+    UploadKey, UploadRequest, UploadRow, Verdict,
 };
 
 /// A store that keeps everything in memory.
@@ -139,6 +139,21 @@ impl Store for MemoryStore {
 
     fn begin_upload(&self, request: UploadRequest, now: Timestamp) -> StoreFuture<'_, UploadBegun> {
         ready(self.state().begin_upload(request, now))
+    }
+
+    fn find_upload(
+        &self,
+        account: AccountId,
+        upload: UploadId,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Option<UploadFound>> {
+        let state = self.state();
+        let found = state.upload_names.get(&(account, upload)).and_then(|key| {
+            let row = state.uploads.get(key).filter(|row| row.account.is_some() && now < row.forget_at)?;
+            let summary = row.finished.map(|(_, summary)| summary);
+            Some(UploadFound { key: *key, records: row.records, durable: row.durable(), summary })
+        });
+        ready(Ok(found))
     }
 
     fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, u32> {

@@ -232,6 +232,19 @@ pub enum UploadBegun {
     },
 }
 
+/// Where an upload stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadFound {
+    /// The store's number for it.
+    pub key: UploadKey,
+    /// How many records it has in all.
+    pub records: u32,
+    /// How many of its first records are durable.
+    pub durable: u32,
+    /// What came of it, if it is complete.
+    pub summary: Option<UploadSummary>,
+}
+
 /// An upload in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadRow {
@@ -342,6 +355,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Begins an upload, or finds the one this account has begun under this id.
     /// Fails if there is no such account, or for more than `MAX_UPLOAD_RECORDS` records.
     fn begin_upload(&self, request: UploadRequest, now: Timestamp) -> StoreFuture<'_, UploadBegun>;
+
+    /// Where an upload stands that this account has begun under this id; `None` if there is none. Writes nothing.
+    fn find_upload(&self, account: AccountId, upload: UploadId, now: Timestamp)
+    -> StoreFuture<'_, Option<UploadFound>>;
 
     /// Stores the records of an upload from place `first` (0 for the first) on, and returns how many of its first records are
     /// durable then. Records that are durable already are passed over, so a repeated or overlapping call adds nothing. Nothing

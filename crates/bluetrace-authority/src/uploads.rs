@@ -12,7 +12,7 @@ use bluetrace_protocol::{
 
 use crate::authority::{Authority, AuthorityError, Member, hex};
 use crate::excerpt::Excerpt;
-use crate::store::{AccountId, NewNotice, Owner, StoreFuture, UploadBegun, UploadKey, UploadRequest};
+use crate::store::{AccountId, NewNotice, Owner, StoreFuture, UploadBegun, UploadFound, UploadKey, UploadRequest};
 
 /// Records looked at together when an upload is traced: bounds memory, and is long enough for one sorted look-up to pay.
 const PAGE: u32 = 10_000;
@@ -90,6 +90,19 @@ impl Authority {
         let request =
             UploadRequest { account: member.account, upload, records: begin.records, forget_at: self.forget_at(now) };
         Ok(self.store.begin_upload(request, now).await?)
+    }
+
+    /// Where the upload stands that this member has begun under this id; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if the store cannot answer.
+    pub async fn find_upload(
+        &self,
+        member: &Member,
+        upload: UploadId,
+        now: Timestamp,
+    ) -> Result<Option<UploadFound>, AuthorityError> {
+        Ok(self.store.find_upload(member.account, upload, now).await?)
     }
 
     /// Stores records from place `first` on; returns how many of the upload's first records are durable then.

@@ -15,9 +15,11 @@ use std::path::Path;
 use bluetrace_authority::store::{
     AccountId, AccountOpened, AccountSummary, Expired, ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice,
     NoticeId, Owner, PasswordHash, PasswordSource, SessionId, SessionState, Store, StoreFuture, TempIdImported,
-    TempIdsIssued, UploadBegun, UploadKey, UploadRequest, UploadRow, Verdict,
+    TempIdsIssued, UploadBegun, UploadFound, UploadKey, UploadRequest, UploadRow, Verdict,
 };
-use bluetrace_protocol::{ExposureNotice, Moment, Record, TempId, Timestamp, UploadSummary, Uploaded, Username};
+use bluetrace_protocol::{
+    ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username,
+};
 use rusqlite::Connection;
 
 use self::lane::Lane;
@@ -166,6 +168,15 @@ impl Store for SqliteStore {
 
     fn begin_upload(&self, request: UploadRequest, now: Timestamp) -> StoreFuture<'_, UploadBegun> {
         self.write(1, move |c| write::begin_upload(c, &request, now))
+    }
+
+    fn find_upload(
+        &self,
+        account: AccountId,
+        upload: UploadId,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Option<UploadFound>> {
+        self.read(move |c| read::find_upload(c, account, &upload, now))
     }
 
     fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, u32> {

@@ -2,10 +2,10 @@
 
 use bluetrace_authority::store::{
     AccountId, AccountSummary, Failures, ImportedTempId, LoginState, NoticeId, Owner, SessionId, SessionState,
-    UploadKey, UploadRow,
+    UploadFound, UploadKey, UploadRow,
 };
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
-use bluetrace_protocol::{ExposureNotice, Moment, TempId, Timestamp, Uploaded, Username};
+use bluetrace_protocol::{ExposureNotice, Moment, TempId, Timestamp, UploadId, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::convert;
@@ -115,6 +115,24 @@ pub(super) fn durable(connection: &Connection, upload: UploadKey) -> Result<u32>
         connection.prepare_cached("SELECT max(place) FROM uploaded_record WHERE place BETWEEN ?1 AND ?2")?;
     let last: Option<i64> = query.query_row([first_place, first_place | MAX_PLACE], |row| row.get(0))?;
     Ok(last.map_or(0, |last| u32::try_from((last & MAX_PLACE) + 1).unwrap_or(u32::MAX)))
+}
+
+pub(super) fn find_upload(
+    connection: &Connection,
+    account: AccountId,
+    upload: &UploadId,
+    now: Timestamp,
+) -> Result<Option<UploadFound>> {
+    let mut query = connection.prepare_cached(
+        "SELECT id, records, finished, counted, resolved, unknown, invalid FROM upload
+         WHERE account = ?1 AND name = ?2 AND forget_at > ?3",
+    )?;
+    let found = query.query_row(params![account.0, upload.reveal(), now.as_unix()], |row| {
+        let key = UploadKey(row.get(0)?);
+        let summary = convert::finished(row, 2)?.map(|(_, summary)| summary);
+        Ok(UploadFound { key, records: row.get(1)?, durable: durable(connection, key)?, summary })
+    });
+    found.optional()
 }
 
 pub(super) fn uploaded_records(
