@@ -41,6 +41,27 @@ pub struct Shared {
     pub complaints: Complaints,
 }
 
+impl Shared {
+    /// Tells the log what the authority could not do, unless it has just been told.
+    pub(crate) fn complain(&self, error: &AuthorityError) {
+        let due = || self.complaints.due(&error.to_string(), Instant::now());
+        match error {
+            AuthorityError::Unavailable(_) => {
+                if let Some(unsaid) = due() {
+                    warn!(%error, unsaid, "a request cannot be answered now");
+                }
+            }
+            // the peer is told; there is nothing for an operator to mend
+            AuthorityError::Busy => {}
+            AuthorityError::Internal(_) => {
+                if let Some(unsaid) = due() {
+                    error!(%error, unsaid, "a request failed");
+                }
+            }
+        }
+    }
+}
+
 /// Runs one connection to its end.
 pub async fn serve<S>(stream: S, peer: Peer, shared: Arc<Shared>, shutdown: Shutdown)
 where
@@ -358,21 +379,11 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
 
 /// Tells the log what the authority could not do, unless it has just been told, and the session what kind of failure it is.
 fn failure(shared: &Shared, error: &AuthorityError) -> Failure {
-    let due = || shared.complaints.due(&error.to_string(), Instant::now());
+    shared.complain(error);
     match error {
-        AuthorityError::Unavailable(_) => {
-            if let Some(unsaid) = due() {
-                warn!(%error, unsaid, "a request cannot be answered now");
-            }
-            Failure::Unavailable
-        }
+        AuthorityError::Unavailable(_) => Failure::Unavailable,
         AuthorityError::Busy => Failure::RateLimited,
-        AuthorityError::Internal(_) => {
-            if let Some(unsaid) = due() {
-                error!(%error, unsaid, "a request failed");
-            }
-            Failure::Internal
-        }
+        AuthorityError::Internal(_) => Failure::Internal,
     }
 }
 

@@ -26,6 +26,11 @@ pub enum ConsoleEvent {
         /// Where.
         address: SocketAddr,
     },
+    /// The server answers requests over HTTP.
+    ListeningForHttp {
+        /// Where.
+        address: SocketAddr,
+    },
     /// What clients pin.
     Fingerprint {
         /// As [`crate::tls::ServerTls::fingerprint`] writes it.
@@ -174,6 +179,7 @@ impl ConsoleEvent {
     fn write_to(&self, out: &mut String) {
         match self {
             Self::Listening { address } => push_line(out, format_args!("listening on {address}")),
+            Self::ListeningForHttp { address } => push_line(out, format_args!("HTTPS API on https://{address}")),
             Self::Fingerprint { fingerprint } => push_line(out, format_args!("certificate {fingerprint}")),
             Self::Login { username } => push_line(out, format_args!("{} login", username.reveal())),
             Self::Logout { username } => push_line(out, format_args!("{} logout", username.reveal())),
@@ -236,6 +242,10 @@ mod tests {
         for (event, text) in [
             (ConsoleEvent::Listening { address: "127.0.0.1:4000".parse().unwrap() }, "listening on 127.0.0.1:4000\n"),
             (ConsoleEvent::Listening { address: "[::]:4000".parse().unwrap() }, "listening on [::]:4000\n"),
+            (
+                ConsoleEvent::ListeningForHttp { address: "127.0.0.1:4080".parse().unwrap() },
+                "HTTPS API on https://127.0.0.1:4080\n",
+            ),
             (ConsoleEvent::Fingerprint { fingerprint: "sha256:ab".to_owned() }, "certificate sha256:ab\n"),
             (ConsoleEvent::Login { username: user("+61410999999") }, "+61410999999 login\n"),
             (ConsoleEvent::Logout { username: user("+61410999999") }, "+61410999999 logout\n"),

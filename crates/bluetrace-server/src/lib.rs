@@ -5,6 +5,7 @@
 //! ```text
 //! listener    accepts connections on one port, bounded; TLS or plaintext by the first byte     tls, stream, shutdown
 //! connection  bytes to lines, lines to the session, its questions to the authority, and back   console
+//! http        requests to the authority over HTTP, on a port of their own
 //! sqlite      the authority's store in one file of the data folder                             data_folder
 //! ```
 //!
@@ -17,6 +18,7 @@ pub mod complaints;
 pub mod connection;
 pub mod console;
 pub mod data_folder;
+pub mod http;
 pub mod jobs;
 pub mod limits;
 pub mod listener;

@@ -126,6 +126,68 @@ pub const RETENTION_INTERVAL: Duration = Duration::from_mins(1);
 /// Longest pause of the retention job while the store fails.
 pub const RETENTION_BACK_OFF: Duration = Duration::from_mins(15);
 
+// ---- HTTP
+
+/// Longest head of a request, in bytes.
+pub const MAX_HTTP_HEAD: usize = 32 * 1024;
+
+/// Most header fields of a request.
+pub const MAX_HTTP_HEADERS: usize = 64;
+
+/// Longest body of a request other than an upload, in bytes: a login's is 400.
+pub const MAX_HTTP_BODY: usize = 16 * 1024;
+
+/// Longest body of one request of an upload, in bytes: a million records of 150, and room for spaces.
+pub const MAX_HTTP_UPLOAD: u64 = 512 * 1024 * 1024;
+
+/// Time for a request's head to arrive, and also for which a connection is kept open between two requests.
+pub const HTTP_HEAD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Time for a short body to arrive.
+pub const HTTP_BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Time in which at least a byte of an upload must arrive: longer than a radio's dead spot.
+pub const HTTP_BODY_STALL: Duration = Duration::from_secs(30);
+
+/// Time for one request of an upload. What had arrived is durable, and the next request goes on.
+pub const HTTP_UPLOAD_DEADLINE: Duration = Duration::from_mins(10);
+
+/// How long a record of a slow upload waits for others before it is stored.
+pub const HTTP_BATCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// Time after which a connection is asked to end with its next answer, so that none is held for ever.
+pub const HTTP_CONNECTION_AGE: Duration = Duration::from_mins(30);
+
+/// How long a request waits for a place before it is told that there is too much to do.
+pub const HTTP_QUEUE_WAIT: Duration = Duration::from_secs(10);
+
+/// Logins at once: four seconds of hashing on one core. Those of TCP come on top.
+pub const HTTP_LOGINS_AT_A_TIME: usize = 256;
+
+/// Fetches of `TempIDs` at once.
+pub const HTTP_ISSUES_AT_A_TIME: usize = 256;
+
+/// Uploads at once whose records are arriving. Each holds a buffer of its own, and up to two batches of records.
+pub const HTTP_UPLOADS_AT_A_TIME: usize = 256;
+
+/// Batches of uploads at once on their way to the disk: who fetches `TempIDs` meanwhile waits behind no more than these.
+pub const HTTP_BATCHES_AT_A_TIME: usize = 4;
+
+/// Accounts or addresses whose rate is remembered before those with all of it left are forgotten.
+pub const HTTP_KEYS_OF_A_RATE: usize = 100_000;
+
+/// How long the member behind an access token is remembered, so that not every request asks the store.
+pub const HTTP_CALLER_MEMORY: Duration = Duration::from_secs(5);
+
+/// Members remembered so.
+pub const HTTP_CALLERS: usize = 10_000;
+
+/// Time in which the store must answer for the server to be ready.
+pub const HTTP_READY_WAIT: Duration = Duration::from_secs(2);
+
+/// Of the connections that a process has room for, one in so many is for HTTP.
+pub const HTTP_SHARE_OF_CONNECTIONS: usize = 4;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -42,6 +42,19 @@ pub struct Server {
     pub allow_plaintext: bool,
     /// What is too much and too long.
     pub limits: Limits,
+    /// What is said to a connection that is refused.
+    pub refusals: Refusals,
+}
+
+/// What is said to connections that are refused, in the language of a port. A line end is added to each text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusals {
+    /// There are too many connections.
+    pub too_many: &'static str,
+    /// The first bytes took too long.
+    pub too_slow: &'static str,
+    /// This address may not use plaintext.
+    pub plaintext: &'static str,
 }
 
 /// Why a port cannot be listened on. Each text says where and what to do.
@@ -167,11 +180,11 @@ impl Server {
             }
             Ok(Some(_)) if self.allow_plaintext || peer.address.ip().is_loopback() => Some(Stream::Plain(stream)),
             Ok(Some(_)) => {
-                say_and_close(&mut stream, PLAINTEXT_REFUSED).await;
+                say_and_close(&mut stream, self.refusals.plaintext).await;
                 None
             }
             Err(_) => {
-                say_and_close(&mut stream, LOGIN_TOO_SLOW).await;
+                say_and_close(&mut stream, self.refusals.too_slow).await;
                 None
             }
         }
@@ -184,10 +197,10 @@ impl Server {
             Ok(Some(TLS_HANDSHAKE)) => {
                 let handshake = TlsAcceptor::from(Arc::clone(&self.tls)).accept(stream);
                 if let Ok(Ok(mut stream)) = timeout(REFUSAL_WAIT, handshake).await {
-                    say_and_close(&mut stream, TOO_MANY_CONNECTIONS).await;
+                    say_and_close(&mut stream, self.refusals.too_many).await;
                 }
             }
-            Ok(Some(_)) | Err(_) => say_and_close(&mut stream, TOO_MANY_CONNECTIONS).await,
+            Ok(Some(_)) | Err(_) => say_and_close(&mut stream, self.refusals.too_many).await,
         }
     }
 }
@@ -319,7 +332,7 @@ impl Drop for Place {
 
 /// Whose connections are counted together: those of an IPv4 address, or of an IPv6 network of 64 bits, all of which one host
 /// can use at will.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -335,9 +348,20 @@ fn log_panic(ended: &Result<(), JoinError>) {
 /// The first byte of a TLS connection: the record type of a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-const TOO_MANY_CONNECTIONS: &str = "421 Too many connections. Please try again later";
-const LOGIN_TOO_SLOW: &str = "421 The login took too long. Please try again later";
-const PLAINTEXT_REFUSED: &str = "530 Plaintext is refused from this address. Use TLS";
+impl Refusals {
+    /// For a port that speaks the session protocol (PROTOCOL section 4.2).
+    pub const OF_SESSIONS: Self = Self {
+        too_many: "421 Too many connections. Please try again later",
+        too_slow: "421 The login took too long. Please try again later",
+        plaintext: "530 Plaintext is refused from this address. Use TLS",
+    };
+    /// For a port that speaks HTTP.
+    pub const OF_HTTP: Self = Self {
+        too_many: "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\n\r\nToo many connections. Please try again later",
+        too_slow: "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\nThe request took too long",
+        plaintext: "HTTP/1.1 403 Forbidden\r\nConnection: close\r\n\r\nPlaintext is refused from this address. Use https",
+    };
+}
 
 #[cfg(test)]
 mod tests {
@@ -398,7 +422,7 @@ mod tests {
         let (met, read) = tokio::join!(server.meet(stream, peer), client.read_to_string(&mut said));
         assert!(met.is_none());
         read.unwrap();
-        assert_eq!(said, format!("{LOGIN_TOO_SLOW}\n"));
+        assert_eq!(said, format!("{}\n", Refusals::OF_SESSIONS.too_slow));
         let waited = peer.connected.elapsed();
         assert!(waited >= server.limits.login_deadline, "{waited:?}");
         assert!(waited <= server.limits.login_deadline + Duration::from_secs(2), "{waited:?}");
@@ -459,7 +483,7 @@ mod tests {
     fn server() -> Server {
         let folder = tempfile::tempdir().unwrap();
         let tls = ServerTls::open(folder.path()).unwrap().config();
-        Server { tls, allow_plaintext: false, limits: Limits::default() }
+        Server { tls, allow_plaintext: false, limits: Limits::default(), refusals: Refusals::OF_SESSIONS }
     }
 
     async fn pair() -> (TcpStream, TcpStream) {

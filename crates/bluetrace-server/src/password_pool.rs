@@ -35,6 +35,11 @@ impl ThreadPool {
         }
         Ok(pool)
     }
+
+    /// How much work waits for a thread.
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().jobs.len()
+    }
 }
 
 impl PasswordPool for ThreadPool {
@@ -60,10 +65,7 @@ impl Drop for ThreadPool {
 
 impl fmt::Debug for ThreadPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThreadPool")
-            .field("threads", &self.threads.len())
-            .field("waiting", &self.queue.lock().jobs.len())
-            .finish()
+        f.debug_struct("ThreadPool").field("threads", &self.threads.len()).field("waiting", &self.waiting()).finish()
     }
 }
 

@@ -40,6 +40,11 @@ pub async fn send_and_close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, b
     }
 }
 
+/// Closes so that the peer can read what was sent last. See [`send_and_close`].
+pub async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    send_and_close(stream, &[]).await;
+}
+
 async fn throw_away<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<()> {
     let mut buffer = [0; 1_024];
     let mut thrown_away = 0;

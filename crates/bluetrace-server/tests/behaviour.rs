@@ -20,7 +20,7 @@ use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
 use bluetrace_server::limits::{IDLE, LOGIN_DEADLINE, Limits, READ_BUFFER_LARGE, WRITE_STALL};
-use bluetrace_server::listener::{Peer, Server, bind};
+use bluetrace_server::listener::{Peer, Refusals, Server, bind};
 use bluetrace_server::password_pool::ThreadPool;
 use bluetrace_server::shutdown::{ShutdownSwitch, shutdown_channel};
 use bluetrace_server::sqlite::SqliteStore;
@@ -609,7 +609,7 @@ impl TestServer {
         let address = listener.local_addr().unwrap();
         let (switch, shutdown) = shutdown_channel();
         let heard = shutdown.clone();
-        let server = Server { tls, allow_plaintext: false, limits: Limits::default() };
+        let server = Server { tls, allow_plaintext: false, limits: Limits::default(), refusals: Refusals::OF_SESSIONS };
         let running = tokio::spawn(server.run(listener, shutdown, move |stream, peer| {
             connection::serve(stream, peer, Arc::clone(&shared), heard.clone())
         }));

@@ -16,7 +16,7 @@ use bluetrace_authority::store::{AccountOpened, PasswordHash, PasswordSource, St
 use bluetrace_protocol::{Clock, Moment, Record, TempId, Timestamp, Username, Window};
 use bluetrace_server::jobs::delete_forgotten;
 use bluetrace_server::limits::{Limits, REFUSALS_AT_A_TIME};
-use bluetrace_server::listener::{Peer, Server, bind};
+use bluetrace_server::listener::{Peer, Refusals, Server, bind};
 use bluetrace_server::shutdown::{Shutdown, ShutdownSwitch, shutdown_channel};
 use bluetrace_server::sqlite::SqliteStore;
 use bluetrace_server::stream::Stream;
@@ -329,7 +329,12 @@ async fn echo(mut stream: Stream, peer: Peer, mut shutdown: Shutdown) {
 }
 
 fn server(folder: &Path, limits: Limits) -> Server {
-    Server { tls: ServerTls::open(folder).unwrap().config(), allow_plaintext: false, limits }
+    Server {
+        tls: ServerTls::open(folder).unwrap().config(),
+        allow_plaintext: false,
+        limits,
+        refusals: Refusals::OF_SESSIONS,
+    }
 }
 
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Owns the command line: names, orders and defaults (PROTOCOL section 6). Nothing here looks at the machine.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -91,6 +91,20 @@ pub(crate) struct ServerOptions {
     /// Serve plaintext to every address, not just to this machine.
     #[arg(long)]
     pub(crate) allow_plaintext: bool,
+    // ---- the HTTPS API
+    /// Address of the HTTPS API, or `off` [default: 127.0.0.1:4080].
+    #[arg(long, value_name = "ADDR", value_parser = http_place)]
+    pub(crate) http: Option<HttpPlace>,
+    /// Do not limit the rates of an account or an address over HTTP: for a server behind a proxy that does, or a measurement.
+    #[arg(long)]
+    pub(crate) no_rate_limits: bool,
+}
+
+/// Where the HTTPS API is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HttpPlace {
+    Off,
+    At(SocketAddr),
 }
 
 #[derive(Debug, Args)]
@@ -227,6 +241,14 @@ fn address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| "not an IPv4 or IPv6 address".to_owned())
 }
 
+fn http_place(text: &str) -> Result<HttpPlace, String> {
+    if text.eq_ignore_ascii_case("off") {
+        return Ok(HttpPlace::Off);
+    }
+    let place = text.parse().map(HttpPlace::At);
+    place.map_err(|_| "not an address and port such as 127.0.0.1:4080 or [::]:4080, and not `off`".to_owned())
+}
+
 fn at_least_one(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| *number > 0);
     number.ok_or_else(|| "a whole number, 1 or more, is needed".to_owned())
@@ -263,9 +285,19 @@ mod tests {
     }
 
     #[test]
+    fn the_https_api_is_at_an_address_and_port_or_off() {
+        assert_eq!(http_place("off"), Ok(HttpPlace::Off));
+        assert_eq!(http_place("[::1]:0"), Ok(HttpPlace::At("[::1]:0".parse().unwrap())));
+        for text in ["", "4080", "127.0.0.1", "localhost:4080", "127.0.0.1:65536"] {
+            assert!(http_place(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn a_server_needs_no_argument() {
         let Command::Server(options) = CommandLine::parse_from(["bluetrace", "server"]).command else { panic!() };
         assert_eq!((options.port, options.block_duration), (4000, 60));
         assert_eq!((options.tempid_lifetime, options.retention), (900, 1_814_400));
+        assert_eq!((options.http, options.no_rate_limits), (None, false));
     }
 }

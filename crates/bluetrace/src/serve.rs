@@ -1,7 +1,7 @@
 //! Owns `bluetrace server`: the one place where an authority's server is put together.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,17 +14,18 @@ use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::{Console, ConsoleEvent};
 use bluetrace_server::data_folder::{DataFolder, ServerLock};
+use bluetrace_server::http::{HttpApi, Probe, Rates};
 use bluetrace_server::jobs;
-use bluetrace_server::limits::{Limits, RETENTION_INTERVAL};
-use bluetrace_server::listener::{self, Server};
+use bluetrace_server::limits::{HTTP_HEAD_DEADLINE, HTTP_SHARE_OF_CONNECTIONS, Limits, RETENTION_INTERVAL};
+use bluetrace_server::listener::{self, Refusals, Server};
 use bluetrace_server::password_pool::ThreadPool;
-use bluetrace_server::shutdown::{ShutdownSwitch, shutdown_channel};
+use bluetrace_server::shutdown::{Shutdown, ShutdownSwitch, shutdown_channel};
 use bluetrace_server::tls::ServerTls;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use crate::command_line::ServerOptions;
+use crate::command_line::{HttpPlace, ServerOptions};
 use crate::import;
 use crate::installation::Installation;
 use crate::runtime::block_on_all_cores;
@@ -39,9 +40,10 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
     let lock = folder.lock_for_server()?;
     // a taken port is said at once, not after a long import; nobody is answered before that is done
     let listener = listener::bind(options.bind, options.port)?;
+    let http_listener = bind_http(options.http)?;
     let tls = ServerTls::open(folder.path())?;
     let passwords = Arc::new(ThreadPool::start(system::cores()).context("cannot start the password threads")?);
-    let installation = Installation::open(&folder, policy(&options), passwords)?;
+    let installation = Installation::open(&folder, policy(&options), passwords.clone())?;
     let now = SystemClock.now();
     import::credentials(&installation.authority, options.credentials.as_deref(), now).await?;
     import::temp_ids(&installation.authority, options.tempids.as_deref(), now).await?;
@@ -49,10 +51,18 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
     if let Err(error) = installation.store.reserve_log().await {
         warn!(%error, "every write takes longer; free some space on the disk");
     }
+    let (limits, http_connections) = limits(&options, http_listener.is_some());
+    let http = http_listener.map(|listener| HttpParts {
+        listener,
+        max_connections: http_connections,
+        rates: (!options.no_rate_limits).then(Rates::default),
+        probes: probes(&installation, passwords),
+    });
     let server = RunningServer::start(ServerParts {
         tls,
         console: Console::start(Box::new(io::stdout())).context("cannot start the console's thread")?,
-        limits: limits(&options),
+        limits,
+        http,
         allow_plaintext: options.allow_plaintext,
         lock,
         installation,
@@ -73,6 +83,15 @@ pub(crate) struct ServerParts {
     pub(crate) console: Console,
     pub(crate) limits: Limits,
     pub(crate) allow_plaintext: bool,
+    pub(crate) http: Option<HttpParts>,
+}
+
+/// What the HTTPS API of a server is made of.
+pub(crate) struct HttpParts {
+    listener: TcpListener,
+    max_connections: usize,
+    rates: Option<Rates>,
+    probes: Vec<Probe>,
 }
 
 /// A server that accepts connections, until it is stopped.
@@ -81,16 +100,21 @@ pub(crate) struct RunningServer {
     pub(crate) address: SocketAddr,
     switch: ShutdownSwitch,
     serving: JoinHandle<()>,
+    serving_http: Option<JoinHandle<()>>,
     forgetting: JoinHandle<()>,
     _lock: ServerLock,
 }
 
 impl RunningServer {
     pub(crate) fn start(parts: ServerParts) -> anyhow::Result<Self> {
-        let ServerParts { installation, lock, listener, tls, console, limits, allow_plaintext } = parts;
+        let ServerParts { installation, lock, listener, tls, console, limits, allow_plaintext, http } = parts;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let address = listener.local_addr().context("cannot learn the port")?;
         console.show(ConsoleEvent::Fingerprint { fingerprint: tls.fingerprint().to_owned() });
+        if let Some(http) = &http {
+            let address = http.listener.local_addr().context("cannot learn the port of the HTTPS API")?;
+            console.show(ConsoleEvent::ListeningForHttp { address });
+        }
         console.show(ConsoleEvent::Listening { address });
         let (switch, shutdown) = shutdown_channel();
         let store = installation.store.clone();
@@ -98,16 +122,18 @@ impl RunningServer {
         let authority = installation.authority.clone();
         let shared =
             Arc::new(Shared { authority, clock, console, limits: limits.clone(), complaints: Complaints::default() });
+        let server = Server { tls: tls.config(), allow_plaintext, limits, refusals: Refusals::OF_SESSIONS };
+        let serving_http = http.map(|http| serve_http(http, server.clone(), Arc::clone(&shared), shutdown.clone()));
         let each = {
             let shutdown = shutdown.clone();
             move |stream, peer| connection::serve(stream, peer, shared.clone(), shutdown.clone())
         };
-        let server = Server { tls: tls.config(), allow_plaintext, limits };
         Ok(Self {
             installation,
             address,
             switch,
             serving: tokio::spawn(server.run(listener, shutdown, each)),
+            serving_http,
             forgetting: tokio::spawn(forgetting),
             _lock: lock,
         })
@@ -117,6 +143,9 @@ impl RunningServer {
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.switch.begin();
         self.serving.await.context("the listener")?;
+        if let Some(serving) = self.serving_http {
+            serving.await.context("the HTTPS API")?;
+        }
         self.forgetting.await.context("the retention job")?;
         let store = self.installation.store;
         tokio::task::spawn_blocking(move || store.close()).await.context("closing the store")
@@ -133,19 +162,61 @@ fn policy(options: &ServerOptions) -> Policy {
     }
 }
 
-fn limits(options: &ServerOptions) -> Limits {
+/// Listens where the HTTPS API is asked for. Where nobody asked, a taken port is no reason not to serve devices: somebody
+/// who starts a second server with another TCP port has a first one there.
+fn bind_http(place: Option<HttpPlace>) -> anyhow::Result<Option<TcpListener>> {
+    match place {
+        Some(HttpPlace::Off) => Ok(None),
+        Some(HttpPlace::At(address)) => {
+            let listener = listener::bind(Some(address.ip()), address.port()).context("the HTTPS API")?;
+            Ok(Some(listener))
+        }
+        None => match listener::bind(Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), DEFAULT_HTTP_PORT) {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) => {
+                warn!(%error, "no HTTPS API; say where with --http ADDR, or --http off");
+                Ok(None)
+            }
+        },
+    }
+}
+
+fn serve_http(parts: HttpParts, server: Server, shared: Arc<Shared>, shutdown: Shutdown) -> JoinHandle<()> {
+    let HttpParts { listener, max_connections, rates, probes } = parts;
+    let api = HttpApi::new(shared, rates, probes, shutdown.clone());
+    let limits = Limits { max_connections, login_deadline: HTTP_HEAD_DEADLINE, ..server.limits };
+    let server = Server { limits, refusals: Refusals::OF_HTTP, ..server };
+    tokio::spawn(server.run(listener, shutdown, move |stream, peer| api.clone().serve(stream, peer)))
+}
+
+/// The queues of a server.
+fn probes(installation: &Installation, passwords: Arc<ThreadPool>) -> Vec<Probe> {
+    let (writing, reading) = (installation.store.clone(), installation.store.clone());
+    vec![
+        Probe { queue: "passwords", depth: Box::new(move || passwords.waiting()) },
+        Probe { queue: "rows_to_write", depth: Box::new(move || writing.rows_to_write()) },
+        Probe { queue: "questions", depth: Box::new(move || reading.questions()) },
+    ]
+}
+
+/// The limits for devices, and how many connections there may be to the HTTPS API.
+fn limits(options: &ServerOptions, has_http: bool) -> (Limits, usize) {
     let mut limits = Limits {
         login_deadline: Duration::from_secs(options.login_timeout.into()),
         idle: Duration::from_secs(options.idle_timeout.into()),
         ..Limits::for_open_files(system::open_files())
     };
+    let for_http = (limits.max_connections / HTTP_SHARE_OF_CONNECTIONS).max(1);
+    if has_http {
+        limits.max_connections = limits.max_connections.saturating_sub(for_http);
+    }
     if let Some(max) = options.max_connections {
         limits.max_connections = max;
     }
     if let Some(max) = options.max_connections_per_address {
         limits.max_connections_per_address = max;
     }
-    limits
+    (limits, for_http)
 }
 
 /// Tells an operator who has just begun how to let somebody in.
@@ -159,3 +230,6 @@ async fn hint_at_accounts(installation: &Installation, options: &ServerOptions, 
     }
     Ok(())
 }
+
+/// Where the HTTPS API is unless an operator says otherwise, on loopback.
+const DEFAULT_HTTP_PORT: u16 = 4080;

@@ -16,7 +16,7 @@ use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
 use bluetrace_server::limits::Limits;
-use bluetrace_server::listener::{self, Server};
+use bluetrace_server::listener::{self, Refusals, Server};
 use bluetrace_server::password_pool::ThreadPool;
 use bluetrace_server::shutdown::{ShutdownSwitch, shutdown_channel};
 use bluetrace_server::sqlite::SqliteStore;
@@ -63,7 +63,7 @@ impl System {
         let listener = listener::bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
         let address = listener.local_addr().unwrap();
         let (switch, shutdown) = shutdown_channel();
-        let server = Server { tls: tls.config(), allow_plaintext: false, limits };
+        let server = Server { tls: tls.config(), allow_plaintext: false, limits, refusals: Refusals::OF_SESSIONS };
         let each = {
             let shutdown = shutdown.clone();
             move |stream, peer| connection::serve(stream, peer, shared.clone(), shutdown.clone())

@@ -20,6 +20,8 @@ use super::trouble::{Refusal, Trouble};
 pub(super) struct Lane {
     /// Rows that may still be queued.
     room: Arc<Semaphore>,
+    /// Rows that may be queued in all.
+    capacity: usize,
     queue: Mutex<Option<Sender<Queued>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -73,10 +75,16 @@ impl Lane {
         }
     }
 
+    /// How many rows are queued.
+    pub(super) fn queued(&self) -> usize {
+        self.capacity.saturating_sub(self.room.available_permits())
+    }
+
     fn new(room: u32) -> (Self, Receiver<Queued>) {
         let (sender, queue) = channel();
-        let room = Arc::new(Semaphore::new(usize::try_from(room).unwrap_or(Semaphore::MAX_PERMITS)));
-        (Self { room, queue: Mutex::new(Some(sender)), threads: Mutex::new(Vec::new()) }, queue)
+        let capacity = usize::try_from(room).unwrap_or(Semaphore::MAX_PERMITS);
+        let room = Arc::new(Semaphore::new(capacity));
+        (Self { room, capacity, queue: Mutex::new(Some(sender)), threads: Mutex::new(Vec::new()) }, queue)
     }
 
     fn spawn(&self, place: &Place, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {

@@ -57,6 +57,16 @@ impl SqliteStore {
         Ok(Self { readers: Lane::of_readers(&place)?, writer: Lane::of_writer(&place)?, place })
     }
 
+    /// How many rows wait to be written.
+    pub fn rows_to_write(&self) -> usize {
+        self.writer.queued()
+    }
+
+    /// How many questions wait to be answered.
+    pub fn questions(&self) -> usize {
+        self.readers.queued()
+    }
+
     /// Gives the write-ahead log the size to which it grows anyway. A commit then only overwrites what is there, which
     /// takes a disk about half as long as making the file longer each time. Worth it for a process that stays.
     ///

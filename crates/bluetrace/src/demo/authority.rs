@@ -65,6 +65,7 @@ impl DemoAuthority {
             limits: Limits::for_open_files(system::open_files()),
             allow_plaintext: false,
             listener: listener::bind(Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), 0)?,
+            http: None,
             lock,
             installation,
         })?;

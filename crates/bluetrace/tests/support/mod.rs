@@ -80,9 +80,10 @@ impl Place {
         RunningServer::run(self.server_command(port).args(options), &self.path("server.log"))
     }
 
-    /// `bluetrace server` on loopback and in `data`.
+    /// `bluetrace server` on loopback and in `data`, without the HTTPS API: many run at once.
     pub(crate) fn server_command(&self, port: u16) -> Command {
-        self.bluetrace(&["server", &port.to_string(), "60", "--bind", "127.0.0.1", "--data-dir", "data"])
+        let port = port.to_string();
+        self.bluetrace(&["server", &port, "60", "--bind", "127.0.0.1", "--data-dir", "data", "--http", "off"])
     }
 
     /// `bluetrace client` in a folder of its own, on a free UDP port.

@@ -1,0 +1,393 @@
+//! Owns the calls of apps derived from OpenTrace: the callable protocol's envelopes and errors, and the three calls.
+//!
+//! A request is `POST` with `{"data": <value>}`, an answer `{"result": <value>}` or
+//! `{"error": {"details"?, "message", "status"}}`, byte for byte as those apps expect it; `vectors/opentrace/callable_http.json`
+//! has exchanges. A call is a plain function: who calls, and the value in; the result's JSON text or a [`CallableError`] out.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_REQUEST_HEADERS, AUTHORIZATION, CONTENT_TYPE, ORIGIN, RETRY_AFTER, VARY,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use bluetrace_authority::Member;
+use bluetrace_protocol::limits::MAX_TEMP_IDS;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
+use utoipa::openapi::{ObjectBuilder, OpenApi, Required, Type};
+
+use super::body::{ShortBodyError, is_of_kind, read_short};
+use super::problem::{Problem, ProblemCode};
+use super::v1::temp_ids::{issue, refresh_at};
+use super::{Api, json_text};
+
+/// The calls there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    GetTempIds,
+    GetHandshakePin,
+    GetUploadToken,
+}
+
+/// Why a call failed, as its caller is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CallableError {
+    status: CallableStatus,
+    message: Cow<'static, str>,
+    details: Option<Value>,
+    retry_after: Option<u32>,
+}
+
+/// The kinds of failure that clients know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CallableStatus {
+    InvalidArgument,
+    Unauthenticated,
+    ResourceExhausted,
+    Internal,
+    Unimplemented,
+    Unavailable,
+}
+
+/// The JSON text of a result.
+type CallableResult = Result<String, CallableError>;
+
+/// Puts the calls at `/{name}`, and at `/{project}/{region}/{name}`, where an emulator has them.
+pub(super) fn routes(router: Router<Arc<Api>>) -> Router<Arc<Api>> {
+    Call::ALL.into_iter().fold(router, |router, call| {
+        let handler = any(move |State(api): State<Arc<Api>>, request: Request| answer(api, call, request));
+        let name = call.name();
+        router.route(&format!("/{name}"), handler.clone()).route(&format!("/{{project}}/{{region}}/{name}"), handler)
+    })
+}
+
+/// Describes the calls at their long paths as they are described at their short ones.
+pub(super) fn describe_long_paths(openapi: &mut OpenApi) {
+    for call in Call::ALL {
+        let name = call.name();
+        let Some(mut item) = openapi.paths.paths.get(&format!("/{name}")).cloned() else { continue };
+        let parameter = |name: &str| {
+            let text = ObjectBuilder::new().schema_type(Type::String).build();
+            let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path);
+            parameter.required(Required::True).schema(Some(text)).description(Some("Not looked at")).build()
+        };
+        item.parameters = Some(vec![parameter("project").into(), parameter("region").into()]);
+        if let Some(operation) = &mut item.post {
+            operation.operation_id = Some(format!("{name}_long"));
+        }
+        openapi.paths.paths.insert(format!("/{{project}}/{{region}}/{name}"), item);
+    }
+}
+
+impl Call {
+    const ALL: [Self; 3] = [Self::GetTempIds, Self::GetHandshakePin, Self::GetUploadToken];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::GetTempIds => "getTempIDs",
+            Self::GetHandshakePin => "getHandshakePin",
+            Self::GetUploadToken => "getUploadToken",
+        }
+    }
+
+    async fn perform(self, api: &Api, caller: Option<&Member>, data: Value) -> CallableResult {
+        let caller = caller.ok_or_else(|| {
+            CallableError::new(CallableStatus::Unauthenticated, "The function must be called while authenticated.")
+        })?;
+        match self {
+            Self::GetTempIds => get_temp_ids(api, caller).await,
+            Self::GetHandshakePin => get_handshake_pin(),
+            Self::GetUploadToken => get_upload_token(&data),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TempIdsResult<'a> {
+    status: &'static str,
+    #[serde(rename = "tempIDs")]
+    temp_ids: Vec<TempIdResult<'a>>,
+    refresh_time: i64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TempIdResult<'a> {
+    #[serde(rename = "tempID")]
+    temp_id: &'a str,
+    start_time: i64,
+    expiry_time: i64,
+}
+
+/// Issues a batch of 100 TempIDs: `{"data":null}` is answered with
+/// `{"result":{"status":"SUCCESS","tempIDs":[{"tempID","startTime","expiryTime"}],"refreshTime"}}`, times in whole Unix seconds.
+#[utoipa::path(
+    post, path = "/getTempIDs", tag = "opentrace", request_body = Object, security(("access_token" = [])),
+    responses((status = OK, body = Object, description = "`result`"), (status = "default", body = Object, description = "`error`"))
+)]
+pub(super) async fn get_temp_ids(api: &Api, caller: &Member) -> CallableResult {
+    let now = api.now();
+    let records = issue(api, caller, MAX_TEMP_IDS, now).await?;
+    let temp_ids = records.iter().map(|record| TempIdResult {
+        temp_id: record.temp_id.reveal(),
+        start_time: record.window.start().as_unix(),
+        expiry_time: record.window.expiry().as_unix(),
+    });
+    let refresh_time = refresh_at(&records, now).as_unix();
+    Ok(json_text(&TempIdsResult { status: "SUCCESS", temp_ids: temp_ids.collect(), refresh_time }))
+}
+
+/// The PIN by which an official shows to be one: not offered by this authority yet.
+#[utoipa::path(
+    post, path = "/getHandshakePin", tag = "opentrace", request_body = Object, security(("access_token" = [])),
+    responses((status = OK, body = Object, description = "`result`"), (status = "default", body = Object, description = "`error`"))
+)]
+pub(super) fn get_handshake_pin() -> CallableResult {
+    Err(CallableError::new(CallableStatus::Unimplemented, "This authority has no handshake PINs."))
+}
+
+/// A token for an upload code. This authority gives out no codes yet, so that none is right.
+#[utoipa::path(
+    post, path = "/getUploadToken", tag = "opentrace", request_body = Object, security(("access_token" = [])),
+    responses((status = OK, body = Object, description = "`result`"), (status = "default", body = Object, description = "`error`"))
+)]
+pub(super) fn get_upload_token(data: &Value) -> CallableResult {
+    Err(CallableError::new(CallableStatus::InvalidArgument, format!("Invalid data: {}", in_words(data))))
+}
+
+/// Answers a request in the callable protocol, whatever the request is.
+async fn answer(api: Arc<Api>, call: Call, request: Request) -> Response {
+    let origin = request.headers().get(ORIGIN).cloned();
+    let mut response = if request.method() == Method::OPTIONS {
+        preflight(request.headers())
+    } else {
+        respond(&api, perform(&api, call, request).await)
+    };
+    let headers = response.headers_mut();
+    headers.entry(VARY).or_insert(HeaderValue::from_static("Origin"));
+    if let Some(origin) = origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    }
+    response
+}
+
+async fn perform(api: &Api, call: Call, request: Request) -> CallableResult {
+    let bad_request = || CallableError::new(CallableStatus::InvalidArgument, "Bad Request");
+    let (parts, body) = request.into_parts();
+    if parts.method != Method::POST || !is_of_kind(&parts.headers, &["application/json"]) {
+        return Err(bad_request());
+    }
+    let bytes = read_short(body).await.map_err(|error| match error {
+        ShortBodyError::TooLarge | ShortBodyError::TooSlow | ShortBodyError::Cut => bad_request(),
+    })?;
+    let data = match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(mut fields)) if fields.len() == 1 => fields.remove("data").ok_or_else(bad_request)?,
+        Ok(_) | Err(_) => return Err(bad_request()),
+    };
+    let caller = caller(api, &parts.headers).await?;
+    let data = decode(data).ok_or_else(CallableError::internal)?;
+    call.perform(api, caller.as_deref(), data).await
+}
+
+/// Who calls. A call without the header is let through, and refused by the call itself, in other words.
+async fn caller(api: &Api, headers: &HeaderMap) -> Result<Option<Arc<Member>>, CallableError> {
+    let Some(header) = headers.get(AUTHORIZATION).filter(|header| !header.is_empty()) else { return Ok(None) };
+    let none = || CallableError::new(CallableStatus::Unauthenticated, "Unauthenticated");
+    let token = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).ok_or_else(none)?;
+    api.callers.of(api, token).await?.ok_or_else(none).map(Some)
+}
+
+/// A value as JavaScript means it: numbers of 64 bits come wrapped. `None` for a wrapping that is not known.
+fn decode(value: Value) -> Option<Value> {
+    match value {
+        Value::Object(fields) => match fields.get("@type") {
+            Some(kind) => {
+                let is_number = kind.as_str().is_some_and(|kind| WRAPPED_NUMBERS.contains(&kind));
+                is_number.then(|| fields.get("value").and_then(wrapped_number))?
+            }
+            None => {
+                let fields = fields.into_iter().map(|(name, value)| Some((name, decode(value)?)));
+                fields.collect::<Option<Map<_, _>>>().map(Value::Object)
+            }
+        },
+        Value::Array(values) => values.into_iter().map(decode).collect::<Option<_>>().map(Value::Array),
+        plain @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => Some(plain),
+    }
+}
+
+fn wrapped_number(value: &Value) -> Option<Value> {
+    match value {
+        Value::Number(_) => Some(value.clone()),
+        Value::String(text) => {
+            let text = text.trim();
+            let whole = text.parse::<i64>().map(Value::from).or_else(|_| text.parse::<u64>().map(Value::from));
+            whole.ok().or_else(|| text.parse::<f64>().ok().map(Value::from).filter(Value::is_number))
+        }
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// A value as JavaScript puts it into a text.
+fn in_words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Object(_) => "[object Object]".to_owned(),
+        Value::Array(values) => {
+            let words = values.iter().map(|value| if value.is_null() { String::new() } else { in_words(value) });
+            words.collect::<Vec<_>>().join(",")
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
+fn preflight(asked: &HeaderMap) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST"));
+    if let Some(asked) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    }
+    headers.insert(VARY, HeaderValue::from_static("Origin, Access-Control-Request-Headers"));
+    response
+}
+
+fn respond(api: &Api, result: CallableResult) -> Response {
+    let (status, retry_after, body) = match result {
+        Ok(text) => (StatusCode::OK, None, format!("{{\"result\":{text}}}")),
+        Err(CallableError { status, message, details, retry_after }) => {
+            let error = WireError { details, message: &message, status: status.as_str() };
+            (status.http(), retry_after, json_text(&WireFailure { error }))
+        }
+    };
+    let mut response = (status, body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    if let Some(seconds) = retry_after {
+        headers.insert(RETRY_AFTER, seconds.into());
+        api.metrics.problem(ProblemCode::RateLimited);
+    }
+    response
+}
+
+#[derive(Serialize)]
+struct WireFailure<'a> {
+    error: WireError<'a>,
+}
+
+/// In this order, which is the protocol's.
+#[derive(Serialize)]
+struct WireError<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Value>,
+    message: &'a str,
+    status: &'static str,
+}
+
+impl CallableError {
+    fn new(status: CallableStatus, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, message: message.into(), details: None, retry_after: None }
+    }
+
+    /// What a caller is told of a fault that is none of its business.
+    fn internal() -> Self {
+        Self::new(CallableStatus::Internal, "INTERNAL")
+    }
+}
+
+impl From<Problem> for CallableError {
+    fn from(problem: Problem) -> Self {
+        let retry_after = problem.facts().retry_after;
+        let status = match problem.code() {
+            ProblemCode::RateLimited | ProblemCode::Blocked | ProblemCode::TooLarge => {
+                CallableStatus::ResourceExhausted
+            }
+            ProblemCode::Busy | ProblemCode::Unavailable | ProblemCode::ShuttingDown => CallableStatus::Unavailable,
+            ProblemCode::Unauthenticated | ProblemCode::WrongPassword => CallableStatus::Unauthenticated,
+            ProblemCode::BadRequest
+            | ProblemCode::BadJson
+            | ProblemCode::UploadNotAuthorised
+            | ProblemCode::NotFound
+            | ProblemCode::MethodNotAllowed
+            | ProblemCode::TooSlow
+            | ProblemCode::UploadConflict
+            | ProblemCode::UploadGap
+            | ProblemCode::UnsupportedMediaType
+            | ProblemCode::Invalid
+            | ProblemCode::TooManyRecords => CallableStatus::InvalidArgument,
+            ProblemCode::Internal => return Self::internal(),
+        };
+        Self { retry_after, ..Self::new(status, problem.code().title()) }
+    }
+}
+
+impl CallableStatus {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Self::Internal => "INTERNAL",
+            Self::Unimplemented => "UNIMPLEMENTED",
+            Self::Unavailable => "UNAVAILABLE",
+        }
+    }
+
+    const fn http(self) -> StatusCode {
+        match self {
+            Self::InvalidArgument => StatusCode::BAD_REQUEST,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+const WRAPPED_NUMBERS: [&str; 2] =
+    ["type.googleapis.com/google.protobuf.Int64Value", "type.googleapis.com/google.protobuf.UInt64Value"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn wrapped_numbers_are_numbers_wherever_they_stand_and_other_wrappings_are_refused() {
+        let wrapped = |value: &str| json!({"@type": WRAPPED_NUMBERS[0], "value": value});
+        assert_eq!(decode(wrapped("-123")), Some(json!(-123)));
+        assert_eq!(decode(wrapped("18446744073709551615")), Some(json!(u64::MAX)));
+        assert_eq!(decode(json!({"a": [wrapped("1"), null]})), Some(json!({"a": [1, null]})));
+        for other in [json!({"@type": "x", "value": "1"}), wrapped("one"), json!({"@type": WRAPPED_NUMBERS[0]})] {
+            assert_eq!(decode(json!([other])), None);
+        }
+    }
+
+    #[test]
+    fn values_are_put_into_words_as_javascript_does() {
+        for (value, words) in [
+            (json!("999999"), "999999"),
+            (json!(123_456), "123456"),
+            (json!(null), "null"),
+            (json!({"a": 1}), "[object Object]"),
+            (json!([1, null, "x"]), "1,,x"),
+            (json!(true), "true"),
+        ] {
+            assert_eq!(in_words(&value), words);
+        }
+    }
+
+    #[test]
+    fn an_error_has_details_message_and_status_in_this_order() {
+        let error = WireError { details: Some(json!([1])), message: "m", status: "INTERNAL" };
+        assert_eq!(json_text(&WireFailure { error }), r#"{"error":{"details":[1],"message":"m","status":"INTERNAL"}}"#);
+    }
+}
