@@ -77,7 +77,8 @@ fn three_wrong_passwords_block_the_account_and_end_the_client() {
 #[test]
 fn a_block_ends_after_the_seconds_given_to_the_server() {
     let place = Place::with_accounts();
-    let mut command = place.bluetrace(&["server", "0", "2", "--bind", "127.0.0.1", "--data-dir", "data", "--http", "off"]);
+    let mut command =
+        place.bluetrace(&["server", "0", "2", "--bind", "127.0.0.1", "--data-dir", "data", "--http", "off"]);
     let server = RunningServer::run(&mut command, &place.path("server.log"));
     let mut session = Session::connect(server.address);
     session.ask(ILL.0);

@@ -1,8 +1,10 @@
 //! Owns how bodies are read and written: JSON with a limit and a deadline ([`Json`]), and the parts of a path and a query.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header::CONTENT_TYPE;
@@ -11,13 +13,15 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bluetrace_protocol::UploadId;
 use http_body_util::BodyExt as _;
+use hyper::body::{Frame, SizeHint};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::problem::{Problem, ProblemCode};
 use super::{Api, json_text};
-use crate::limits::{HTTP_BODY_DEADLINE, MAX_HTTP_BODY};
+use crate::limits::{HTTP_BODY_DEADLINE, LINGER, MAX_HTTP_BODY, MAX_LINGER};
 
 /// A body of JSON, asked or answered.
 #[derive(Debug)]
@@ -36,6 +40,72 @@ pub(crate) enum ShortBodyError {
     TooSlow,
     /// It ended before its end.
     Cut,
+}
+
+/// A body that is given back when it is dropped: what a handler has not read of it.
+struct Lent {
+    body: Body,
+    back: Option<oneshot::Sender<Body>>,
+}
+
+/// What is left of a body that was lent.
+pub(crate) struct Remainder(Option<oneshot::Receiver<Body>>);
+
+/// Lends a body to a handler.
+pub(crate) fn lend(body: Body) -> (Body, Remainder) {
+    if body.is_end_stream() {
+        return (body, Remainder(None));
+    }
+    let (back, remainder) = oneshot::channel();
+    (Body::new(Lent { body, back: Some(back) }), Remainder(Some(remainder)))
+}
+
+impl Remainder {
+    /// Reads what is left of a short body, so that the connection can carry the next request though this one was refused
+    /// unread. What is left of a longer one is not worth it: the connection ends then.
+    pub(crate) async fn read(self) {
+        let Some(Ok(mut body)) = self.0.map(|mut remainder| remainder.try_recv()) else { return };
+        if body.size_hint().lower() > u64::try_from(MAX_LINGER).unwrap_or(u64::MAX) {
+            return;
+        }
+        let reading = async {
+            let mut bytes = 0;
+            while let Some(Ok(frame)) = body.frame().await {
+                bytes += frame.data_ref().map_or(0, Bytes::len);
+                if bytes > MAX_LINGER {
+                    break;
+                }
+            }
+        };
+        // whatever comes of it, the answer is sent
+        let _ = timeout(LINGER, reading).await;
+    }
+}
+
+impl HttpBody for Lent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(back) = self.back.take() {
+            // an error says that nobody waits for it any more
+            let _ = back.send(std::mem::take(&mut self.body));
+        }
+    }
 }
 
 /// Reads a body of at most [`MAX_HTTP_BODY`] bytes.

@@ -80,10 +80,10 @@ impl Default for Rates {
         Self {
             // a whole hospital sits behind one address, and comes back at once after a restart
             logins_of_address: rate(500, 200),
-            logins_of_username: rate(20, 6_000),
+            logins_of_username: rate(100, 2_000),
             // a device that forgets at once what it was given asks with each scan, every 45 seconds
             temp_ids_of_account: rate(100, 5_000),
-            uploads_of_account: rate(60, 2_000),
+            uploads_of_account: rate(200, 1_000),
             uploads_of_address: rate(1_000, 100),
         }
     }

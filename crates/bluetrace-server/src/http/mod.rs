@@ -213,6 +213,12 @@ async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> R
     let route = request.extensions().get::<MatchedPath>().map_or_else(|| "other".into(), |path| path.as_str().into());
     let begun = Instant::now();
     let under_way = api.metrics.begin();
+    let mut remainder = None;
+    let request = request.map(|body| {
+        let (body, rest) = body::lend(body);
+        remainder = Some(rest);
+        body
+    });
     let mut response = next.run(request).await;
     drop(under_way);
     api.metrics.answered(&method, route, response.status(), begun.elapsed());
@@ -220,6 +226,9 @@ async fn observe(State(api): State<Arc<Api>>, request: Request, next: Next) -> R
         api.metrics.problem(*code);
     }
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(remainder) = remainder {
+        remainder.read().await;
+    }
     response
 }
 

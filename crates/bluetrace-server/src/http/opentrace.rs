@@ -1,7 +1,7 @@
 //! Owns the calls of apps derived from OpenTrace: the callable protocol's envelopes and errors, and the three calls.
 //!
 //! A request is `POST` with `{"data": <value>}`, an answer `{"result": <value>}` or
-//! `{"error": {"details"?, "message", "status"}}`, byte for byte as those apps expect it; `vectors/opentrace/callable_http.json`
+//! `{"error": {"details"?, "message", "status"}}`, byte for byte as those apps expect it; `callable_http` in `vectors/opentrace.json`
 //! has exchanges. A call is a plain function: who calls, and the value in; the result's JSON text or a [`CallableError`] out.
 
 use std::borrow::Cow;

@@ -1,0 +1,8 @@
+//! How the HTTPS API behaves on real loopback sockets, over the same authority that sessions over TCP ask.
+#![expect(clippy::unwrap_used, reason = "the helpers fail as their tests do")]
+
+mod harness;
+mod native;
+mod opentrace;
+mod routes;
+mod trouble;

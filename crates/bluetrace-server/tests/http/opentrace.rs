@@ -1,0 +1,122 @@
+//! The callable protocol: every exchange that was captured from the reference, as far as this authority offers the call.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::harness::{ALICE, Answer, Site, text};
+
+#[tokio::test]
+async fn the_captured_exchanges_are_answered_to_the_letter() {
+    let site = Site::start().await;
+    let token = site.login(ALICE).await;
+    let exchanges = exchanges();
+    assert_eq!(exchanges.len(), 10);
+    let mut replayed = 0;
+    for exchange in &exchanges {
+        let (request, response) = (&exchange["request"], &exchange["response"]);
+        let path = text(&request["path"]);
+        for prefix in ["", "/some-project/asia-east2"] {
+            let answer = replay(&site, request, &format!("{prefix}{path}"), &token).await;
+            if response["status"] == 200 {
+                // its body is another every time; what it looks like is tested below
+                continue;
+            }
+            assert_eq!(answer.status, response["status"], "{exchange}: {answer:?}");
+            assert_eq!(answer.body, response["body"], "{exchange}");
+            for (name, value) in response["headers"].as_object().unwrap() {
+                assert_eq!(answer.header(name), value.as_str(), "{name} of {exchange}");
+            }
+            replayed += 1;
+        }
+    }
+    assert_eq!(replayed, 2 * 7);
+}
+
+#[tokio::test]
+async fn a_batch_is_a_hundred_ids_with_whole_seconds_in_the_order_of_the_reference() {
+    let site = Site::start().await;
+    site.clock.set_s(1_586_390_400);
+    let token = site.login(ALICE).await;
+    let exchanges = exchanges();
+    let exchange = &exchanges[0];
+    let answer = replay(&site, &exchange["request"], "/getTempIDs", &token).await;
+    assert_eq!(answer.header("content-type"), Some("application/json; charset=utf-8"));
+    assert_eq!(answer.header("vary"), Some("Origin"));
+    let result = &answer.expect(200)["result"];
+    assert_eq!(result["refreshTime"], 1_586_390_400 + 43_200);
+    let ids = result["tempIDs"].as_array().unwrap();
+    assert_eq!(ids.len(), 100);
+    // but for the ids themselves, whose scheme is the authority's, the text is the reference's
+    let first = ids[0].as_object().unwrap();
+    let (id, start, expiry) = (text(&first["tempID"]), &first["startTime"], &first["expiryTime"]);
+    let front = format!(
+        r#"{{"result":{{"status":"SUCCESS","tempIDs":[{{"tempID":"{id}","startTime":{start},"expiryTime":{expiry}}},{{"tempID":""#
+    );
+    assert!(answer.body.starts_with(&front), "{}", answer.body);
+    assert!(answer.body.ends_with(r#"}],"refreshTime":1586433600}}"#), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn what_is_no_call_is_a_bad_request_whatever_is_wrong_with_it() {
+    let site = Site::start().await;
+    let token = format!("Bearer {}", site.login(ALICE).await);
+    let bad = r#"{"error":{"message":"Bad Request","status":"INVALID_ARGUMENT"}}"#;
+    let json = ("Content-Type", "application/json");
+    let long = format!("{{\"data\":\"{}\"}}", "x".repeat(100_000));
+    for (method, kind, body) in [
+        ("GET", json, "{\"data\":null}"),
+        ("PUT", json, "{\"data\":null}"),
+        ("DELETE", json, ""),
+        ("POST", ("Content-Type", "text/plain"), "{\"data\":null}"),
+        ("POST", ("X-Kind", "none"), "{\"data\":null}"),
+        ("POST", json, ""),
+        ("POST", json, "null"),
+        ("POST", json, "[]"),
+        ("POST", json, "{\"data\":"),
+        ("POST", json, "{\"data\":null,\"more\":1}"),
+        ("POST", json, "{\"more\":1}"),
+        ("POST", json, &long),
+    ] {
+        let mut client = site.connect().await;
+        let answer = client.exchange(method, "/getTempIDs", &[("Authorization", &token), kind], Some(body)).await;
+        assert_eq!((answer.status, &*answer.body), (400, bad), "{method} {kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn values_reach_a_call_as_javascript_means_them() {
+    let site = Site::start().await;
+    let token = site.login(ALICE).await;
+    let wrapped = json!({"@type": "type.googleapis.com/google.protobuf.Int64Value", "value": "123456"});
+    for (data, words) in [(json!("a b "), "a b "), (json!(null), "null"), (wrapped, "123456"), (json!(""), "")] {
+        let answer = site.ask("POST", "/getUploadToken", Some(&token), Some(json!({"data": data}))).await;
+        let expected = json!({"error": {"message": format!("Invalid data: {words}"), "status": "INVALID_ARGUMENT"}});
+        assert_eq!(answer.expect(400), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_may_read_the_answer_to_its_call() {
+    let site = Site::start().await;
+    let headers = [("Origin", "https://app.example"), ("Content-Type", "application/json")];
+    let answer = site.connect().await.exchange("POST", "/getTempIDs", &headers, Some("{\"data\":null}")).await;
+    assert_eq!(answer.status, 401);
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
+    assert_eq!(answer.header("vary"), Some("Origin"));
+}
+
+/// Makes a captured request, with a token of this authority where the reference had one of its own.
+async fn replay(site: &Site, request: &Value, path: &str, token: &str) -> Answer {
+    let headers = request["headers"].as_object().unwrap().iter();
+    let headers: Vec<_> = headers.map(|(name, value)| (&**name, text(value).replace("good-token", token))).collect();
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, &**value)).collect();
+    let mut client = site.connect().await;
+    client.exchange(request["method"].as_str().unwrap(), path, &headers, request["body"].as_str()).await
+}
+
+fn exchanges() -> Vec<Value> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../vectors/opentrace.json");
+    let vectors: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    vectors["callable_http"].as_array().unwrap().clone()
+}
