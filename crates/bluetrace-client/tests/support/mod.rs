@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) const USER: &str = "+61410999999";
@@ -241,6 +241,32 @@ pub(crate) struct SetClock(pub(crate) AtomicI64);
 impl Clock for SetClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_unix(self.0.load(Ordering::Relaxed)).unwrap()
+    }
+}
+
+/// A clock that goes, stands and leaps with the runtime's time.
+#[derive(Debug)]
+pub(crate) struct RuntimeClock {
+    /// When the second `first` began.
+    began: Instant,
+    first: Timestamp,
+}
+
+impl RuntimeClock {
+    /// One that has gone for so much of the present second.
+    pub(crate) fn new(gone: Duration) -> Self {
+        Self { began: Instant::now() - gone, first: now() }
+    }
+
+    /// When a second of it begins.
+    pub(crate) fn beginning_of(&self, second: Timestamp) -> Instant {
+        self.began + Duration::from_secs(u64::try_from(second.seconds_since(self.first)).unwrap())
+    }
+}
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> Timestamp {
+        self.first.plus(i64::try_from(self.began.elapsed().as_secs()).unwrap())
     }
 }
 
