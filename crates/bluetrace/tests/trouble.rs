@@ -235,6 +235,23 @@ fn credentials_are_read_in_every_form_and_malformed_lines_are_named_by_number() 
 }
 
 #[test]
+fn of_a_username_that_stands_twice_the_last_password_counts_and_both_lines_are_named() {
+    let place = Place::new();
+    let lines = "twice first-secret\nsame staple\ntwice second-secret\nsame staple\ntwice third-secret\n";
+    fs::write(place.path("credentials.txt"), lines).unwrap();
+    let server = place.server();
+    Session::login(server.address, ("twice", "third-secret"));
+    Session::login(server.address, ("same", "staple"));
+    let log = fs::read_to_string(place.path("server.log")).unwrap();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("line skipped")).collect();
+    assert_eq!(warnings.len(), 2, "a line for each change, and none for a mere repetition: {log}");
+    for (warning, [earlier, later]) in warnings.iter().zip([["line=1", "line 3 "], ["line=3", "line 5 "]]) {
+        assert!(warning.contains(earlier) && warning.contains(later), "{warning}");
+    }
+    assert!(!log.contains("secret") && !log.contains("twice"), "neither password nor username: {log}");
+}
+
+#[test]
 fn files_named_on_the_command_line_have_to_be_there() {
     let place = Place::new();
     for option in ["--credentials", "--tempids"] {
