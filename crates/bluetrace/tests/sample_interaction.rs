@@ -281,6 +281,24 @@ fn ctrl_c_and_ctrl_d_end_a_login_that_was_not_finished() {
 }
 
 #[test]
+fn a_certificate_that_changed_is_told_at_length_to_a_person() {
+    let (place, impostor) = (Place::with_accounts(), Place::with_accounts());
+    let server = place.server();
+    let port = server.address.port();
+    place.device(server.address, ILL, &[]).end();
+    drop(server);
+    let server = impostor.server_at(port, &[]);
+    let mut terminal = Terminal::start(&place, server.address);
+    terminal.wait_for_line("Username:");
+    terminal.type_text("+61410999999\r");
+    terminal.wait_for("the certificate of");
+    terminal.wait_for("remembered: sha256:");
+    terminal.wait_for("shown now:  sha256:");
+    terminal.wait_for("remove line 1 of device/known_servers");
+    terminal.wait_for("terminal as before, status 1");
+}
+
+#[test]
 fn a_terminal_that_goes_away_logs_the_device_out() {
     let place = Place::with_accounts();
     let mut server = place.server();

@@ -349,7 +349,11 @@ fn a_server_that_is_not_the_one_of_before_is_refused() {
     let server = impostor.server_at(port, &[]);
     let finished = place.run_device(server.address, &[], "+61410999999\nwaratah\n");
     assert_eq!(finished.status, Some(1), "{finished:?}");
-    assert!(finished.errors.contains("certificate") && finished.errors.contains("known_servers"), "{finished:?}");
+    let errors: Vec<&str> = finished.errors.lines().collect();
+    let [what, to_do] = errors.as_slice() else { panic!("what, and what to do: {finished:?}") };
+    assert!(what.starts_with(&format!("bluetrace: the certificate of {} has changed", server.address)), "{what}");
+    assert!(to_do.ends_with("remove line 1 of device/known_servers"), "{to_do}");
+    assert!(errors.iter().all(|line| line.len() <= 80), "{errors:#?}");
     assert_eq!(finished.shown, "Username:\n", "nobody is asked for a password");
     assert!(server.stop("TERM").1.iter().all(|line| !line.contains("login")), "no password went there");
 }

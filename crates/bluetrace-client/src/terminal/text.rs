@@ -298,7 +298,7 @@ fn of_end(end: &End) -> Vec<Line> {
             vec![bad("the authority no longer accepts this password; start again with the new one")]
         }
         End::CertificateChanged(changed) => {
-            let warning = format!("WARNING: {changed}");
+            let warning = format!("WARNING: {}", changed.at_length());
             warning.lines().map(bad).collect()
         }
         End::Abandoned => Vec::new(),
