@@ -6,11 +6,11 @@
 mod support;
 
 use std::fs;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -542,12 +542,52 @@ fn the_end_of_the_input_and_signals_log_a_device_out() {
 }
 
 #[test]
-fn a_device_whose_reader_goes_away_ends_with_its_input() {
+fn a_device_whose_reader_goes_away_logs_out_at_the_next_line_without_a_word() {
+    let place = Place::with_accounts();
+    let mut server = place.server();
+    let by_file = ["--username", ILL.0, "--password-file", "password"];
+    fs::write(place.path("password"), ILL.1).unwrap();
+    let mut command = place.device_command(server.address, "device");
+    let command = command.args(by_file).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while line != "Welcome to the BlueTrace Simulator!\n" {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "it ended before the login");
+    }
+    drop(output);
+    // its input stays open, and all it says from now on is lost
+    writeln!(child.stdin.as_mut().unwrap(), "status").unwrap();
+    server.console.expect("+61410999999 logout");
+    let input = child.stdin.take();
+    let ended = child.wait_with_output().unwrap();
+    drop(input);
+    assert_eq!((ended.status.code(), String::from_utf8(ended.stderr).unwrap()), (Some(0), String::new()));
+}
+
+#[test]
+fn a_device_whose_reader_goes_away_during_the_login_is_no_failure() {
+    let place = Place::with_accounts();
+    let server = place.server();
+    let command = &mut place.device_command(server.address, "device");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut prompt = [0; "Username:\n".len()];
+    child.stdout.take().unwrap().read_exact(&mut prompt).unwrap();
+    let mut input = child.stdin.take().unwrap();
+    writeln!(input, "{}", ILL.0).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    drop(input);
+    assert_eq!((ended.status.code(), String::from_utf8(ended.stderr).unwrap()), (Some(0), String::new()));
+}
+
+#[test]
+fn a_script_whose_reader_goes_away_ends_before_its_input() {
     let place = Place::with_accounts();
     let server = place.server();
     let device = place.device_command(server.address, "device");
     let mut piped = Command::new("sh");
-    let script = r#"seq 200 | { "$@"; echo "status $?" >&2; } | head -n 1"#;
+    let script = r#"yes status | { "$@"; echo "status $?" >&2; } | head -n 1"#;
     piped.args(["-c", script, "sh"]).arg(device.get_program()).args(device.get_args()).args(["--username", ILL.0]);
     let piped = finish(piped.current_dir(place.path(".")).env("BLUETRACE_PASSWORD", ILL.1), "");
     assert_eq!(piped.errors, "status 0\n", "{piped:?}");
