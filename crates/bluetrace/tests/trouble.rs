@@ -340,6 +340,24 @@ fn a_device_folder_that_cannot_be_written_is_said_in_one_line() {
 }
 
 #[test]
+fn a_mistyped_username_leaves_nothing_in_the_folder_but_the_server_it_was_told_to() {
+    let place = Place::with_accounts();
+    let server = place.server();
+    let names = || {
+        let entries = fs::read_dir(place.path("device")).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    for lines in ["ghost\n", "ghost\nwaratah\n", "ghost\none\ntwo\nthree\n"] {
+        let finished = place.run_device(server.address, &[], lines);
+        assert_eq!((finished.status, names()), (Some(1), vec!["known_servers".to_owned()]), "{finished:?}");
+    }
+    place.device(server.address, ILL, &[]).end();
+    assert_eq!(names(), ["+61410999999.lock", "+61410999999_contactlog.txt", "known_servers"]);
+}
+
+#[test]
 fn a_server_that_is_not_the_one_of_before_is_refused() {
     let (place, impostor) = (Place::with_accounts(), Place::with_accounts());
     let server = place.server();

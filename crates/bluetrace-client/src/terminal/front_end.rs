@@ -338,6 +338,7 @@ impl FrontEnd {
             End::Blocked { .. }
             | End::Refused { .. }
             | End::LoginLost { .. }
+            | End::NoFiles(_)
             | End::PasswordChanged
             | End::CertificateChanged(_) => ExitStatus::Failure,
         })

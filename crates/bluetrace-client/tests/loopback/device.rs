@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use crate::support::{Authority, Rig, RuntimeClock, SetClock, USER, config, now};
+use crate::support::{Authority, PASSWORD, Rig, RuntimeClock, SetClock, USER, config, now};
 use bluetrace_client::device::{Command, Device, DeviceEvent, End, StartError};
 use bluetrace_client::{ConnectError, Target, Transport};
-use bluetrace_protocol::{Beacon, Clock as _, Record};
+use bluetrace_protocol::{Beacon, Clock as _, Password, Record};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -302,6 +302,53 @@ async fn what_is_taken_is_told_before_anything_begins() {
     settings.udp.set_port(0);
     let error = Device::start(settings).await.unwrap_err();
     assert!(matches!(error, StartError::Connect(ConnectError::Unreachable { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn a_user_without_files_has_none_before_the_login_and_what_was_heard_goes_into_them_then() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let record = format!("12345678901234567891, {}, {}", now().plus(-10), now().plus(60));
+    for logs_in in [false, true] {
+        let mut rig = Rig::asked_for_a_password(config(&authority, folder.path())).await;
+        sender.send_to(format!("{record}, 1").as_bytes(), rig.device.udp()).await.unwrap();
+        rig.until(|event| matches!(event, DeviceEvent::BeaconHeard { is_valid: true, .. })).await;
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        if logs_in {
+            rig.log_in().await;
+            let log = fs::read_to_string(folder.path().join(format!("{USER}_contactlog.txt"))).unwrap();
+            assert!(log.starts_with(&record) && log.lines().count() == 1, "{log}");
+        }
+        rig.device.run(Command::Logout).await;
+        rig.until(|event| matches!(event, DeviceEvent::Ended(_))).await;
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), if logs_in { 2 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn of_two_devices_of_a_new_user_the_first_to_log_in_has_the_files() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut late = Rig::asked_for_a_password(config(&authority, folder.path())).await;
+    let mut first = Rig::logged_in(config(&authority, folder.path())).await;
+    drop(late.device.submit(Command::Password(Password::parse(PASSWORD).unwrap())).await);
+    let end = late.until(|event| matches!(event, DeviceEvent::Ended(_))).await;
+    let DeviceEvent::Ended(End::NoFiles(error)) = end else { panic!("{end:?}") };
+    assert!(matches!(*error, StartError::InUse { .. }), "{error}");
+    // the first has noticed nothing
+    first.device.run(Command::Logout).await;
+    first.until(|event| matches!(event, DeviceEvent::Ended(End::LoggedOut))).await;
+}
+
+#[tokio::test]
+async fn a_contact_log_that_is_there_is_locked_before_the_login() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder, 1);
+    let _first = Rig::asked_for_a_password(config(&authority, folder.path())).await;
+    let error = Device::start(config(&authority, folder.path())).await.unwrap_err();
+    assert!(matches!(error, StartError::InUse { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -300,13 +300,24 @@ pub(crate) struct Rig {
 impl Rig {
     /// Starts a device and logs it in.
     pub(crate) async fn logged_in(config: DeviceConfig) -> Self {
+        let mut rig = Self::asked_for_a_password(config).await;
+        rig.log_in().await;
+        rig
+    }
+
+    /// Starts a device that is to be logged in.
+    pub(crate) async fn asked_for_a_password(config: DeviceConfig) -> Self {
         let (device, events) = Device::start(config).await.unwrap();
         let mut rig = Self { device, events };
         rig.until(|event| matches!(event, DeviceEvent::PasswordRequired)).await;
-        let password = bluetrace_protocol::Password::parse(PASSWORD).unwrap();
-        rig.device.run(bluetrace_client::device::Command::Password(password)).await;
-        rig.until(|event| matches!(event, DeviceEvent::Welcome)).await;
         rig
+    }
+
+    /// Logs it in.
+    pub(crate) async fn log_in(&mut self) {
+        let password = bluetrace_protocol::Password::parse(PASSWORD).unwrap();
+        self.device.run(bluetrace_client::device::Command::Password(password)).await;
+        self.until(|event| matches!(event, DeviceEvent::Welcome)).await;
     }
 
     /// Takes events until one is as wanted.
