@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use bluetrace_protocol::Timestamp;
 use rexpect::session::{Options, PtySession, spawn_with_options};
 use support::{
-    Device, ILL, MET, PATIENCE, Place, RunningServer, Session, now, record, root, send_datagram, wait_until,
+    Device, ILL, MET, PATIENCE, Place, RunningServer, Session, hostile_server, now, record, root, send_datagram,
+    wait_until,
 };
 
 #[test]
@@ -159,6 +160,32 @@ fn the_sample_interaction_is_held_at_a_terminal() {
     let rows = terminal.rows();
     assert!(!rows.iter().any(|row| row.contains("secret") || row.contains("waratah")), "{rows:#?}");
     assert!(!terminal.raw.contains("secret") && !terminal.raw.contains("waratah"), "a password is not echoed");
+}
+
+#[test]
+fn no_text_of_a_server_reaches_a_terminal_raw() {
+    let place = Place::new();
+    let mut terminal = Terminal::run(place.device_command(hostile_server(), "device").arg("--plaintext"), &place);
+    terminal.wait_for_line("Username:");
+    terminal.type_text("somebody\r");
+    terminal.wait_for_line("Password:");
+    terminal.type_text("first\r");
+    terminal.wait_for("hostile");
+    terminal.wait_for_line("Password:");
+    terminal.type_text("second\r");
+    terminal.wait_for("NOTICE");
+    terminal.wait_for("hostile");
+    terminal.wait_for_line("> ");
+    terminal.type_text("Download_tempID\r");
+    terminal.wait_for("no TempID can be had");
+    terminal.wait_for("hostile");
+    terminal.wait_for_line("> ");
+    terminal.type_text("logout\r");
+    terminal.wait_for("terminal as before, status 0");
+    // rustyline writes sequences of its own, and none of these
+    for sequence in ["\x1b]", "\x1b[2J", "\x1b[31m", "\x07", "\u{9b}", "\u{7f}"] {
+        assert!(!terminal.raw.contains(sequence), "{sequence:?}: {:?}", terminal.raw);
+    }
 }
 
 #[test]

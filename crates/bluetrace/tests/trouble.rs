@@ -16,7 +16,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bluetrace_protocol::Timestamp;
 use serde_json::json;
-use support::{Device, ILL, MET, Place, RunningServer, Session, finish, record, send_datagram, wait_until};
+use support::{
+    Device, ILL, MET, Place, RunningServer, Session, finish, hostile_server, record, send_datagram, wait_until,
+};
 
 #[test]
 fn bad_arguments_end_with_status_2_and_say_how_it_is_used() {
@@ -374,6 +376,20 @@ fn a_server_that_is_not_the_one_of_before_is_refused() {
     assert!(errors.iter().all(|line| line.len() <= 80), "{errors:#?}");
     assert_eq!(finished.shown, "Username:\n", "nobody is asked for a password");
     assert!(server.stop("TERM").1.iter().all(|line| !line.contains("login")), "no password went there");
+}
+
+#[test]
+fn no_text_of_a_server_steers_the_terminal() {
+    let place = Place::new();
+    let lines = "somebody\nfirst\nsecond\nDownload_tempID\nlogout\n";
+    let finished = place.run_device(hostile_server(), &["--plaintext"], lines).assert_success();
+    for kind in ["NOTICE: ", "no TempID can be had: "] {
+        assert!(finished.shown.contains(kind), "{kind:?}: {finished:?}");
+    }
+    let told = finished.shown.matches("hostile").count();
+    assert!(told >= 3, "a refused password, a notice and an error are told: {finished:?}");
+    let steers = |letter: char| letter.is_control() && letter != '\n';
+    assert!(!finished.shown.contains(steers) && !finished.errors.contains(steers), "{finished:?}");
 }
 
 #[test]
