@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) const USER: &str = "+61410999999";
@@ -244,6 +244,32 @@ impl Clock for SetClock {
     }
 }
 
+/// A clock that goes, stands and leaps with the runtime's time.
+#[derive(Debug)]
+pub(crate) struct RuntimeClock {
+    /// When the second `first` began.
+    began: Instant,
+    first: Timestamp,
+}
+
+impl RuntimeClock {
+    /// One that has gone for so much of the present second.
+    pub(crate) fn new(gone: Duration) -> Self {
+        Self { began: Instant::now() - gone, first: now() }
+    }
+
+    /// When a second of it begins.
+    pub(crate) fn beginning_of(&self, second: Timestamp) -> Instant {
+        self.began + Duration::from_secs(u64::try_from(second.seconds_since(self.first)).unwrap())
+    }
+}
+
+impl Clock for RuntimeClock {
+    fn now(&self) -> Timestamp {
+        self.first.plus(i64::try_from(self.began.elapsed().as_secs()).unwrap())
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "tests that wait for real time tell it too")]
 pub(crate) fn now() -> Timestamp {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
@@ -274,13 +300,24 @@ pub(crate) struct Rig {
 impl Rig {
     /// Starts a device and logs it in.
     pub(crate) async fn logged_in(config: DeviceConfig) -> Self {
+        let mut rig = Self::asked_for_a_password(config).await;
+        rig.log_in().await;
+        rig
+    }
+
+    /// Starts a device that is to be logged in.
+    pub(crate) async fn asked_for_a_password(config: DeviceConfig) -> Self {
         let (device, events) = Device::start(config).await.unwrap();
         let mut rig = Self { device, events };
         rig.until(|event| matches!(event, DeviceEvent::PasswordRequired)).await;
-        let password = bluetrace_protocol::Password::parse(PASSWORD).unwrap();
-        rig.device.run(bluetrace_client::device::Command::Password(password)).await;
-        rig.until(|event| matches!(event, DeviceEvent::Welcome)).await;
         rig
+    }
+
+    /// Logs it in.
+    pub(crate) async fn log_in(&mut self) {
+        let password = bluetrace_protocol::Password::parse(PASSWORD).unwrap();
+        self.device.run(bluetrace_client::device::Command::Password(password)).await;
+        self.until(|event| matches!(event, DeviceEvent::Welcome)).await;
     }
 
     /// Takes events until one is as wanted.
