@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use bluetrace_authority::accounts::LoggedIn;
 use bluetrace_authority::store::{NoticeId, UploadBegun, UploadKey};
+use bluetrace_authority::uploads::{RecordsAppended, UploadFinished};
 use bluetrace_authority::{Authority, AuthorityError, Member};
 use bluetrace_protocol::frame::LineDecoder;
 use bluetrace_protocol::limits::MAX_RECORD_BATCH;
 use bluetrace_protocol::message::{ErrorCode, Reply};
-use bluetrace_protocol::session::server::{Failure, NoticeHandle, Question, ServerSession, Step, UploadHandle};
+use bluetrace_protocol::session::server::{
+    ACCOUNT_REMOVED, Failure, NoticeHandle, Question, ServerSession, Step, UPLOAD_FORGOTTEN, UploadHandle,
+};
 use bluetrace_protocol::{Clock, Timestamp, Uploaded};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -73,7 +76,7 @@ struct Connection<S> {
     shutdown: Shutdown,
 }
 
-type Storing = Pin<Box<dyn Future<Output = Result<u32, AuthorityError>> + Send>>;
+type Storing = Pin<Box<dyn Future<Output = Result<RecordsAppended, AuthorityError>> + Send>>;
 
 type Session = ServerSession<Arc<Member>>;
 
@@ -166,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     // who streams hears how far it has come; who has gone need not send these again
                     let sent = self.send().await;
                     let durable = first.saturating_add(u32::try_from(records.len()).unwrap_or(u32::MAX));
-                    self.store(UploadKey(upload.0), first, records).await;
+                    self.store(Arc::clone(then.who()), UploadKey(upload.0), first, records).await;
                     sent?;
                     then.stored(durable, &mut self.out)
                 }
@@ -177,9 +180,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     /// Begins to store a whole batch, without waiting for the disk.
-    async fn store(&mut self, upload: UploadKey, first: u32, records: Vec<Uploaded>) {
-        let authority = Arc::clone(&self.shared.authority);
-        let mut storing: Storing = Box::pin(async move { authority.append_records(upload, first, records).await });
+    async fn store(&mut self, who: Arc<Member>, upload: UploadKey, first: u32, records: Vec<Uploaded>) {
+        let (authority, now) = (Arc::clone(&self.shared.authority), self.shared.clock.now());
+        let mut storing: Storing =
+            Box::pin(async move { authority.append_records(&who, upload, first, records, now).await });
         // the first step puts it into the store's queue, or finds that full
         self.storing = Some(match poll_fn(|context| Poll::Ready(storing.as_mut().poll(context))).await {
             Poll::Pending => storing,
@@ -191,14 +195,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// and the connection is to be closed. It loses nothing that was acknowledged.
     async fn is_stored(&mut self) -> bool {
         let Some(storing) = self.storing.take() else { return true };
-        let stored = storing.await;
-        if let Err(error) = &stored {
-            _ = failure(&self.shared, error);
-            self.out.clear();
-            let message = "the records cannot be stored now; connect again later, and the upload goes on where it was";
-            Reply::error(ErrorCode::Unavailable, message).write_to(None, &mut self.out);
-        }
-        stored.is_ok()
+        let (code, message) = match storing.await {
+            Ok(RecordsAppended::Durable(_)) => return true,
+            Ok(RecordsAppended::NoUpload) => (ErrorCode::NoUpload, UPLOAD_FORGOTTEN),
+            Ok(RecordsAppended::NoAccount) => (ErrorCode::NoAccount, ACCOUNT_REMOVED),
+            Err(error) => match failure(&self.shared, &error) {
+                Failure::Unavailable | Failure::RateLimited => (
+                    ErrorCode::Unavailable,
+                    "the records cannot be stored now; connect again later, and the upload goes on where it was",
+                ),
+                Failure::Internal => (ErrorCode::Internal, "the records cannot be stored; it has been noted there"),
+            },
+        };
+        self.out.clear();
+        Reply::error(code, message).write_to(None, &mut self.out);
+        false
     }
 
     /// Reads what has arrived already, without waiting. `false` if there is nothing.
@@ -298,44 +309,51 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
             Err(error) => then.failed(failure(shared, &error), out),
         },
         Question::TempIds { count, then } => match authority.issue_temp_ids(then.who(), count, now).await {
-            Ok(records) => {
+            Ok(Some(records)) => {
                 if let Some(first) = records.first() {
                     let (username, first) = (then.who().username.clone(), first.temp_id.clone());
                     console.show(ConsoleEvent::TempIdsIssued { username, first, count });
                 }
                 then.issued(records, out)
             }
+            Ok(None) => then.no_account(out),
             Err(error) => then.failed(failure(shared, &error), out),
         },
         Question::BeginUpload { begin, then } => match authority.begin_upload(then.who(), begin, now).await {
             Ok(UploadBegun::Open { summary: Some(summary), .. }) => then.complete(summary, out),
             Ok(UploadBegun::Open { key, durable, summary: None }) => then.begun(UploadHandle(key.0), durable, out),
             Ok(UploadBegun::Conflict { records }) => then.conflict(records, out),
+            Ok(UploadBegun::NoAccount) => then.no_account(out),
             Err(error) => then.failed(failure(shared, &error), out),
         },
         Question::Append { upload, first, records, then } => {
-            match authority.append_records(UploadKey(upload.0), first, records).await {
-                Ok(durable) => then.stored(durable, out),
+            match authority.append_records(then.who(), UploadKey(upload.0), first, records, now).await {
+                Ok(RecordsAppended::Durable(durable)) => then.stored(durable, out),
+                Ok(RecordsAppended::NoUpload) => then.no_upload(out),
+                Ok(RecordsAppended::NoAccount) => then.no_account(out),
                 Err(error) => then.failed(failure(shared, &error), out),
             }
         }
         Question::Finish { upload, then } => {
             match authority.finish_upload(then.who(), UploadKey(upload.0), now).await {
-                Ok(finished) => {
-                    if let Some(report) = finished.report {
+                Ok(UploadFinished::Complete { summary, report }) => {
+                    if let Some(report) = report {
                         console.show(ConsoleEvent::ContactLog { username: then.who().username.clone(), report });
                     }
-                    then.finished(finished.summary, out)
+                    then.finished(summary, out)
                 }
+                Ok(UploadFinished::NoUpload) => then.no_upload(out),
+                Ok(UploadFinished::NoAccount) => then.no_account(out),
                 Err(error) => then.failed(failure(shared, &error), out),
             }
         }
         Question::Notices { seen, then } => {
             match authority.unread_notices(then.who(), seen.map(|seen| NoticeId(seen.0)), now).await {
-                Ok(notices) => {
+                Ok(Some(notices)) => {
                     let notices = notices.into_iter().map(|(id, notice)| (NoticeHandle(id.0), notice));
                     then.unread(notices.collect(), out)
                 }
+                Ok(None) => then.no_account(out),
                 Err(error) => then.failed(failure(shared, &error), out),
             }
         }

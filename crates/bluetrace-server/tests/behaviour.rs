@@ -14,7 +14,7 @@ use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::passwords::{HashCost, InlinePool};
 use bluetrace_authority::store::Store;
 use bluetrace_authority::{Authority, MasterKey, Policy};
-use bluetrace_protocol::limits::{MAX_BAD_LINES, MAX_LINE};
+use bluetrace_protocol::limits::{MAX_BAD_LINES, MAX_LINE, MAX_RECORD_BATCH};
 use bluetrace_protocol::{Clock, Password, Timestamp, Username};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
@@ -450,6 +450,40 @@ async fn a_store_that_is_gone_is_an_answer_and_the_session_goes_on() {
     assert!(answer.starts_with("{\"commandType\":\"ER\",\"id\":1,\"data\":{\"code\":\""), "{answer}");
     client.token().await;
     server.attempt(ALICE, ALICES_PASSWORD, "421 ").await;
+}
+
+#[tokio::test]
+async fn a_session_of_a_removed_account_is_told_so_once_and_closed() {
+    on_each_store(async |server| {
+        let whole_batch = u32::try_from(MAX_RECORD_BATCH).unwrap();
+        let download = "{\"commandType\":\"DT\",\"id\":1}\n".to_owned();
+        let notices = "{\"commandType\":\"NT\",\"id\":1}\n".to_owned();
+        for request in [
+            download.clone() + &download,
+            notices + TOKEN,
+            begin(1, "new"),
+            records(2 * whole_batch, 0..1),
+            // on its way to the disk while what follows is read
+            records(2 * whole_batch, 0..whole_batch + 1) + &download,
+        ] {
+            let mut client = server.login(BOB, BOBS_PASSWORD).await;
+            client.send(begin(2 * whole_batch, "u-1")).await;
+            client.expect("{\"commandType\":\"UC\"").await;
+            let bob = Username::parse(BOB).unwrap();
+            assert!(server.authority.store().remove_account(bob.clone()).await.unwrap());
+            client.send(&request).await;
+            let answers = client.rest().await;
+            assert_eq!(answers.len(), 1, "{answers:?}");
+            assert!(
+                answers[0].starts_with("{\"commandType\":\"ER\"") && answers[0].contains("\"code\":\"no_account\""),
+                "{answers:?}"
+            );
+            let password = Password::parse(BOBS_PASSWORD).unwrap();
+            assert!(server.authority.open_account(bob, password, server.clock.now()).await.unwrap());
+        }
+        server.login(ALICE, ALICES_PASSWORD).await.token().await;
+    })
+    .await;
 }
 
 // ---- Time, over a pipe with a paused clock

@@ -330,6 +330,7 @@ impl FrontEnd {
             | End::Refused { .. }
             | End::LoginLost { .. }
             | End::PasswordChanged
+            | End::NoAccount
             | End::CertificateChanged(_) => ExitStatus::Failure,
         })
     }

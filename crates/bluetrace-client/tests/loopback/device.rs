@@ -193,6 +193,45 @@ async fn a_server_that_takes_its_leave_is_told_and_met_again() {
     rig.until(|event| matches!(event, DeviceEvent::Resumed)).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_the_authority_fails_at_is_tried_a_few_times_and_then_kept_for_later() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder, 3);
+    *authority.state.upload_error.lock().unwrap() = "internal";
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    drop(rig.device.submit(Command::Upload).await);
+    let mut waits = Vec::new();
+    while waits.last() != Some(&None) {
+        if let DeviceEvent::UploadFailed { retry_in, .. } = rig.events.recv().await.unwrap() {
+            waits.push(retry_in.map(|wait| wait.as_secs()));
+        }
+    }
+    assert_eq!(waits, [Some(5), Some(10), Some(20), None]);
+    sleep(Duration::from_mins(10)).await;
+    assert_eq!(authority.state.uploads_refused.load(Ordering::Relaxed), waits.len());
+    assert!(folder.path().join(format!("{USER}_upload.txt")).exists(), "it is kept");
+
+    // who asks again is answered again
+    *authority.state.upload_error.lock().unwrap() = "";
+    drop(rig.device.submit(Command::Upload).await);
+    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(_))).await;
+    assert_uploaded_once(&authority, 3);
+}
+
+#[tokio::test]
+async fn a_device_whose_account_was_removed_ends_and_keeps_its_upload() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder, 3);
+    *authority.state.upload_error.lock().unwrap() = "no_account";
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    drop(rig.device.submit(Command::Upload).await);
+    rig.until(|event| matches!(event, DeviceEvent::Ended(End::NoAccount))).await;
+    assert_eq!(authority.state.uploads_refused.load(Ordering::Relaxed), 1);
+    assert!(folder.path().join(format!("{USER}_upload.txt")).exists());
+}
+
 #[tokio::test]
 async fn an_upload_survives_the_device() {
     let authority = Authority::start().await;

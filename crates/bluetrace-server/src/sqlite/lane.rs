@@ -224,6 +224,7 @@ where
         self.outcome = Some(match (self.work)(connection) {
             Ok(answer) => Ok(answer),
             Err(Refusal::Failed(text)) => Err(StoreError::Failed(text.into())),
+            Err(Refusal::NoUpload) => Err(StoreError::Failed("there is no such upload".into())),
             Err(Refusal::Sql(error)) => return Err(error),
         });
         Ok(())

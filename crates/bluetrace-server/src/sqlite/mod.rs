@@ -15,7 +15,7 @@ use std::path::Path;
 use bluetrace_authority::store::{
     AccountId, AccountOpened, AccountSummary, Expired, ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice,
     NoticeId, Owner, PasswordHash, PasswordSource, SessionId, SessionState, Store, StoreFuture, TempIdImported,
-    TempIdsIssued, UploadBegun, UploadKey, UploadRequest, UploadRow, Verdict,
+    TempIdsIssued, UploadBegun, UploadCompleted, UploadKey, UploadRequest, UploadRow, Verdict,
 };
 use bluetrace_protocol::{ExposureNotice, Record, TempId, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::Connection;
@@ -156,8 +156,12 @@ impl Store for SqliteStore {
         self.write(1, move |c| write::begin_upload(c, &request, now))
     }
 
-    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, u32> {
-        self.write(records.len(), move |c| write::append_records(c, upload, first, &records))
+    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, Option<u32>> {
+        self.write(records.len(), move |c| match write::append_records(c, upload, first, &records) {
+            Ok(durable) => Ok(Some(durable)),
+            Err(Refusal::NoUpload) => Ok(None),
+            Err(refusal) => Err(refusal),
+        })
     }
 
     fn uploaded_records(
@@ -176,7 +180,7 @@ impl Store for SqliteStore {
         summary: UploadSummary,
         notices: Vec<NewNotice>,
         now: Timestamp,
-    ) -> StoreFuture<'_, bool> {
+    ) -> StoreFuture<'_, UploadCompleted> {
         self.write(notices.len(), move |c| write::complete_upload(c, upload, summary, &notices, now))
     }
 
@@ -189,7 +193,7 @@ impl Store for SqliteStore {
         account: AccountId,
         limit: u32,
         now: Timestamp,
-    ) -> StoreFuture<'_, Vec<(NoticeId, ExposureNotice)>> {
+    ) -> StoreFuture<'_, Option<Vec<(NoticeId, ExposureNotice)>>> {
         self.read(move |c| read::unread_notices(c, account, limit, now))
     }
 

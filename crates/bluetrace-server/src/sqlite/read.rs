@@ -169,7 +169,10 @@ pub(super) fn unread_notices(
     account: AccountId,
     limit: u32,
     now: Timestamp,
-) -> Result<Vec<(NoticeId, ExposureNotice)>> {
+) -> Result<Option<Vec<(NoticeId, ExposureNotice)>>> {
+    if !has_account(connection, account)? {
+        return Ok(None);
+    }
     let mut query = connection.prepare_cached(
         "SELECT id, begins, ends, advice FROM notice
          WHERE account = ?1 AND is_read = 0 AND +forget_at > ?2 ORDER BY id LIMIT ?3",
@@ -178,7 +181,11 @@ pub(super) fn unread_notices(
         let notice = ExposureNotice { from: convert::time(row, 1)?, to: convert::time(row, 2)?, advice: row.get(3)? };
         Ok((NoticeId(row.get(0)?), notice))
     })?;
-    rows.collect()
+    rows.collect::<Result<_>>().map(Some)
+}
+
+pub(super) fn has_account(connection: &Connection, account: AccountId) -> Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM account WHERE id = ?1")?.exists([account.0])
 }
 
 pub(super) fn session_state(

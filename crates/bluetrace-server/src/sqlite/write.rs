@@ -3,7 +3,7 @@
 use bluetrace_authority::store::{
     AccountId, AccountOpened, Expired, Failures, ImportedTempId, Lockout, LoginRecorded, MAX_EXPIRED_ROWS,
     MAX_UNKNOWN_USERNAMES, NewNotice, NoticeId, PasswordHash, PasswordSource, SessionId, TempIdImported, TempIdsIssued,
-    UploadBegun, UploadKey, UploadRequest, Verdict,
+    UploadBegun, UploadCompleted, UploadKey, UploadRequest, Verdict,
 };
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{Record, Timestamp, UploadSummary, Uploaded, Username};
@@ -112,8 +112,8 @@ pub(super) fn issue_temp_ids(
     ids: &[Record],
     forget_at: Timestamp,
 ) -> Result<TempIdsIssued> {
-    if !connection.prepare_cached("SELECT 1 FROM account WHERE id = ?1")?.exists([account.0])? {
-        return Err(NO_SUCH_ACCOUNT);
+    if !read::has_account(connection, account)? {
+        return Ok(TempIdsIssued::NoAccount);
     }
     let mut insert = connection.prepare_cached(
         "INSERT INTO temp_id (temp_id, account, start, expiry, forget_at) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -202,9 +202,7 @@ pub(super) fn begin_upload(connection: &Connection, request: &UploadRequest, now
         Some((UploadKey(old), ..)) => {
             connection.prepare_cached("UPDATE upload SET account = NULL WHERE id = ?1")?.execute([old])?;
         }
-        None if !connection.prepare_cached("SELECT 1 FROM account WHERE id = ?1")?.exists([account])? => {
-            return Err(NO_SUCH_ACCOUNT);
-        }
+        None if !read::has_account(connection, AccountId(*account))? => return Ok(UploadBegun::NoAccount),
         None => {}
     }
     connection
@@ -265,14 +263,15 @@ pub(super) fn complete_upload(
     summary: UploadSummary,
     notices: &[NewNotice],
     now: Timestamp,
-) -> Result<bool> {
-    let finished: Option<i64> = connection
+) -> Result<UploadCompleted> {
+    let finished: Option<Option<i64>> = connection
         .prepare_cached("SELECT finished FROM upload WHERE id = ?1 AND account IS NOT NULL")?
         .query_row([upload.0], |row| row.get(0))
-        .optional()?
-        .ok_or(NO_SUCH_UPLOAD)?;
-    if finished.is_some() {
-        return Ok(false);
+        .optional()?;
+    match finished {
+        None => return Ok(UploadCompleted::NoUpload),
+        Some(Some(_)) => return Ok(UploadCompleted::Before),
+        Some(None) => {}
     }
     connection
         .prepare_cached(
@@ -293,7 +292,7 @@ pub(super) fn complete_upload(
         let (from, to) = (notice.from.as_unix(), notice.to.as_unix());
         leave.execute(params![account.0, from, to, notice.advice, forget_at.as_unix()])?;
     }
-    Ok(true)
+    Ok(UploadCompleted::Now)
 }
 
 pub(super) fn mark_notices_read(connection: &Connection, account: AccountId, last: NoticeId) -> Result<()> {
@@ -393,9 +392,7 @@ fn left_as_i64(left: usize) -> i64 {
     i64::try_from(left).unwrap_or(i64::MAX)
 }
 
-const NO_SUCH_ACCOUNT: Refusal = Refusal::Failed("there is no such account");
-
-const NO_SUCH_UPLOAD: Refusal = Refusal::Failed("there is no such upload");
+const NO_SUCH_UPLOAD: Refusal = Refusal::NoUpload;
 
 /// What is forgotten at `?1`, at most `?2` rows, of each kind but uploads.
 const DELETE_FORGOTTEN: [&str; 4] = [
