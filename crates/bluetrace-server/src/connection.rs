@@ -5,7 +5,6 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bluetrace_authority::accounts::LoggedIn;
 use bluetrace_authority::store::{NoticeId, UploadBegun, UploadKey};
@@ -60,6 +59,8 @@ where
     };
     // a peer that goes away, stalls or is cut off ends its own connection and nothing else
     _ = connection.run(peer).await;
+    // the records that it had sent by then need not be sent again
+    connection.is_stored().await;
 }
 
 struct Connection<S> {
@@ -96,14 +97,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         loop {
             let Some(next) = self.lines(session).await? else { break };
             session = next;
-            match self.read_at_hand().await {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(error) => {
-                    // the peer is gone; the records it had sent by then need not be sent again
-                    self.settle(session.pause()).await?;
-                    self.is_stored().await;
-                    return Err(error);
+            // who streams without a pause hears of the end of the server all the same
+            if !self.shutdown.has_begun() {
+                match self.read_at_hand().await {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(error) => {
+                        // the peer is gone; what it had sent by then is not
+                        self.settle(session.pause()).await?;
+                        return Err(error);
+                    }
                 }
             }
             let Some(next) = self.settle(session.pause()).await? else { break };
@@ -127,8 +130,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
         }
         self.is_stored().await;
-        send_and_close(&mut self.stream, &self.out).await;
-        Ok(())
+        let Self { stream, out, shared, shutdown, .. } = self;
+        tokio::select! {
+            biased;
+            // boxed, as is what is asked: an idle connection should not hold the room
+            () = Box::pin(send_and_close(stream, out)) => Ok(()),
+            () = shutdown.begun_for(shared.limits.shutdown_stall) => Err(io::ErrorKind::TimedOut.into()),
+        }
     }
 
     /// Gives the session every whole line at hand. `None` when the connection is to be closed.
@@ -154,6 +162,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     return Ok(None);
                 }
                 self.send().await?;
+                if self.shutdown.has_begun() {
+                    // what is at hand still was not acknowledged, and its answers could be without number
+                    return Ok(Some(session));
+                }
             }
         }
     }
@@ -238,30 +250,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let buffer = decoder.unread();
         buffer.reserve(*wanted);
         tokio::select! {
+            biased;
+            () = shutdown.begun() => Ok(Arrival::Shutdown),
             read = timeout_at(deadline, stream.read_buf(buffer)) => match read {
                 Ok(Ok(0)) => Ok(Arrival::End),
                 Ok(Ok(_)) => Ok(Arrival::Bytes),
                 Ok(Err(error)) => Err(error),
                 Err(_) => Ok(Arrival::TooLong),
             },
-            () = shutdown.begun() => Ok(Arrival::Shutdown),
         }
     }
 
-    /// Sends what waits. A peer that takes none of it for too long is an error.
+    /// Sends what waits. A peer that takes none of it for too long is an error, and so is one that has not taken all of it soon
+    /// after the server was asked to stop.
     async fn send(&mut self) -> io::Result<()> {
-        let stall: Duration = self.shared.limits.write_stall;
-        let mut sent = 0;
-        while let Some(rest) = self.out.get(sent..).filter(|rest| !rest.is_empty()) {
-            match timeout(stall, self.stream.write(rest)).await?? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                written => sent += written,
+        let Self { stream, out, shared, shutdown, .. } = self;
+        if out.is_empty() {
+            return Ok(());
+        }
+        let Limits { write_stall, shutdown_stall, .. } = shared.limits;
+        let sending = async {
+            let mut sent = 0;
+            while let Some(rest) = out.get(sent..).filter(|rest| !rest.is_empty()) {
+                match timeout(write_stall, stream.write(rest)).await?? {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    written => sent += written,
+                }
             }
+            timeout(write_stall, stream.flush()).await?
+        };
+        tokio::select! {
+            biased;
+            sent = sending => sent?,
+            () = shutdown.begun_for(shutdown_stall) => return Err(io::ErrorKind::TimedOut.into()),
         }
-        if sent > 0 {
-            timeout(stall, self.stream.flush()).await??;
-        }
-        self.out.clear();
+        out.clear();
         Ok(())
     }
 
