@@ -24,7 +24,7 @@ use tracing::{error, warn};
 use crate::complaints::Complaints;
 use crate::console::{Console, ConsoleEvent};
 use crate::limits::{Limits, OUTPUT_HIGH_WATER, OUTPUT_KEPT, READ_BUFFER_LARGE, READ_BUFFER_SMALL};
-use crate::listener::Peer;
+use crate::listener::{LOGIN_TOO_SLOW, Peer};
 use crate::shutdown::Shutdown;
 use crate::stream::send_and_close;
 
@@ -124,9 +124,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     self.ended(session).await;
                     return Ok(());
                 }
-                Arrival::TooLong if session.is_member() => break self.out.extend_from_slice(IDLE),
-                Arrival::TooLong => break self.out.extend_from_slice(LOGIN_TOO_SLOW),
-                Arrival::Shutdown => break self.out.extend_from_slice(SHUTTING_DOWN),
+                Arrival::TooLong if session.is_member() => break self.say(IDLE),
+                Arrival::TooLong => break self.say(LOGIN_TOO_SLOW),
+                Arrival::Shutdown => break self.say(SHUTTING_DOWN),
             }
         }
         self.is_stored().await;
@@ -288,6 +288,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         Ok(())
     }
 
+    /// Puts a last line behind what waits.
+    fn say(&mut self, line: &str) {
+        self.out.extend_from_slice(line.as_bytes());
+        self.out.push(b'\n');
+    }
+
     /// Gives memory back before a wait that may be long.
     fn rest(&mut self) {
         self.out.shrink_to(OUTPUT_KEPT);
@@ -416,6 +422,5 @@ fn failure(shared: &Shared, error: &AuthorityError) -> Failure {
     }
 }
 
-const IDLE: &[u8] = b"421 The session was idle for too long. Please log in again\n";
-const LOGIN_TOO_SLOW: &[u8] = b"421 The login took too long. Please try again\n";
-const SHUTTING_DOWN: &[u8] = b"421 The server is shutting down. Please try again later\n";
+const IDLE: &str = "421 The session was idle for too long. Please log in again";
+const SHUTTING_DOWN: &str = "421 The server is shutting down. Please try again later";

@@ -336,7 +336,8 @@ fn log_panic(ended: &Result<(), JoinError>) {
 const TLS_HANDSHAKE: u8 = 0x16;
 
 const TOO_MANY_CONNECTIONS: &str = "421 Too many connections. Please try again later";
-const LOGIN_TOO_SLOW: &str = "421 The login took too long. Please try again later";
+/// What a peer is told whose login, or whose first byte, did not come within [`Limits::login_deadline`].
+pub(crate) const LOGIN_TOO_SLOW: &str = "421 The login took too long. Please try again later";
 const PLAINTEXT_REFUSED: &str = "530 Plaintext is refused from this address. Use TLS";
 
 #[cfg(test)]
