@@ -7,6 +7,7 @@ mod convert;
 mod lane;
 mod open;
 mod read;
+mod record_key;
 mod trouble;
 mod write;
 

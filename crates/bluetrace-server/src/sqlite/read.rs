@@ -4,16 +4,11 @@ use bluetrace_authority::store::{
     AccountId, AccountSummary, Failures, ImportedTempId, LoginState, NoticeId, Owner, SessionId, SessionState,
     UploadKey, UploadRow,
 };
-use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{ExposureNotice, TempId, Timestamp, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::convert;
-
-/// An upload's number is this many bits to the left of the places of its records.
-pub(super) const PLACE_BITS: u32 = 20;
-
-const _: () = assert!(MAX_UPLOAD_RECORDS <= 1 << PLACE_BITS);
+use super::record_key::{place_of, record_keys_from};
 
 pub(super) fn accounts(
     connection: &Connection,
@@ -110,11 +105,10 @@ pub(super) fn resolve(connection: &Connection, ids: &[TempId], now: Timestamp) -
 
 /// How many of an upload's first records are durable.
 pub(super) fn durable(connection: &Connection, upload: UploadKey) -> Result<u32> {
-    let first_place = upload.0 << PLACE_BITS;
     let mut query =
         connection.prepare_cached("SELECT max(place) FROM uploaded_record WHERE place BETWEEN ?1 AND ?2")?;
-    let last: Option<i64> = query.query_row([first_place, first_place | MAX_PLACE], |row| row.get(0))?;
-    Ok(last.map_or(0, |last| u32::try_from((last & MAX_PLACE) + 1).unwrap_or(u32::MAX)))
+    let last: Option<i64> = query.query_row(record_keys_from(upload, 0), |row| row.get(0))?;
+    Ok(last.map_or(0, |last| place_of(last) + 1))
 }
 
 pub(super) fn uploaded_records(
@@ -126,16 +120,15 @@ pub(super) fn uploaded_records(
 ) -> Result<Vec<Uploaded>> {
     let mut visible =
         connection.prepare_cached("SELECT 1 FROM upload WHERE id = ?1 AND account IS NOT NULL AND forget_at > ?2")?;
-    if i64::from(first) > MAX_PLACE || !visible.exists(params![upload.0, now.as_unix()])? {
+    if !visible.exists(params![upload.0, now.as_unix()])? {
         return Ok(Vec::new());
     }
-    let first_place = upload.0 << PLACE_BITS;
     let mut query = connection.prepare_cached(
         "SELECT temp_id, start, expiry, received, rssi, seen FROM uploaded_record
          WHERE place BETWEEN ?1 AND ?2 ORDER BY place LIMIT ?3",
     )?;
-    let places = params![first_place | i64::from(first), first_place | MAX_PLACE, limit];
-    query.query_map(places, convert::uploaded)?.collect()
+    let [first, last] = record_keys_from(upload, first);
+    query.query_map(params![first, last, limit], convert::uploaded)?.collect()
 }
 
 pub(super) fn uploads(
@@ -209,6 +202,3 @@ pub(super) fn import_note(connection: &Connection, name: &str) -> Result<Option<
     let mut query = connection.prepare_cached("SELECT note FROM import_note WHERE name = ?1")?;
     query.query_row([name], |row| row.get(0)).optional()
 }
-
-/// The highest place there can be within an upload.
-pub(super) const MAX_PLACE: i64 = (1 << PLACE_BITS) - 1;

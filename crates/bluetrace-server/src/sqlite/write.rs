@@ -10,7 +10,8 @@ use bluetrace_protocol::{Record, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::convert;
-use super::read::{self, MAX_PLACE, PLACE_BITS};
+use super::read;
+use super::record_key::{record_key, record_keys_from};
 use super::trouble::Refusal;
 
 type Result<T> = std::result::Result<T, Refusal>;
@@ -231,7 +232,7 @@ pub(super) fn append_records(
     let new = records.iter().skip(usize::try_from(known).unwrap_or(usize::MAX));
     let mut durable = durable;
     for record in new.take(usize::try_from(total.saturating_sub(durable)).unwrap_or(usize::MAX)) {
-        let place = upload.0 << PLACE_BITS | i64::from(durable);
+        let place = record_key(upload, durable);
         match record {
             Uploaded::Malformed => insert.execute(params![
                 place,
@@ -339,12 +340,10 @@ pub(super) fn delete_forgotten(connection: &Connection, now: Timestamp) -> Resul
 
 /// Deletes up to `most` rows of an upload, its last records first and itself at the end, and returns how many.
 fn delete_upload(connection: &Connection, upload: UploadKey, most: usize) -> Result<usize> {
-    let first_place = upload.0 << PLACE_BITS;
-    let durable = i64::from(read::durable(connection, upload)?);
-    let keep = durable.saturating_sub(left_as_i64(most)).max(0);
+    let keep = read::durable(connection, upload)?.saturating_sub(u32::try_from(most).unwrap_or(u32::MAX));
     let deleted = connection
         .prepare_cached("DELETE FROM uploaded_record WHERE place BETWEEN ?1 AND ?2")?
-        .execute([first_place | keep, first_place | MAX_PLACE])?;
+        .execute(record_keys_from(upload, keep))?;
     if deleted >= most {
         return Ok(deleted);
     }
