@@ -1,14 +1,14 @@
 //! Owns [`SqliteStore`]: the store in one SQLite file, the default.
 //!
 //! WAL and `synchronous=FULL`, so what is acknowledged survives a loss of power. One thread writes and a few read
-//! (`lane`); SQL stands in `write` and `read`, the schema in `schema_*.sql`. Other processes may open the file at the same time.
+//! (`workers`); SQL stands in `write` and `read`, the schema in `schema_*.sql`. Other processes may open the file at the same time.
 
 mod convert;
-mod lane;
+mod error;
 mod open;
 mod read;
 mod record_key;
-mod trouble;
+mod workers;
 mod write;
 
 use std::path::Path;
@@ -21,10 +21,10 @@ use bluetrace_authority::store::{
 use bluetrace_protocol::{ExposureNotice, Record, TempId, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::Connection;
 
-use self::lane::Lane;
-use self::open::Place;
+use self::error::JobError;
+use self::open::Database;
 pub use self::open::{OpenError, SqliteOptions};
-use self::trouble::Refusal;
+use self::workers::Workers;
 
 /// A store in an SQLite file. Needs no async runtime: its futures may be polled by anyone.
 ///
@@ -32,8 +32,8 @@ use self::trouble::Refusal;
 #[derive(Debug)]
 pub struct SqliteStore {
     // in this order: the write-ahead log can be emptied when nobody reads it
-    readers: Lane,
-    writer: Lane,
+    readers: Workers,
+    writer: Workers,
 }
 
 impl SqliteStore {
@@ -50,9 +50,9 @@ impl SqliteStore {
     /// # Errors
     /// As for [`SqliteStore::open`].
     pub fn open_with(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
-        let place = Place { path: path.into(), options };
-        place.prepare()?;
-        Ok(Self { readers: Lane::of_readers(&place)?, writer: Lane::of_writer(&place)? })
+        let database = Database { path: path.into(), options };
+        database.prepare()?;
+        Ok(Self { readers: Workers::readers(&database)?, writer: Workers::writer(&database)? })
     }
 
     /// Finishes what is queued and moves all of it into the database file. Blocks meanwhile; later calls fail.
@@ -66,13 +66,13 @@ impl SqliteStore {
         T: Send + 'static,
         F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        Box::pin(self.readers.run(1, move |connection| work(connection).map_err(Refusal::from)))
+        Box::pin(self.readers.run(1, move |connection| work(connection).map_err(JobError::from)))
     }
 
     fn write<T, F>(&self, rows: usize, work: F) -> StoreFuture<'_, T>
     where
         T: Send + 'static,
-        F: Fn(&Connection) -> Result<T, Refusal> + Send + 'static,
+        F: Fn(&Connection) -> Result<T, JobError> + Send + 'static,
     {
         Box::pin(self.writer.run(rows, work))
     }
@@ -160,8 +160,8 @@ impl Store for SqliteStore {
     fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, Option<u32>> {
         self.write(records.len(), move |c| match write::append_records(c, upload, first, &records) {
             Ok(durable) => Ok(Some(durable)),
-            Err(Refusal::NoUpload) => Ok(None),
-            Err(refusal) => Err(refusal),
+            Err(JobError::NoUpload) => Ok(None),
+            Err(error) => Err(error),
         })
     }
 

@@ -38,7 +38,7 @@ pub(super) fn login_state(connection: &Connection, username: &Username, now: Tim
         connection.prepare_cached(convert::ACCOUNT)?.query_row([username.reveal()], convert::account).optional()?;
     let (account, failures) = match account {
         Some((account, failures)) => (Some(account), failures),
-        None => (None, failures_of_stranger(connection, username, now)?),
+        None => (None, failures_of_unknown_username(connection, username, now)?),
     };
     Ok(LoginState { account, blocked_until: failures.blocked_until_after(now) })
 }
@@ -55,11 +55,11 @@ pub(super) fn failures(
         .optional()?;
     match of_account {
         Some((id, failures)) => Ok((Some(id), failures)),
-        None => Ok((None, failures_of_stranger(connection, username, now)?)),
+        None => Ok((None, failures_of_unknown_username(connection, username, now)?)),
     }
 }
 
-fn failures_of_stranger(connection: &Connection, username: &Username, now: Timestamp) -> Result<Failures> {
+fn failures_of_unknown_username(connection: &Connection, username: &Username, now: Timestamp) -> Result<Failures> {
     let failures = connection
         .prepare_cached("SELECT in_a_row, blocked_until FROM stranger WHERE username = ?1 AND forget_at > ?2")?
         .query_row(params![username.reveal(), now.as_unix()], |row| convert::failures(row, 0))

@@ -10,11 +10,11 @@ use bluetrace_protocol::{Record, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::convert;
+use super::error::JobError;
 use super::read;
 use super::record_key::{record_key, record_keys_from};
-use super::trouble::Refusal;
 
-type Result<T> = std::result::Result<T, Refusal>;
+type Result<T> = std::result::Result<T, JobError>;
 
 pub(super) fn open_account(
     connection: &Connection,
@@ -73,7 +73,7 @@ pub(super) fn record_login(
             .execute(params![id, failures.in_a_row, blocked_until])?;
         return Ok(recorded);
     }
-    forget_stranger(connection, username)?;
+    forget_unknown_username(connection, username)?;
     let strangers: u32 = connection.prepare_cached("SELECT strangers FROM tally")?.query_row([], |row| row.get(0))?;
     if strangers >= MAX_UNKNOWN_USERNAMES {
         connection.prepare_cached("DELETE FROM stranger WHERE age = (SELECT min(age) FROM stranger)")?.execute([])?;
@@ -179,7 +179,7 @@ fn import_temp_id(
 pub(super) fn begin_upload(connection: &Connection, request: &UploadRequest, now: Timestamp) -> Result<UploadBegun> {
     let UploadRequest { account: AccountId(account), upload, records, forget_at } = request;
     if *records > MAX_UPLOAD_RECORDS {
-        return Err(Refusal::Failed("an upload of so many records"));
+        return Err(JobError::Failed("an upload of so many records"));
     }
     let found = connection
         .prepare_cached(
@@ -224,7 +224,7 @@ pub(super) fn append_records(
         .optional()?
         .ok_or(NO_SUCH_UPLOAD)?;
     let durable = read::durable(connection, upload)?;
-    let known = durable.checked_sub(first).ok_or(Refusal::Failed("records before these are missing"))?;
+    let known = durable.checked_sub(first).ok_or(JobError::Failed("records before these are missing"))?;
     let mut insert = connection.prepare_cached(
         "INSERT INTO uploaded_record (place, temp_id, start, expiry, received, rssi, seen)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -358,7 +358,7 @@ fn account_named(connection: &Connection, username: &Username) -> Result<Option<
 }
 
 fn create_account(connection: &Connection, username: &Username, now: Timestamp) -> Result<AccountId> {
-    forget_stranger(connection, username)?;
+    forget_unknown_username(connection, username)?;
     connection
         .prepare_cached("INSERT INTO account (username, created) VALUES (?1, ?2)")?
         .execute(params![username.reveal(), now.as_unix()])?;
@@ -382,7 +382,7 @@ fn set_password(
     Ok(())
 }
 
-fn forget_stranger(connection: &Connection, username: &Username) -> Result<()> {
+fn forget_unknown_username(connection: &Connection, username: &Username) -> Result<()> {
     connection.prepare_cached("DELETE FROM stranger WHERE username = ?1")?.execute([username.reveal()])?;
     Ok(())
 }
@@ -391,7 +391,7 @@ fn left_as_i64(left: usize) -> i64 {
     i64::try_from(left).unwrap_or(i64::MAX)
 }
 
-const NO_SUCH_UPLOAD: Refusal = Refusal::NoUpload;
+const NO_SUCH_UPLOAD: JobError = JobError::NoUpload;
 
 /// What is forgotten at `?1`, at most `?2` rows, of each kind but uploads.
 const DELETE_FORGOTTEN: [&str; 4] = [
