@@ -1005,7 +1005,7 @@ async fn opened(store: &dyn Store, text: &str) -> AccountId {
 async fn begun(store: &dyn Store, account: AccountId, upload: &str, records: u32) -> UploadKey {
     match store.begin_upload(request(account, upload, records), at(0)).await.unwrap() {
         UploadBegun::Open { key, .. } => key,
-        other => panic!("a new upload: {other:?}"),
+        other @ (UploadBegun::Conflict { .. } | UploadBegun::NoAccount) => panic!("a new upload: {other:?}"),
     }
 }
 

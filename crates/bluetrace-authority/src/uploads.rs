@@ -120,11 +120,10 @@ impl Authority {
         upload: UploadKey,
         first: u32,
         records: Vec<Uploaded>,
-        now: Timestamp,
     ) -> Result<RecordsAppended, AuthorityError> {
         Ok(match self.store.append_records(upload, first, records).await? {
             Some(durable) => RecordsAppended::Durable(durable),
-            None if self.has_account(member, now).await? => RecordsAppended::NoUpload,
+            None if self.has_account(member).await? => RecordsAppended::NoUpload,
             None => RecordsAppended::NoAccount,
         })
     }
@@ -163,7 +162,7 @@ impl Authority {
         Ok(match self.store.complete_upload(upload, summary, notices.collect(), now).await? {
             UploadCompleted::Now => UploadFinished::Complete { summary, report: Some(report) },
             UploadCompleted::Before => UploadFinished::Complete { summary, report: None },
-            UploadCompleted::NoUpload if self.has_account(member, now).await? => UploadFinished::NoUpload,
+            UploadCompleted::NoUpload if self.has_account(member).await? => UploadFinished::NoUpload,
             UploadCompleted::NoUpload => UploadFinished::NoAccount,
         })
     }
@@ -208,8 +207,9 @@ impl Authority {
     }
 
     /// Whether a member's account is there still: asked where an upload is not.
-    async fn has_account(&self, member: &Member, now: Timestamp) -> Result<bool, AuthorityError> {
-        Ok(self.store.session_state(member.account, member.session, now).await?.is_some())
+    async fn has_account(&self, member: &Member) -> Result<bool, AuthorityError> {
+        // the moment decides on the session's revocation alone, which is not looked at
+        Ok(self.store.session_state(member.account, member.session, member.logged_in).await?.is_some())
     }
 
     fn random_upload_id(&self) -> Result<UploadId, AuthorityError> {

@@ -193,9 +193,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// Begins to store a whole batch, without waiting for the disk.
     async fn store(&mut self, who: Arc<Member>, upload: UploadKey, first: u32, records: Vec<Uploaded>) {
-        let (authority, now) = (Arc::clone(&self.shared.authority), self.shared.clock.now());
+        let authority = Arc::clone(&self.shared.authority);
         let mut storing: Storing =
-            Box::pin(async move { authority.append_records(&who, upload, first, records, now).await });
+            Box::pin(async move { authority.append_records(&who, upload, first, records).await });
         // the first step puts it into the store's queue, or finds that full
         self.storing = Some(match poll_fn(|context| Poll::Ready(storing.as_mut().poll(context))).await {
             Poll::Pending => storing,
@@ -356,7 +356,7 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
             Err(error) => then.failed(failure(shared, &error), out),
         },
         Question::Append { upload, first, records, then } => {
-            match authority.append_records(then.who(), UploadKey(upload.0), first, records, now).await {
+            match authority.append_records(then.who(), UploadKey(upload.0), first, records).await {
                 Ok(RecordsAppended::Durable(durable)) => then.stored(durable, out),
                 Ok(RecordsAppended::NoUpload) => then.no_upload(out),
                 Ok(RecordsAppended::NoAccount) => then.no_account(out),

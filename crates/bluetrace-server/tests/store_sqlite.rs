@@ -425,7 +425,7 @@ fn begun(store: &SqliteStore, account: AccountId, records: u32) -> UploadKey {
     let request = UploadRequest { account, upload, records, forget_at: at(FORGET) };
     match block_on(store.begin_upload(request, at(0))).unwrap() {
         UploadBegun::Open { key, .. } => key,
-        other => panic!("a new upload: {other:?}"),
+        other @ (UploadBegun::Conflict { .. } | UploadBegun::NoAccount) => panic!("a new upload: {other:?}"),
     }
 }
 

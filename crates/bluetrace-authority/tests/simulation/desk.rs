@@ -268,8 +268,7 @@ impl Desk {
                 let place = notes.upload.expect("an upload was begun");
                 let behind = first + u32::try_from(records.len()).unwrap();
                 let member = &then.who().member;
-                let answer =
-                    at_once(authority.append_records(member, UploadKey(upload.0), first, records, now)).unwrap();
+                let answer = at_once(authority.append_records(member, UploadKey(upload.0), first, records)).unwrap();
                 let expected = &mut model.uploads[place];
                 if now < expected.forget_at {
                     assert!(first <= expected.durable, "records behind a gap");

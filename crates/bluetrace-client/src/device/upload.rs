@@ -69,11 +69,6 @@ impl Upload {
         }
         self.acknowledged = acknowledged;
     }
-
-    /// The wait after the failures there have been.
-    fn wait(&self) -> Duration {
-        FIRST_RETRY * 2_u32.saturating_pow(self.failures.saturating_sub(1).min(MOST_DOUBLINGS))
-    }
 }
 
 impl Engine {
@@ -181,11 +176,7 @@ impl Engine {
     pub(super) fn on_upload_failed(&mut self, code: &str, message: String) {
         let Some(upload) = &mut self.upload else { return };
         upload.failures = upload.failures.saturating_add(1);
-        let passing = [ErrorCode::Unavailable, ErrorCode::RateLimited, ErrorCode::NoUpload];
-        // the authority says that the same will not succeed: a few times, in case it is wrong
-        let is_worth_it = passing.iter().any(|passing| passing.as_str() == code)
-            || code == ErrorCode::Internal.as_str() && upload.failures <= RETRIES_OF_A_FAULT;
-        let retry_in = is_worth_it.then(|| upload.wait());
+        let retry_in = retry_after(code, upload.failures);
         upload.state = match retry_in {
             Some(wait) => State::Waiting(Instant::now() + wait),
             None => State::Refused,
@@ -203,7 +194,7 @@ impl Engine {
         match upload.state {
             State::Running => upload.state = State::Waiting(Instant::now()),
             // a server that closes after each refusal is not asked in a loop
-            State::Refused => upload.state = State::Waiting(Instant::now() + upload.wait()),
+            State::Refused => upload.state = State::Waiting(Instant::now() + wait_after(upload.failures)),
             State::Saving(_) | State::Waiting(_) => {}
         }
     }
@@ -211,6 +202,20 @@ impl Engine {
     pub(super) fn is_upload_running(&self) -> bool {
         matches!(&self.upload, Some(Upload { state: State::Running, .. }))
     }
+}
+
+/// How long an upload waits that has failed so often, the last time with this code; `None` if this session does not try it
+/// again.
+fn retry_after(code: &str, failures: u32) -> Option<Duration> {
+    let passing = [ErrorCode::Unavailable, ErrorCode::RateLimited, ErrorCode::NoUpload];
+    // the authority says that the same will not succeed: a few times, in case it is wrong
+    let is_worth_it = passing.iter().any(|passing| passing.as_str() == code)
+        || code == ErrorCode::Internal.as_str() && failures <= RETRIES_OF_A_FAULT;
+    is_worth_it.then(|| wait_after(failures))
+}
+
+fn wait_after(failures: u32) -> Duration {
+    FIRST_RETRY * 2_u32.saturating_pow(failures.saturating_sub(1).min(MOST_DOUBLINGS))
 }
 
 /// How often an upload's progress is told in all.
@@ -224,3 +229,27 @@ const RETRIES_OF_A_FAULT: u32 = 3;
 
 /// How often that wait doubles: to 160 s.
 const MOST_DOUBLINGS: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waits(code: &str) -> Vec<Option<u64>> {
+        (1..=8).map(|failures| retry_after(code, failures).map(|wait| wait.as_secs())).collect()
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_ever_more_seldom() {
+        for code in ["unavailable", "rate_limited", "no_upload"] {
+            assert_eq!(waits(code), [5, 10, 20, 40, 80, 160, 160, 160].map(Some), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_authority_is_tried_again_a_few_times_and_a_refusal_never() {
+        assert_eq!(waits("internal"), [Some(5), Some(10), Some(20), None, None, None, None, None]);
+        for code in ["bad_count", "too_large", "upload_not_authorised", "something new"] {
+            assert_eq!(waits(code), [None; 8], "{code}");
+        }
+    }
+}

@@ -193,26 +193,16 @@ async fn a_server_that_takes_its_leave_is_told_and_met_again() {
     rig.until(|event| matches!(event, DeviceEvent::Resumed)).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_upload_that_the_authority_fails_at_is_tried_a_few_times_and_then_kept_for_later() {
+#[tokio::test]
+async fn an_upload_that_the_authority_does_not_take_is_kept_and_goes_when_it_is_asked_for_again() {
     let authority = Authority::start().await;
     let folder = tempfile::tempdir().unwrap();
     write_log(&folder, 3);
-    *authority.state.upload_error.lock().unwrap() = "internal";
+    *authority.state.upload_error.lock().unwrap() = "upload_not_authorised";
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
     drop(rig.device.submit(Command::Upload).await);
-    let mut waits = Vec::new();
-    while waits.last() != Some(&None) {
-        if let DeviceEvent::UploadFailed { retry_in, .. } = rig.events.recv().await.unwrap() {
-            waits.push(retry_in.map(|wait| wait.as_secs()));
-        }
-    }
-    assert_eq!(waits, [Some(5), Some(10), Some(20), None]);
-    sleep(Duration::from_mins(10)).await;
-    assert_eq!(authority.state.uploads_refused.load(Ordering::Relaxed), waits.len());
-    assert!(folder.path().join(format!("{USER}_upload.txt")).exists(), "it is kept");
-
-    // who asks again is answered again
+    rig.until(|event| matches!(event, DeviceEvent::UploadFailed { retry_in: None, .. })).await;
+    assert!(folder.path().join(format!("{USER}_upload.txt")).exists());
     *authority.state.upload_error.lock().unwrap() = "";
     drop(rig.device.submit(Command::Upload).await);
     rig.until(|event| matches!(event, DeviceEvent::UploadComplete(_))).await;
