@@ -23,6 +23,7 @@ pub mod frame;
 pub mod identity;
 pub mod limits;
 pub mod message;
+pub mod opentrace;
 pub mod record;
 pub mod sealed;
 pub mod session;

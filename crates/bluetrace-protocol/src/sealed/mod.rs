@@ -113,7 +113,11 @@ impl SealingKey {
     }
 
     /// Seals a user id and its window. The IV must never have been used with this key before: see [`random_iv`].
-    #[expect(clippy::expect_used, reason = "GCM refuses what is longer than 64 GiB, and nothing else")]
+    #[expect(
+        clippy::expect_used,
+        clippy::missing_panics_doc,
+        reason = "GCM refuses what is longer than 64 GiB, and nothing else"
+    )]
     pub fn seal(&self, uid: &Uid, start: i32, expiry: i32, iv: [u8; IV_BYTES]) -> SealedTempId {
         let mut text = [0; PLAINTEXT_BYTES];
         let (of_uid, times) = text.split_at_mut(UID_BYTES);
