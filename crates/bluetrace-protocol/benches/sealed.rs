@@ -3,7 +3,6 @@
 //! One core, nothing but memory. The limit is what no program that makes or reads such ids can leave out: the AEAD, base64, and
 //! of an id that is made a random IV.
 #![expect(clippy::unwrap_used, reason = "what a bench cannot set up ends it")]
-#![expect(clippy::cast_precision_loss, reason = "counts are small")]
 
 #[path = "../../bluetrace-server/benches/harness/mod.rs"]
 #[expect(dead_code, reason = "each bench uses a part of it")]

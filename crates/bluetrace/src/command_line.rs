@@ -222,7 +222,7 @@ pub(crate) enum TempIdAction {
         #[arg(long)]
         opentrace_compatible: bool,
     },
-    /// Seal lines of JSON with uid, start, expiry and, if it is not to be random, iv_hex; answers each with tempid or error.
+    /// Seal lines of JSON with uid, start, expiry and, if it is not to be random, `iv_hex`; answers each with tempid or error.
     Seal {
         /// Key of 64 hexadecimal digits. Whoever lists processes here sees it.
         #[arg(long, value_name = "HEX")]

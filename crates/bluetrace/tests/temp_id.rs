@@ -1,5 +1,5 @@
 //! `bluetrace tempid` as another program uses it: the vectors of the reference go in at one end and come out at the other.
-#![expect(clippy::unwrap_used, reason = "what helps a test fails as a test does")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what helps a test fails as a test does")]
 
 #[expect(dead_code, reason = "each file of tests uses a part of it")]
 mod support;
