@@ -12,8 +12,6 @@ use super::open::OpenError;
 pub(super) enum JobError {
     /// It makes no sense, and has changed nothing.
     Failed(&'static str),
-    /// It is about an upload that is not there, and has changed nothing: an outcome, where the caller has one for it.
-    NoUpload,
     /// SQLite could not do it; its transaction must be rolled back.
     Sql(rusqlite::Error),
 }

@@ -171,11 +171,7 @@ impl Store for SqliteStore {
     }
 
     fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, Option<u32>> {
-        self.write(records.len(), move |c| match write::append_records(c, upload, first, &records) {
-            Ok(durable) => Ok(Some(durable)),
-            Err(JobError::NoUpload) => Ok(None),
-            Err(error) => Err(error),
-        })
+        self.write(records.len(), move |c| write::append_records(c, upload, first, &records))
     }
 
     fn uploaded_records(

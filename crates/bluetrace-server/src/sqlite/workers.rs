@@ -230,7 +230,6 @@ where
         self.outcome = Some(match (self.work)(connection) {
             Ok(answer) => Ok(answer),
             Err(JobError::Failed(text)) => Err(StoreError::Failed(text.into())),
-            Err(JobError::NoUpload) => Err(StoreError::Failed("there is no such upload".into())),
             Err(JobError::Sql(error)) => return Err(error),
         });
         Ok(())

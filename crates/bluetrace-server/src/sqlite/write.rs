@@ -224,12 +224,12 @@ pub(super) fn append_records(
     upload: UploadKey,
     first: u32,
     records: &[Uploaded],
-) -> Result<u32> {
-    let total: u32 = connection
+) -> Result<Option<u32>> {
+    let total: Option<u32> = connection
         .prepare_cached("SELECT records FROM upload WHERE id = ?1 AND account IS NOT NULL")?
         .query_row([upload.0], |row| row.get(0))
-        .optional()?
-        .ok_or(NO_SUCH_UPLOAD)?;
+        .optional()?;
+    let Some(total) = total else { return Ok(None) };
     let durable = read::durable(connection, upload)?;
     let known = durable.checked_sub(first).ok_or(JobError::Failed("records before these are missing"))?;
     let mut insert = connection.prepare_cached(
@@ -262,7 +262,7 @@ pub(super) fn append_records(
         };
         durable += 1;
     }
-    Ok(durable)
+    Ok(Some(durable))
 }
 
 pub(super) fn complete_upload(
@@ -397,8 +397,6 @@ fn forget_unknown_username(connection: &Connection, username: &Username) -> Resu
 fn left_as_i64(left: usize) -> i64 {
     i64::try_from(left).unwrap_or(i64::MAX)
 }
-
-const NO_SUCH_UPLOAD: JobError = JobError::NoUpload;
 
 /// What is forgotten at `?1`, at most `?2` rows, of each kind but uploads.
 const DELETE_FORGOTTEN: [&str; 4] = [
