@@ -13,6 +13,7 @@ mod passwords;
 mod runtime;
 mod serve;
 mod system;
+mod temp_id;
 mod user;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::User(options) => user::run(options).map(|()| ExitCode::SUCCESS),
         Command::Export(options) => export::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Tempid(options) => temp_id::run(&options),
     };
     done.unwrap_or_else(|error| {
         system::complain(&error);

@@ -113,6 +113,8 @@ impl Engine {
                 let lasting = code == 530 || !self.was_welcomed && !self.lacks_password;
                 if lasting { self.end = Some(End::Refused { text }) } else { self.on_lost(&text) }
             }
+            // whatever else was asked has no answer either, nor would it have one on another connection
+            Event::NoAccount => self.end = Some(End::NoAccount),
             Event::Welcome => self.on_welcome(),
             Event::TempIds(records) => self.on_temp_ids(records),
             Event::Notices(notices) => self.on_notices(notices),
@@ -162,6 +164,10 @@ impl Engine {
     }
 
     fn on_welcome(&mut self) {
+        if let Err(error) = self.take_files() {
+            self.end = Some(End::NoFiles(Box::new(error)));
+            return;
+        }
         self.backoff.reset();
         self.outbox.tell(if self.was_welcomed { DeviceEvent::Resumed } else { DeviceEvent::Welcome });
         self.was_welcomed = true;

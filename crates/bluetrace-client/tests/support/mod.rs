@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) const USER: &str = "+61410999999";
@@ -42,6 +42,9 @@ pub(crate) struct State {
     pub(crate) cut_after: AtomicUsize,
     /// The next request is answered with a farewell, as when the server shuts down.
     pub(crate) says_farewell: AtomicBool,
+    /// Every begin of an upload is answered with this error, if it is not empty; how often is counted.
+    pub(crate) upload_error: Mutex<&'static str>,
+    pub(crate) uploads_refused: AtomicUsize,
     /// Seconds by which its clock is ahead of the devices'.
     pub(crate) ahead_s: AtomicI64,
 }
@@ -180,6 +183,13 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) -> Op
                 let line = answer(json!({}));
                 return say(&mut stream, &line).await;
             }
+            "UC" if request.get("data").is_none() && !state.upload_error.lock().unwrap().is_empty() => {
+                state.uploads_refused.fetch_add(1, Ordering::Relaxed);
+                let code = *state.upload_error.lock().unwrap();
+                let data = json!({"code": code, "message": "as the test wants"});
+                let error = json!({"commandType": "ER", "id": request["id"], "data": data});
+                writeln!(answers, "{error}").unwrap();
+            }
             "UC" if request.get("data").is_none() => {
                 let id = request["upload"].as_str().unwrap().to_owned();
                 let total = usize::try_from(request["numOfSend"].as_u64().unwrap()).unwrap();
@@ -244,6 +254,32 @@ impl Clock for SetClock {
     }
 }
 
+/// A clock that goes, stands and leaps with the runtime's time.
+#[derive(Debug)]
+pub(crate) struct RuntimeClock {
+    /// When the second `first` began.
+    began: Instant,
+    first: Timestamp,
+}
+
+impl RuntimeClock {
+    /// One that has gone for so much of the present second.
+    pub(crate) fn new(gone: Duration) -> Self {
+        Self { began: Instant::now() - gone, first: now() }
+    }
+
+    /// When a second of it begins.
+    pub(crate) fn beginning_of(&self, second: Timestamp) -> Instant {
+        self.began + Duration::from_secs(u64::try_from(second.seconds_since(self.first)).unwrap())
+    }
+}
+
+impl Clock for RuntimeClock {
+    fn moment(&self) -> Moment {
+        Moment::from(self.first).plus_ms(i64::try_from(self.began.elapsed().as_millis()).unwrap())
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "tests that wait for real time tell it too")]
 pub(crate) fn now() -> Timestamp {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
@@ -274,13 +310,24 @@ pub(crate) struct Rig {
 impl Rig {
     /// Starts a device and logs it in.
     pub(crate) async fn logged_in(config: DeviceConfig) -> Self {
+        let mut rig = Self::asked_for_a_password(config).await;
+        rig.log_in().await;
+        rig
+    }
+
+    /// Starts a device that is to be logged in.
+    pub(crate) async fn asked_for_a_password(config: DeviceConfig) -> Self {
         let (device, events) = Device::start(config).await.unwrap();
         let mut rig = Self { device, events };
         rig.until(|event| matches!(event, DeviceEvent::PasswordRequired)).await;
-        let password = bluetrace_protocol::Password::parse(PASSWORD).unwrap();
-        rig.device.run(bluetrace_client::device::Command::Password(password)).await;
-        rig.until(|event| matches!(event, DeviceEvent::Welcome)).await;
         rig
+    }
+
+    /// Logs it in.
+    pub(crate) async fn log_in(&mut self) {
+        let password = bluetrace_protocol::Password::parse(PASSWORD).unwrap();
+        self.device.run(bluetrace_client::device::Command::Password(password)).await;
+        self.until(|event| matches!(event, DeviceEvent::Welcome)).await;
     }
 
     /// Takes events until one is as wanted.

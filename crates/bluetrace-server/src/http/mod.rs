@@ -28,7 +28,7 @@ use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use bluetrace_authority::AuthorityError;
+use bluetrace_authority::{AuthorityError, Member};
 use bluetrace_protocol::Timestamp;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -145,6 +145,12 @@ impl Api {
             AuthorityError::Busy => Problem::new(ProblemCode::Busy, "too many logins are waiting").retry_after(10),
             AuthorityError::Internal(_) => Problem::new(ProblemCode::Internal, "the authority failed"),
         }
+    }
+
+    /// The problem of a caller whose account was removed a moment ago, in whatever way.
+    pub(crate) fn account_gone(&self, caller: &Member) -> Problem {
+        self.callers.forget_account(caller.account);
+        Problem::new(ProblemCode::Unauthenticated, "the account has been removed")
     }
 
     /// Asks the store a question that costs it next to nothing.

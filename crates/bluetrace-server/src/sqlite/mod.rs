@@ -1,13 +1,14 @@
 //! Owns [`SqliteStore`]: the store in one SQLite file, the default.
 //!
 //! WAL and `synchronous=FULL`, so what is acknowledged survives a loss of power. One thread writes and a few read
-//! (`lane`); SQL stands in `write` and `read`, the schema in `schema_*.sql`. Other processes may open the file at the same time.
+//! (`workers`); SQL stands in `write` and `read`, the schema in `schema_*.sql`. Other processes may open the file at the same time.
 
 mod convert;
-mod lane;
+mod error;
 mod open;
 mod read;
-mod trouble;
+mod record_key;
+mod workers;
 mod write;
 
 use std::path::Path;
@@ -15,17 +16,17 @@ use std::path::Path;
 use bluetrace_authority::store::{
     AccountId, AccountOpened, AccountSummary, Expired, ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice,
     NoticeId, Owner, PasswordHash, PasswordSource, SessionId, SessionState, Store, StoreFuture, TempIdImported,
-    TempIdsIssued, UploadBegun, UploadFound, UploadKey, UploadRequest, UploadRow, Verdict,
+    TempIdsIssued, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest, UploadRow, Verdict,
 };
 use bluetrace_protocol::{
     ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username,
 };
 use rusqlite::Connection;
 
-use self::lane::Lane;
-use self::open::Place;
+use self::error::JobError;
+use self::open::Database;
 pub use self::open::{OpenError, SqliteOptions};
-use self::trouble::Refusal;
+use self::workers::Workers;
 
 /// A store in an SQLite file. Needs no async runtime: its futures may be polled by anyone.
 ///
@@ -33,9 +34,9 @@ use self::trouble::Refusal;
 #[derive(Debug)]
 pub struct SqliteStore {
     // in this order: the write-ahead log can be emptied when nobody reads it
-    readers: Lane,
-    writer: Lane,
-    place: Place,
+    readers: Workers,
+    writer: Workers,
+    database: Database,
 }
 
 impl SqliteStore {
@@ -52,9 +53,9 @@ impl SqliteStore {
     /// # Errors
     /// As for [`SqliteStore::open`].
     pub fn open_with(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
-        let place = Place { path: path.into(), options };
-        place.prepare()?;
-        Ok(Self { readers: Lane::of_readers(&place)?, writer: Lane::of_writer(&place)?, place })
+        let database = Database { path: path.into(), options };
+        database.prepare()?;
+        Ok(Self { readers: Workers::readers(&database)?, writer: Workers::writer(&database)?, database })
     }
 
     /// How many rows wait to be written.
@@ -71,11 +72,12 @@ impl SqliteStore {
     /// takes a disk about half as long as making the file longer each time. Worth it for a process that stays.
     ///
     /// # Errors
-    /// [`StoreError`](bluetrace_authority::store::StoreError) if the disk does not have the 16 MiB. Nothing is lost by that but the speed.
+    /// [`StoreError`](bluetrace_authority::store::StoreError) if the disk does not have the 16 MiB. Nothing is lost by that
+    /// but the speed.
     pub fn reserve_log(&self) -> StoreFuture<'_, ()> {
-        let place = self.place.clone();
+        let database = self.database.clone();
         // within a transaction: nobody else writes to the log meanwhile
-        self.write(1, move |_| place.reserve_log().map_err(|_| Refusal::Failed("the write-ahead log cannot grow")))
+        self.write(1, move |_| database.reserve_log().map_err(|_| JobError::Failed("the write-ahead log cannot grow")))
     }
 
     /// Finishes what is queued and moves all of it into the database file. Blocks meanwhile; later calls fail.
@@ -89,13 +91,13 @@ impl SqliteStore {
         T: Send + 'static,
         F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        Box::pin(self.readers.run(1, move |connection| work(connection).map_err(Refusal::from)))
+        Box::pin(self.readers.run(1, move |connection| work(connection).map_err(JobError::from)))
     }
 
     fn write<T, F>(&self, rows: usize, work: F) -> StoreFuture<'_, T>
     where
         T: Send + 'static,
-        F: Fn(&Connection) -> Result<T, Refusal> + Send + 'static,
+        F: Fn(&Connection) -> Result<T, JobError> + Send + 'static,
     {
         Box::pin(self.writer.run(rows, work))
     }
@@ -189,7 +191,7 @@ impl Store for SqliteStore {
         self.read(move |c| read::find_upload(c, account, &upload, now))
     }
 
-    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, u32> {
+    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, Option<u32>> {
         self.write(records.len(), move |c| write::append_records(c, upload, first, &records))
     }
 
@@ -209,7 +211,7 @@ impl Store for SqliteStore {
         summary: UploadSummary,
         notices: Vec<NewNotice>,
         now: Timestamp,
-    ) -> StoreFuture<'_, bool> {
+    ) -> StoreFuture<'_, UploadCompleted> {
         self.write(notices.len(), move |c| write::complete_upload(c, upload, summary, &notices, now))
     }
 
@@ -222,7 +224,7 @@ impl Store for SqliteStore {
         account: AccountId,
         limit: u32,
         now: Timestamp,
-    ) -> StoreFuture<'_, Vec<(NoticeId, ExposureNotice)>> {
+    ) -> StoreFuture<'_, Option<Vec<(NoticeId, ExposureNotice)>>> {
         self.read(move |c| read::unread_notices(c, account, limit, now))
     }
 

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::http::Api;
 use crate::http::body::Json;
 use crate::http::callers::Caller;
-use crate::http::problem::{Problem, ProblemBody, ProblemCode};
+use crate::http::problem::{Problem, ProblemBody};
 
 /// That an account was withdrawn.
 #[derive(Serialize, ToSchema)]
@@ -50,10 +50,8 @@ pub(crate) async fn withdraw(
     Caller(member): Caller,
 ) -> Result<Json<WithdrawalBody>, Problem> {
     let withdrawn = api.shared.authority.withdraw(&member, api.now()).await.map_err(|error| api.failure(&error))?;
-    api.callers.forget_account(member.account);
-    let Some(Withdrawal { at, proof }) = withdrawn else {
-        return Err(Problem::new(ProblemCode::Unauthenticated, "the account is gone already"));
-    };
+    let gone = api.account_gone(&member);
+    let Withdrawal { at, proof } = withdrawn.ok_or(gone)?;
     Ok(Json(WithdrawalBody { withdrawn: at.as_unix(), proof }))
 }
 

@@ -50,7 +50,8 @@ pub(crate) struct ReadRequest {
 )]
 pub(crate) async fn unread(State(api): State<Arc<Api>>, Caller(member): Caller) -> Result<Json<NoticesBody>, Problem> {
     let unread = api.shared.authority.unread_notices(&member, None, api.now()).await;
-    let notices = unread.map_err(|error| api.failure(&error))?.into_iter().map(|(NoticeId(id), notice)| NoticeBody {
+    let unread = unread.map_err(|error| api.failure(&error))?.ok_or_else(|| api.account_gone(&member))?;
+    let notices = unread.into_iter().map(|(NoticeId(id), notice)| NoticeBody {
         id,
         from: notice.from.as_unix(),
         to: notice.to.as_unix(),

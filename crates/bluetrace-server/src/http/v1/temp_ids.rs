@@ -77,7 +77,7 @@ pub(crate) async fn issue(api: &Api, member: &Member, count: u32, now: Timestamp
     api.budgets.temp_ids(member.account)?;
     let _place = api.budgets.issues.enter().await?;
     let issued = api.shared.authority.issue_temp_ids(member, count, now).await;
-    let records = issued.map_err(|error| api.failure(&error))?;
+    let records = issued.map_err(|error| api.failure(&error))?.ok_or_else(|| api.account_gone(member))?;
     if let Some(first) = records.first() {
         let (username, first) = (member.username.clone(), first.temp_id.clone());
         api.shared.console.show(ConsoleEvent::TempIdsIssued { username, first, count });

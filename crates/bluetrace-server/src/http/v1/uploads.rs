@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use bluetrace_authority::store::{UploadBegun, UploadFound, UploadKey};
+use bluetrace_authority::uploads::{RecordsAppended, UploadFinished};
 use bluetrace_authority::{AuthorityError, Member};
 use bluetrace_protocol::limits::{MAX_RECORD_BATCH, MAX_UPLOAD_RECORDS};
 use bluetrace_protocol::message::BeginUpload;
@@ -101,6 +102,7 @@ pub(crate) async fn begin(
             let detail = "an upload of this id was begun with another number of records; choose another id";
             Err(Problem::new(ProblemCode::UploadConflict, detail).with(facts))
         }
+        UploadBegun::NoAccount => Err(api.account_gone(&member)),
     }
 }
 
@@ -170,7 +172,7 @@ pub(crate) async fn append(
     // a task of its own: a peer that goes away need not send again what had arrived
     let received = tokio::spawn(async move {
         let _place = place;
-        let receiver = Receiver::new(Arc::clone(&api), found, first);
+        let receiver = Receiver::new(Arc::clone(&api), Arc::clone(&member), found, first);
         let durable = receiver.run(body).await?;
         let found = UploadFound { durable, ..found };
         Ok(UploadBody::of(&upload, completed(&api, &member, found).await?))
@@ -193,9 +195,11 @@ async fn swallow(mut body: Body) {
 
 async fn find(api: &Api, member: &Member, upload: &UploadId) -> Result<UploadFound, Problem> {
     let found = api.shared.authority.find_upload(member, upload.clone(), api.now()).await;
-    found
-        .map_err(|error| api.failure(&error))?
-        .ok_or_else(|| Problem::new(ProblemCode::NotFound, "this account has begun no upload of this id"))
+    found.map_err(|error| api.failure(&error))?.ok_or_else(no_upload)
+}
+
+fn no_upload() -> Problem {
+    Problem::new(ProblemCode::NotFound, "this account has begun no upload of this id")
 }
 
 /// Traces an upload whose records are all durable, unless that was done before.
@@ -204,11 +208,16 @@ async fn completed(api: &Api, member: &Member, found: UploadFound) -> Result<Upl
         return Ok(found);
     }
     let finished = api.shared.authority.finish_upload(member, found.key, api.now()).await;
-    let finished = finished.map_err(|error| api.failure(&error).durable(found.durable))?;
-    if let Some(report) = finished.report {
-        api.shared.console.show(ConsoleEvent::ContactLog { username: member.username.clone(), report });
+    match finished.map_err(|error| api.failure(&error).durable(found.durable))? {
+        UploadFinished::Complete { summary, report } => {
+            if let Some(report) = report {
+                api.shared.console.show(ConsoleEvent::ContactLog { username: member.username.clone(), report });
+            }
+            Ok(UploadFound { summary: Some(summary), ..found })
+        }
+        UploadFinished::NoUpload => Err(no_upload()),
+        UploadFinished::NoAccount => Err(api.account_gone(member)),
     }
-    Ok(UploadFound { summary: Some(finished.summary), ..found })
 }
 
 /// Takes the body of one upload: bytes in, batches of records to the store, in constant memory.
@@ -216,6 +225,7 @@ async fn completed(api: &Api, member: &Member, found: UploadFound) -> Result<Upl
 /// While a batch is on its way to the disk the next one is read.
 struct Receiver {
     api: Arc<Api>,
+    member: Arc<Member>,
     upload: UploadKey,
     /// How many records the upload has in all.
     records: u32,
@@ -226,7 +236,7 @@ struct Receiver {
     batch: Vec<Uploaded>,
     /// When the first record of `batch` came.
     batch_begun: Instant,
-    storing: Option<JoinHandle<Result<u32, AuthorityError>>>,
+    storing: Option<JoinHandle<Result<RecordsAppended, AuthorityError>>>,
     lines: RecordLines,
 }
 
@@ -241,10 +251,11 @@ enum End {
 }
 
 impl Receiver {
-    fn new(api: Arc<Api>, found: UploadFound, first: u32) -> Self {
+    fn new(api: Arc<Api>, member: Arc<Member>, found: UploadFound, first: u32) -> Self {
         let UploadFound { key: upload, records, durable, .. } = found;
         Self {
             api,
+            member,
             upload,
             records,
             durable,
@@ -339,10 +350,11 @@ impl Receiver {
         let (first, records) = (self.place, std::mem::take(&mut self.batch));
         self.place = first.saturating_add(count(&records));
         self.api.metrics.uploaded(count(&records));
-        let (authority, upload) = (Arc::clone(&self.api.shared.authority), self.upload);
+        let (authority, member) = (Arc::clone(&self.api.shared.authority), Arc::clone(&self.member));
+        let upload = self.upload;
         self.storing = Some(tokio::spawn(async move {
             let _room = room;
-            authority.append_records(upload, first, records).await
+            authority.append_records(&member, upload, first, records).await
         }));
         Ok(())
     }
@@ -351,7 +363,11 @@ impl Receiver {
     async fn stored(&mut self) -> Result<(), Problem> {
         let Some(storing) = self.storing.take() else { return Ok(()) };
         let stored = storing.await.unwrap_or_else(|error| Err(AuthorityError::Internal(error.to_string())));
-        self.durable = stored.map_err(|error| self.api.failure(&error).durable(self.durable))?;
+        match stored.map_err(|error| self.api.failure(&error).durable(self.durable))? {
+            RecordsAppended::Durable(durable) => self.durable = durable,
+            RecordsAppended::NoUpload => return Err(no_upload()),
+            RecordsAppended::NoAccount => return Err(self.api.account_gone(&self.member)),
+        }
         Ok(())
     }
 }
