@@ -65,7 +65,10 @@ impl Drop for ThreadPool {
 
 impl fmt::Debug for ThreadPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThreadPool").field("threads", &self.threads.len()).field("waiting", &self.waiting()).finish()
+        f.debug_struct("ThreadPool")
+            .field("threads", &self.threads.len())
+            .field("waiting", &self.waiting())
+            .finish_non_exhaustive()
     }
 }
 

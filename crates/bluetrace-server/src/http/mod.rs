@@ -200,7 +200,7 @@ fn router(api: Arc<Api>) -> Router {
     router.layer(from_fn_with_state(Arc::clone(&api), observe)).with_state(api)
 }
 
-/// Describes this API: OpenAPI 3.1.
+/// Describes this API, as `OpenAPI` 3.1 has it.
 #[utoipa::path(
     get, path = "/openapi.json", tag = "operation",
     responses(

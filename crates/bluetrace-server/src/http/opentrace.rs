@@ -31,9 +31,9 @@ use super::{Api, json_text};
 /// The calls there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
-    GetTempIds,
-    GetHandshakePin,
-    GetUploadToken,
+    TempIds,
+    HandshakePin,
+    UploadToken,
 }
 
 /// Why a call failed, as its caller is told.
@@ -87,13 +87,13 @@ pub(super) fn describe_long_paths(openapi: &mut OpenApi) {
 }
 
 impl Call {
-    const ALL: [Self; 3] = [Self::GetTempIds, Self::GetHandshakePin, Self::GetUploadToken];
+    const ALL: [Self; 3] = [Self::TempIds, Self::HandshakePin, Self::UploadToken];
 
     const fn name(self) -> &'static str {
         match self {
-            Self::GetTempIds => "getTempIDs",
-            Self::GetHandshakePin => "getHandshakePin",
-            Self::GetUploadToken => "getUploadToken",
+            Self::TempIds => "getTempIDs",
+            Self::HandshakePin => "getHandshakePin",
+            Self::UploadToken => "getUploadToken",
         }
     }
 
@@ -102,9 +102,9 @@ impl Call {
             CallableError::new(CallableStatus::Unauthenticated, "The function must be called while authenticated.")
         })?;
         match self {
-            Self::GetTempIds => get_temp_ids(api, caller).await,
-            Self::GetHandshakePin => get_handshake_pin(),
-            Self::GetUploadToken => get_upload_token(&data),
+            Self::TempIds => get_temp_ids(api, caller).await,
+            Self::HandshakePin => get_handshake_pin(),
+            Self::UploadToken => get_upload_token(&data),
         }
     }
 }
@@ -208,16 +208,14 @@ async fn caller(api: &Api, headers: &HeaderMap) -> Result<Option<Arc<Member>>, C
 /// A value as JavaScript means it: numbers of 64 bits come wrapped. `None` for a wrapping that is not known.
 fn decode(value: Value) -> Option<Value> {
     match value {
-        Value::Object(fields) => match fields.get("@type") {
-            Some(kind) => {
+        Value::Object(fields) => {
+            if let Some(kind) = fields.get("@type") {
                 let is_number = kind.as_str().is_some_and(|kind| WRAPPED_NUMBERS.contains(&kind));
-                is_number.then(|| fields.get("value").and_then(wrapped_number))?
+                return is_number.then(|| fields.get("value").and_then(wrapped_number))?;
             }
-            None => {
-                let fields = fields.into_iter().map(|(name, value)| Some((name, decode(value)?)));
-                fields.collect::<Option<Map<_, _>>>().map(Value::Object)
-            }
-        },
+            let fields = fields.into_iter().map(|(name, value)| Some((name, decode(value)?)));
+            fields.collect::<Option<Map<_, _>>>().map(Value::Object)
+        }
         Value::Array(values) => values.into_iter().map(decode).collect::<Option<_>>().map(Value::Array),
         plain @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => Some(plain),
     }

@@ -227,6 +227,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> HttpClient<S> {
         self.write(&format!("{head}\r\n")).await;
     }
 
+    /// Sends the head of a request whose body comes in chunks.
+    pub(crate) async fn head_of_chunks(&mut self, path: &str, headers: &[(&str, &str)]) {
+        let mut head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n");
+        for (name, value) in headers {
+            write!(head, "{name}: {value}\r\n").unwrap();
+        }
+        self.write(&format!("{head}\r\n")).await;
+    }
+
+    /// Sends one chunk of a body.
+    pub(crate) async fn chunk(&mut self, bytes: &[u8]) {
+        let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+        chunk.extend_from_slice(bytes);
+        chunk.extend_from_slice(b"\r\n");
+        self.write(chunk).await;
+    }
+
     /// Sends bytes as they are. A server that has closed already shows at the next look.
     pub(crate) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         _ = timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.unwrap();

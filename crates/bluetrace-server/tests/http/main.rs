@@ -1,5 +1,5 @@
 //! How the HTTPS API behaves on real loopback sockets, over the same authority that sessions over TCP ask.
-#![expect(clippy::unwrap_used, reason = "the helpers fail as their tests do")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers fail as their tests do")]
 
 mod harness;
 mod native;

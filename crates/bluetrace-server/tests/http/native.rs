@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bluetrace_protocol::UploadId;
+use bluetrace_protocol::{UploadId, Uploaded};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -231,20 +231,12 @@ async fn a_large_upload_in_small_pieces_arrives_whole_and_in_order() {
     site.begin("u", count, &alice).await;
     let mut client = site.connect().await;
     let authorization = format!("Bearer {alice}");
-    let headers = [
-        ("Authorization", &*authorization),
-        ("Content-Type", "application/x-ndjson"),
-        ("Transfer-Encoding", "chunked"),
-    ];
-    let mut head = "POST /v1/uploads/u/records HTTP/1.1\r\nHost: localhost\r\n".to_owned();
-    headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
-    client.write(format!("{head}\r\n")).await;
+    let headers = [("Authorization", &*authorization), ("Content-Type", "application/x-ndjson")];
+    client.head_of_chunks("/v1/uploads/u/records", &headers).await;
     for piece in whole.as_bytes().chunks(997) {
-        client.write(format!("{:x}\r\n", piece.len())).await;
-        client.write(piece).await;
-        client.write("\r\n").await;
+        client.chunk(piece).await;
     }
-    client.write("0\r\n\r\n").await;
+    client.chunk(b"").await;
     let answer = client.answer().await.unwrap().expect(200);
     assert_eq!(answer["summary"]["unknown"], count);
     assert_stored(&site, count).await;
@@ -321,7 +313,7 @@ async fn assert_stored(site: &Site, count: usize) {
     let stored = store.uploaded_records(uploads[0].key, 0, u32::MAX, at(1_589_392_446)).await.unwrap();
     assert_eq!(stored.len(), count);
     for (place, record) in stored.iter().enumerate() {
-        let bluetrace_protocol::Uploaded::Record(uploaded) = record else { panic!("malformed at {place}") };
+        let Uploaded::Record(uploaded) = record else { panic!("malformed at {place}") };
         assert_eq!(uploaded.record.temp_id.reveal(), format!("{place:020}"));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use bluetrace_server::http::ProblemCode;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -181,6 +182,15 @@ async fn the_metrics_count_requests_and_name_nobody() {
     }
     for secret in [ALICE.0, ALICE.1, &*token, "secret-upload", "00000000000000000001"] {
         assert!(!answer.body.contains(secret), "{secret}");
+    }
+}
+
+#[test]
+fn the_documentation_lists_every_problem() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/http.md")).unwrap();
+    for code in ProblemCode::ALL {
+        let row = format!("| `{}` | {} |", code.as_str(), code.status().as_u16());
+        assert!(page.contains(&row), "docs/http.md has no row that begins {row}");
     }
 }
 

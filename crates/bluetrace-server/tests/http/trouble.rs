@@ -100,10 +100,9 @@ async fn a_body_of_the_greatest_length_is_taken_and_one_past_it_is_a_problem_tha
         let answer = site.connect().await.exchange("POST", "/v1/login", &[JSON], Some(&body)).await;
         assert_eq!(answer.status, status, "{length}: {answer:?}");
         let mut client = site.connect().await;
-        let chunked = [JSON, ("Transfer-Encoding", "chunked")];
-        let mut head = "POST /v1/login HTTP/1.1\r\nHost: localhost\r\n".to_owned();
-        chunked.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
-        client.write(format!("{head}\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len())).await;
+        client.head_of_chunks("/v1/login", &[JSON]).await;
+        client.chunk(body.as_bytes()).await;
+        client.chunk(b"").await;
         assert_eq!(client.answer().await.unwrap().status, status, "{length} in chunks");
     }
 }

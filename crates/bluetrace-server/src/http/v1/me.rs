@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use bluetrace_authority::withdrawals::Withdrawal;
+use bluetrace_protocol::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -67,6 +68,6 @@ pub(crate) async fn check(
     State(api): State<Arc<Api>>,
     Json(request): Json<ProofRequest>,
 ) -> Result<Json<ProofBody>, Problem> {
-    let withdrawn = api.shared.authority.withdrawn_at(&request.proof).map(|at| at.as_unix());
+    let withdrawn = api.shared.authority.withdrawn_at(&request.proof).map(Timestamp::as_unix);
     Ok(Json(ProofBody { valid: withdrawn.is_some(), withdrawn }))
 }

@@ -90,11 +90,12 @@ pub(crate) async fn begin(
         UploadCode::parse(&code).ok_or_else(none)
     });
     api.budgets.upload(member.account, address)?;
-    let begin = BeginUpload { records: request.records, upload: Some(upload.clone()), code: code.transpose()? };
-    let begun = api.shared.authority.begin_upload(&member, begin, api.now()).await;
-    match begun.map_err(|error| api.failure(&error))? {
+    let request = BeginUpload { records: request.records, upload: Some(upload.clone()), code: code.transpose()? };
+    let records = request.records;
+    let outcome = api.shared.authority.begin_upload(&member, request, api.now()).await;
+    match outcome.map_err(|error| api.failure(&error))? {
         UploadBegun::Open { key, durable, summary } => {
-            let found = UploadFound { key, records: request.records, durable, summary };
+            let found = UploadFound { key, records, durable, summary };
             Ok(Json(UploadBody::of(&upload, completed(&api, &member, found).await?)))
         }
         UploadBegun::Conflict { records } => {
