@@ -5,6 +5,7 @@
 //! mod        a connection's requests, and the routes
 //! problem    how a request fails: RFC 9457 with a stable code       body     how bodies are read and written
 //! callers    access token to member                                 budgets  rates, and how much of what at once
+//! patient_stream  how long an answer waits for its peer
 //! v1         the native API                                         opentrace  the callable protocol and its calls
 //! health, metrics                                                   what an operator's programs ask
 //! ```
@@ -15,6 +16,7 @@ mod callers;
 mod health;
 mod metrics;
 mod opentrace;
+mod patient_stream;
 mod problem;
 mod v1;
 
@@ -50,8 +52,11 @@ pub use self::problem::{Problem, ProblemBody, ProblemCode, ProblemFacts};
 use self::budgets::Budgets;
 use self::callers::Callers;
 use self::metrics::Metrics;
+use self::patient_stream::PatientStream;
 use crate::connection::Shared;
-use crate::limits::{HTTP_CONNECTION_AGE, HTTP_HEAD_DEADLINE, HTTP_UPLOAD_DEADLINE, MAX_HTTP_HEAD, MAX_HTTP_HEADERS};
+use crate::limits::{
+    HTTP_CONNECTION_AGE, HTTP_HEAD_DEADLINE, HTTP_UPLOAD_DEADLINE, Limits, MAX_HTTP_HEAD, MAX_HTTP_HEADERS,
+};
 use crate::listener::Peer;
 use crate::shutdown::Shutdown;
 use crate::stream::close;
@@ -60,6 +65,7 @@ use crate::stream::close;
 #[derive(Debug, Clone)]
 pub struct HttpApi {
     router: Router,
+    limits: Limits,
     shutdown: Shutdown,
 }
 
@@ -79,6 +85,7 @@ impl HttpApi {
     /// The API over what connections share. Without rates only what is under way at once is limited: for a server behind a
     /// proxy that limits, or one that is measured.
     pub fn new(shared: Arc<Shared>, rates: Option<Rates>, probes: Vec<Probe>, shutdown: Shutdown) -> Self {
+        let limits = shared.limits.clone();
         let api = Arc::new(Api {
             shared,
             shutdown: shutdown.clone(),
@@ -87,7 +94,7 @@ impl HttpApi {
             metrics: Metrics::new(probes),
             description: OnceLock::new(),
         });
-        Self { router: router(api), shutdown }
+        Self { router: router(api), limits, shutdown }
     }
 
     /// Serves the requests of one connection to its end.
@@ -95,7 +102,8 @@ impl HttpApi {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let Self { router, mut shutdown } = self;
+        let Self { router, limits, mut shutdown } = self;
+        let stream = PatientStream::new(stream, limits, shutdown.clone());
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(peer);
             Box::pin(router.clone().call(request))
@@ -123,7 +131,7 @@ impl HttpApi {
         };
         match ended {
             // a body that was refused may still be on its way
-            Ok(()) => close(connection.into_parts().io.inner_mut()).await,
+            Ok(()) => close(connection.into_parts().io.inner_mut().inner_mut()).await,
             // a peer that goes away, stalls or speaks no HTTP ends its own connection and nothing else
             Err(error) => debug!(%error, "an HTTP connection ended early"),
         }

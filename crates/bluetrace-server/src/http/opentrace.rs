@@ -18,8 +18,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bluetrace_authority::Member;
 use bluetrace_protocol::limits::MAX_TEMP_IDS;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::{ObjectBuilder, OpenApi, Required, Type};
 
@@ -130,8 +131,8 @@ struct TempIdResult<'a> {
 /// Issues a batch of 100 TempIDs: `{"data":null}` is answered with
 /// `{"result":{"status":"SUCCESS","tempIDs":[{"tempID","startTime","expiryTime"}],"refreshTime"}}`, times in whole Unix seconds.
 #[utoipa::path(
-    post, path = "/getTempIDs", tag = "opentrace", request_body = Object, security(("access_token" = [])),
-    responses((status = OK, body = Object, description = "`result`"), (status = "default", body = Object, description = "`error`"))
+    post, path = "/getTempIDs", tag = "opentrace", request_body = CallBody, security(("access_token" = [])),
+    responses((status = OK, body = ResultBody, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
 )]
 pub(super) async fn get_temp_ids(api: &Api, caller: &Member) -> CallableResult {
     let now = api.now();
@@ -147,8 +148,8 @@ pub(super) async fn get_temp_ids(api: &Api, caller: &Member) -> CallableResult {
 
 /// The PIN by which an official shows to be one: not offered by this authority yet.
 #[utoipa::path(
-    post, path = "/getHandshakePin", tag = "opentrace", request_body = Object, security(("access_token" = [])),
-    responses((status = OK, body = Object, description = "`result`"), (status = "default", body = Object, description = "`error`"))
+    post, path = "/getHandshakePin", tag = "opentrace", request_body = CallBody, security(("access_token" = [])),
+    responses((status = OK, body = ResultBody, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
 )]
 pub(super) fn get_handshake_pin() -> CallableResult {
     Err(CallableError::new(CallableStatus::Unimplemented, "This authority has no handshake PINs."))
@@ -156,8 +157,8 @@ pub(super) fn get_handshake_pin() -> CallableResult {
 
 /// A token for an upload code. This authority gives out no codes yet, so that none is right.
 #[utoipa::path(
-    post, path = "/getUploadToken", tag = "opentrace", request_body = Object, security(("access_token" = [])),
-    responses((status = OK, body = Object, description = "`result`"), (status = "default", body = Object, description = "`error`"))
+    post, path = "/getUploadToken", tag = "opentrace", request_body = CallBody, security(("access_token" = [])),
+    responses((status = OK, body = ResultBody, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
 )]
 pub(super) fn get_upload_token(data: &Value) -> CallableResult {
     Err(CallableError::new(CallableStatus::InvalidArgument, format!("Invalid data: {}", in_words(data))))
@@ -188,10 +189,7 @@ async fn perform(api: &Api, call: Call, request: Request) -> CallableResult {
     let bytes = read_short(body).await.map_err(|error| match error {
         ShortBodyError::TooLarge | ShortBodyError::TooSlow | ShortBodyError::Cut => bad_request(),
     })?;
-    let data = match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(mut fields)) if fields.len() == 1 => fields.remove("data").ok_or_else(bad_request)?,
-        Ok(_) | Err(_) => return Err(bad_request()),
-    };
+    let CallBody { data } = serde_json::from_slice(&bytes).map_err(|_| bad_request())?;
     let caller = caller(api, &parts.headers).await?;
     let data = decode(data).ok_or_else(CallableError::internal)?;
     call.perform(api, caller.as_deref(), data).await
@@ -261,8 +259,8 @@ fn respond(api: &Api, result: CallableResult) -> Response {
     let (status, retry_after, body) = match result {
         Ok(text) => (StatusCode::OK, None, format!("{{\"result\":{text}}}")),
         Err(CallableError { status, message, details, retry_after }) => {
-            let error = WireError { details, message: &message, status: status.as_str() };
-            (status.http(), retry_after, json_text(&WireFailure { error }))
+            let error = ErrorBody { details, message, status: status.as_str() };
+            (status.http(), retry_after, json_text(&FailureBody { error }))
         }
     };
     let mut response = (status, body).into_response();
@@ -275,17 +273,36 @@ fn respond(api: &Api, result: CallableResult) -> Response {
     response
 }
 
-#[derive(Serialize)]
-struct WireFailure<'a> {
-    error: WireError<'a>,
+/// A call.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CallBody {
+    /// The call's argument; null for none.
+    data: Value,
+}
+
+/// The answer to a call.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what is put together as a text")]
+pub(super) struct ResultBody {
+    /// What the call gives.
+    result: Value,
+}
+
+/// The answer to a call that failed.
+#[derive(Serialize, ToSchema)]
+pub(super) struct FailureBody {
+    error: ErrorBody,
 }
 
 /// In this order, which is the protocol's.
-#[derive(Serialize)]
-struct WireError<'a> {
+#[derive(Serialize, ToSchema)]
+struct ErrorBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<Value>,
-    message: &'a str,
+    /// What went wrong.
+    message: Cow<'static, str>,
+    /// The kind of failure, a name such as `INVALID_ARGUMENT`.
     status: &'static str,
 }
 
@@ -385,7 +402,7 @@ mod tests {
 
     #[test]
     fn an_error_has_details_message_and_status_in_this_order() {
-        let error = WireError { details: Some(json!([1])), message: "m", status: "INTERNAL" };
-        assert_eq!(json_text(&WireFailure { error }), r#"{"error":{"details":[1],"message":"m","status":"INTERNAL"}}"#);
+        let error = ErrorBody { details: Some(json!([1])), message: "m".into(), status: "INTERNAL" };
+        assert_eq!(json_text(&FailureBody { error }), r#"{"error":{"details":[1],"message":"m","status":"INTERNAL"}}"#);
     }
 }

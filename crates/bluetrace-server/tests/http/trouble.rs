@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_server::http::{Rate, Rates};
-use bluetrace_server::limits::{HTTP_BODY_DEADLINE, HTTP_BODY_STALL, HTTP_HEAD_DEADLINE, MAX_HTTP_BODY, MAX_HTTP_HEAD};
+use bluetrace_server::limits::{
+    HTTP_BODY_DEADLINE, HTTP_BODY_STALL, HTTP_HEAD_DEADLINE, HTTP_UPLOADS_AT_A_TIME, MAX_HTTP_BODY, MAX_HTTP_HEAD,
+    WRITE_STALL,
+};
 use bluetrace_server::listener::Peer;
 use bluetrace_server::shutdown::{ShutdownSwitch, shutdown_channel};
 use serde_json::json;
@@ -162,6 +165,27 @@ async fn fifty_devices_at_once_are_all_served() {
     }
 }
 
+#[tokio::test]
+async fn temp_ids_are_issued_while_every_place_for_uploads_is_taken() {
+    let site = Site::with_rates(None).await;
+    let alice = site.login(ALICE).await;
+    let authorization = format!("Bearer {alice}");
+    let headers = [("Authorization", &*authorization), ("Content-Type", "application/x-ndjson")];
+    let mut stalled = Vec::new();
+    for upload in 0..HTTP_UPLOADS_AT_A_TIME {
+        let upload = format!("u{upload}");
+        site.begin(&upload, 9, &alice).await;
+        let mut client = site.connect().await;
+        client.head("POST", &format!("/v1/uploads/{upload}/records"), &headers, 1_000).await;
+        client.write(line(0)).await;
+        stalled.push(client);
+    }
+    // the last of them is in its place
+    site.wait_for_durable(&format!("u{}", HTTP_UPLOADS_AT_A_TIME - 1), 1, &alice).await;
+    site.post("/v1/temp-ids", &alice, json!({"count": 1})).await.expect(200);
+    site.attempt(BOB).await.expect(200);
+}
+
 // ---- Rates
 
 #[tokio::test]
@@ -241,6 +265,24 @@ async fn a_head_that_does_not_come_ends_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_read_is_cut_off_and_holds_up_no_end_of_the_server() {
+    for has_ended in [false, true] {
+        let mut pipe = Pipe::open().await;
+        let request = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        pipe.client.write(request).await;
+        // what is in the pipe is there, the rest of the answer waits
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let begun = Instant::now();
+        if has_ended {
+            pipe.switch.begin();
+        }
+        pipe.serving.await.unwrap();
+        let most = if has_ended { Duration::from_secs(2) } else { WRITE_STALL };
+        assert!(begun.elapsed() <= most, "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_short_body_is_told_so() {
     let mut pipe = Pipe::open().await;
     pipe.client.head("POST", "/v1/login", &[JSON], 100).await;
@@ -271,7 +313,7 @@ async fn an_upload_that_stalls_is_told_where_to_go_on() {
 struct Pipe {
     client: HttpClient<DuplexStream>,
     serving: JoinHandle<()>,
-    _switch: ShutdownSwitch,
+    switch: ShutdownSwitch,
 }
 
 impl Pipe {
@@ -281,6 +323,6 @@ impl Pipe {
         let (near, far) = tokio::io::duplex(4_096);
         let peer = Peer { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)), connected: Instant::now() };
         let serving = tokio::spawn(parts.api.serve(far, peer));
-        Self { client: HttpClient::over(near), serving, _switch: switch }
+        Self { client: HttpClient::over(near), serving, switch }
     }
 }

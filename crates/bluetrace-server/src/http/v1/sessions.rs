@@ -20,9 +20,10 @@ use crate::http::problem::{Problem, ProblemBody, ProblemCode, ProblemFacts};
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct LoginRequest {
     /// 1 to 64 printable ASCII characters without spaces: a phone number in the field.
+    #[schema(pattern = "^[!-~]{1,64}$")]
     username: String,
-    /// At most 256 bytes.
-    #[schema(format = Password)]
+    /// At most 256 bytes: 64 characters of any kind.
+    #[schema(format = Password, max_length = 64)]
     password: String,
 }
 

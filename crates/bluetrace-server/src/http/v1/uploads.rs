@@ -68,7 +68,7 @@ struct SummaryBody {
 /// The id is the device's choice, a UUID by custom, and belongs to the account.
 #[utoipa::path(
     put, path = "/v1/uploads/{id}", tag = "uploads", request_body = BeginRequest, security(("access_token" = [])),
-    params(("id" = String, Path, description = "1 to 64 printable ASCII characters without spaces", max_length = 64)),
+    params(("id" = String, Path, description = "1 to 64 printable ASCII characters without spaces", pattern = "^[!-~]{1,64}$")),
     responses(
         (status = OK, description = "Where it stands", body = UploadBody),
         (status = CONFLICT, description = "`upload_conflict`: it was begun with another number of records", body = ProblemBody, content_type = "application/problem+json"),
@@ -110,7 +110,7 @@ pub(crate) async fn begin(
 /// Says where an upload stands.
 #[utoipa::path(
     get, path = "/v1/uploads/{id}", tag = "uploads", security(("access_token" = [])),
-    params(("id" = String, Path, description = "As it was begun", max_length = 64)),
+    params(("id" = String, Path, description = "As it was begun", pattern = "^[!-~]{1,64}$")),
     responses(
         (status = OK, description = "Where it stands", body = UploadBody),
         (status = NOT_FOUND, description = "`not_found`: this account has begun none under this id", body = ProblemBody, content_type = "application/problem+json"),
@@ -133,8 +133,8 @@ pub(crate) async fn look(
 #[utoipa::path(
     post, path = "/v1/uploads/{id}/records", tag = "uploads", security(("access_token" = [])),
     params(
-        ("id" = String, Path, description = "As it was begun", max_length = 64),
-        ("first" = Option<u32>, Query, description = "The place of the first record sent, 0 for the upload's first (0)"),
+        ("id" = String, Path, description = "As it was begun", pattern = "^[!-~]{1,64}$"),
+        ("first" = Option<u32>, Query, maximum = 1_000_000, description = "The place of the first record sent, 0 for the upload's first (0)"),
     ),
     request_body(
         content = String, content_type = "application/x-ndjson",
