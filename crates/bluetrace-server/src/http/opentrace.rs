@@ -240,7 +240,9 @@ fn in_words(value: &Value) -> String {
             let words = values.iter().map(|value| if value.is_null() { String::new() } else { in_words(value) });
             words.collect::<Vec<_>>().join(",")
         }
-        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+        // JavaScript knows no other numbers, and no negative zero in words
+        Value::Number(number) => number.as_f64().filter(|number| *number != 0.0).unwrap_or(0.0).to_string(),
+        Value::Null | Value::Bool(_) => value.to_string(),
     }
 }
 
@@ -392,6 +394,10 @@ mod tests {
             (json!("999999"), "999999"),
             (json!(123_456), "123456"),
             (json!(null), "null"),
+            (json!(1.0), "1"),
+            (json!(0.1), "0.1"),
+            (json!(-0.0), "0"),
+            (json!(9_007_199_254_740_993_i64), "9007199254740992"),
             (json!({"a": 1}), "[object Object]"),
             (json!([1, null, "x"]), "1,,x"),
             (json!(true), "true"),

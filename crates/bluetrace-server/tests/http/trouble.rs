@@ -7,8 +7,8 @@ use std::time::Duration;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_server::http::{Rate, Rates};
 use bluetrace_server::limits::{
-    HTTP_BODY_DEADLINE, HTTP_BODY_STALL, HTTP_HEAD_DEADLINE, HTTP_UPLOADS_AT_A_TIME, MAX_HTTP_BODY, MAX_HTTP_HEAD,
-    WRITE_STALL,
+    HTTP_BODY_DEADLINE, HTTP_BODY_STALL, HTTP_CALLER_MEMORY, HTTP_HEAD_DEADLINE, HTTP_UPLOADS_AT_A_TIME, MAX_HTTP_BODY,
+    MAX_HTTP_HEAD, WRITE_STALL,
 };
 use bluetrace_server::listener::Peer;
 use bluetrace_server::shutdown::{ShutdownSwitch, shutdown_channel};
@@ -283,6 +283,21 @@ async fn a_peer_that_does_not_read_is_cut_off_and_holds_up_no_end_of_the_server(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_session_that_another_server_has_ended_is_over_here_five_seconds_later() {
+    let store = Arc::new(MemoryStore::new());
+    let mut here = Pipe::open_over(Arc::clone(&store)).await;
+    let mut there = Pipe::open_over(store).await;
+    let login = json!({"username": ALICE.0, "password": ALICE.1});
+    let session = there.client.ask("POST", "/v1/login", None, Some(login)).await.expect(200);
+    let token = session["accessToken"].as_str();
+    here.client.ask("GET", "/v1/notices", token, None).await.expect(200);
+    there.client.ask("DELETE", "/v1/session", token, None).await.expect(204);
+    there.client.ask("GET", "/v1/notices", token, None).await.expect_problem(401, "unauthenticated");
+    tokio::time::sleep(HTTP_CALLER_MEMORY).await;
+    here.client.ask("GET", "/v1/notices", token, None).await.expect_problem(401, "unauthenticated");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_short_body_is_told_so() {
     let mut pipe = Pipe::open().await;
     pipe.client.head("POST", "/v1/login", &[JSON], 100).await;
@@ -318,8 +333,12 @@ struct Pipe {
 
 impl Pipe {
     async fn open() -> Self {
+        Self::open_over(Arc::new(MemoryStore::new())).await
+    }
+
+    async fn open_over(store: Arc<MemoryStore>) -> Self {
         let (switch, shutdown) = shutdown_channel();
-        let parts = Parts::over(Arc::new(MemoryStore::new()), None, shutdown).await;
+        let parts = Parts::over(store, None, shutdown).await;
         let (near, far) = tokio::io::duplex(4_096);
         let peer = Peer { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)), connected: Instant::now() };
         let serving = tokio::spawn(parts.api.serve(far, peer));
