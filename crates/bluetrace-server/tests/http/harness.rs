@@ -86,7 +86,10 @@ impl Site {
     }
 
     pub(crate) async fn connect(&self) -> HttpClient {
-        HttpClient::over(timeout(PATIENCE, TcpStream::connect(self.address)).await.unwrap().unwrap())
+        let stream = timeout(PATIENCE, TcpStream::connect(self.address)).await.unwrap().unwrap();
+        // head and body are two writes
+        stream.set_nodelay(true).unwrap();
+        HttpClient::over(stream)
     }
 
     /// One request on a connection of its own.
