@@ -4,6 +4,7 @@
 //! (`lane`); SQL stands in `write` and `read`, the schema in `schema_*.sql`. Other processes may open the file at the same time.
 
 mod convert;
+mod inspect;
 mod lane;
 mod open;
 mod read;
@@ -20,6 +21,7 @@ use bluetrace_authority::store::{
 use bluetrace_protocol::{ExposureNotice, Moment, Record, TempId, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::Connection;
 
+pub use self::inspect::{Inspection, inspect};
 use self::lane::Lane;
 use self::open::Place;
 pub use self::open::{OpenError, SqliteOptions};
