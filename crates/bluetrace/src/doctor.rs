@@ -83,7 +83,8 @@ impl Report {
         let check = "configuration";
         match configuration {
             Ok(Configuration { file, doubts, .. }) => {
-                let found = file.as_ref().map_or("no file".to_owned(), |file| file.display().to_string());
+                let found =
+                    file.as_ref().map_or("there is no bluetrace.toml".to_owned(), |file| file.display().to_string());
                 self.ok(check, found);
                 for doubt in doubts {
                     self.warning(check, doubt.clone(), "correct its name, or unset it");

@@ -10,9 +10,13 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use bluetrace_authority::store::{PasswordHash, PasswordSource, Store as _};
+use bluetrace_protocol::Username;
+use bluetrace_server::sqlite::SqliteStore;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
-use support::{Finished, MET, Place, RunningServer, Session, finish, root};
+use support::{Finished, MET, Place, RunningServer, Session, finish, now, root};
+use tokio::runtime::Builder;
 
 #[test]
 fn a_sound_installation_is_left_as_it_is_whether_its_server_runs_or_not() {
@@ -128,6 +132,24 @@ fn what_is_no_error_yet_is_a_warning() {
     let report = doctor(&place, &["0"]);
     assert_eq!((report.status, report.errors), (Some(0), 0), "{report:?}");
     assert_eq!((report.level("store"), report.level("certificate")), (vec!["warning"], vec!["warning"]), "{report:?}");
+}
+
+#[test]
+fn a_row_from_the_future_says_that_a_clock_is_or_was_wrong() {
+    let place = Place::new();
+    place.server().stop("TERM");
+    let store = SqliteStore::open(&place.path("data/authority.sqlite")).unwrap();
+    let open_account = |name: &str, ahead_s| {
+        let (name, hash) = (Username::parse(name).unwrap(), PasswordHash(String::new()));
+        let opened = store.open_account(name, hash, PasswordSource::Operator, now().plus(ahead_s));
+        Builder::new_current_thread().build().unwrap().block_on(opened).unwrap();
+    };
+    open_account("somebody", 10);
+    assert_eq!(doctor(&place, &["0"]).level("clock"), ["ok"], "clocks differ by a few seconds");
+    open_account("somebody-else", 3_600);
+    let report = doctor(&place, &["0"]);
+    assert_eq!((report.status, report.level("clock")), (Some(1), vec!["ok", "error"]), "{report:?}");
+    assert!(report.all("clock")[1].contains("the store holds something from"), "{report:?}");
 }
 
 #[test]
