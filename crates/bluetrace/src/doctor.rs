@@ -229,7 +229,7 @@ impl Report {
         let found = format!("{free} MiB are free");
         match free {
             ..FULL_MIB => self.error(check, found, "free some room: the store will soon refuse what it is given"),
-            ..SCARCE_MIB => self.warning(check, found, "free some room"),
+            FULL_MIB..SCARCE_MIB => self.warning(check, found, "free some room"),
             _ => self.ok(check, found),
         }
     }
@@ -253,10 +253,10 @@ impl Report {
             None => self.warning(check, "how long it is valid cannot be read", renew),
             Some((_, until)) if until < now => self.error(check, format!("it expired on {until}"), renew),
             Some((from, _)) if now < from => {
-                self.error(check, format!("it is not valid before {from}"), "wait, or set the clock")
+                self.error(check, format!("it is not valid before {from}"), "wait, or set the clock");
             }
             Some((_, until)) if until.seconds_since(now) < RENEWAL_S => {
-                self.warning(check, format!("it expires on {until}"), renew)
+                self.warning(check, format!("it expires on {until}"), renew);
             }
             Some((_, until)) => self.ok(check, format!("valid until {until}, {}", tls.fingerprint())),
         }
@@ -288,7 +288,7 @@ impl Report {
                 self.ok(check, format!("the server answers on port {port} with its certificate"));
             }
             (Ok(Answer::Tls(_) | Answer::NoTls), false) => {
-                self.error(check, format!("another program has port {port}"), other)
+                self.error(check, format!("another program has port {port}"), other);
             }
             (Ok(Answer::Tls(_) | Answer::NoTls), true) => {
                 self.error(
@@ -298,7 +298,7 @@ impl Report {
                 );
             }
             (Ok(Answer::Nobody), true) => {
-                self.warning(check, format!("a server runs, but nobody answers on port {port} of {local}"), elsewhere)
+                self.warning(check, format!("a server runs, but nobody answers on port {port} of {local}"), elsewhere);
             }
             (Ok(Answer::Nobody), false) => match TcpListener::bind(SocketAddr::new(server.bind.unwrap_or(local), port))
             {
@@ -329,7 +329,7 @@ impl Report {
             Ok(_) => self.ok(check, format!("{path}, its owner's alone")),
             Err(_) if named.is_none() => {}
             Err(error) => {
-                self.error(check, format!("{path}: {}", in_words(&error)), "put it there, or leave the setting out")
+                self.error(check, format!("{path}: {}", in_words(&error)), "put it there, or leave the setting out");
             }
         }
     }
@@ -352,7 +352,7 @@ impl Report {
                 );
             }
             _ if limit < FEW_FILES => {
-                self.warning(check, format!("the limit here is {limit}: room for {room} connections"), raise)
+                self.warning(check, format!("the limit here is {limit}: room for {room} connections"), raise);
             }
             _ => self.ok(check, format!("the limit here is {limit}: room for {room} connections")),
         }

@@ -1,5 +1,6 @@
 //! Owns looking at a database file without changing it: [`inspect`].
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -67,7 +68,8 @@ fn uri(path: &Path, parameters: &str) -> String {
         match byte {
             b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
             byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
-            byte => uri.push_str(&format!("%{byte:02X}")),
+            // writing to a String does not fail
+            byte => _ = write!(uri, "%{byte:02X}"),
         }
     }
     uri + "?" + parameters
