@@ -10,7 +10,8 @@ use crate::store::{ImportedTempId, TempIdImported, TempIdsIssued};
 const MAX_DRAWS: u32 = 16;
 
 impl Authority {
-    /// Issues `count` `TempIDs` with consecutive windows, the first of which begins now.
+    /// Issues `count` `TempIDs` with consecutive windows, the first of which begins now. `None` if the account has been
+    /// removed.
     ///
     /// # Errors
     /// [`AuthorityError`] if the store cannot answer.
@@ -19,7 +20,7 @@ impl Authority {
         member: &Member,
         count: u32,
         now: Timestamp,
-    ) -> Result<Vec<Record>, AuthorityError> {
+    ) -> Result<Option<Vec<Record>>, AuthorityError> {
         let lifetime = i64::from(self.policy.temp_id_lifetime_s.max(1));
         let mut records = Vec::new();
         let mut start = now;
@@ -32,7 +33,8 @@ impl Authority {
         let forget_at = self.forget_at(start);
         for _ in 0..MAX_DRAWS {
             match self.store.issue_temp_ids(member.account, records.clone(), forget_at).await? {
-                TempIdsIssued::Issued => return Ok(records),
+                TempIdsIssued::Issued => return Ok(Some(records)),
+                TempIdsIssued::NoAccount => return Ok(None),
                 TempIdsIssued::Taken(places) => {
                     for place in places {
                         if let Some(record) = records.get_mut(place) {

@@ -23,7 +23,9 @@ pub mod frame;
 pub mod identity;
 pub mod limits;
 pub mod message;
+pub mod opentrace;
 pub mod record;
+pub mod sealed;
 pub mod session;
 #[cfg(feature = "proptest")]
 pub mod strategies;
@@ -35,5 +37,6 @@ pub use contact_log::{ContactLog, ContactLogEntry, ReadReport};
 pub use device::{Backoff, ClockJump, DeviceClock, Heard, Reading, TempIdBook, judge};
 pub use identity::{IdentityError, Password, ResumeToken, UploadCode, UploadId, Username};
 pub use record::{Record, RecordError, TempId};
+pub use sealed::{Opened, SealedError, SealedTempId, SealingKey, Uid};
 pub use time::{Clock, Moment, TimeError, Timestamp, Window, WindowError};
 pub use upload::{ExposureNotice, UploadSummary, Uploaded, UploadedRecord};

@@ -45,13 +45,16 @@ pub const MAX_TEMP_ID_DIGITS: usize = 64;
 /// Characters of a sealed `TempID`: the base64 of 61 bytes (PROTOCOL section 7).
 pub const SEALED_CHARACTERS: usize = 84;
 
+/// Characters of a user id in a sealed `TempID`: the base64 of 21 bytes (PROTOCOL section 7).
+pub const UID_CHARACTERS: usize = 28;
+
 /// Longest window of a `TempID`, in seconds: 24 hours (PROTOCOL section 2).
 pub const MAX_WINDOW_S: i64 = 24 * 60 * 60;
 
 /// Largest beacon datagram, in bytes (PROTOCOL section 2).
 pub const MAX_BEACON: usize = 256;
 
-/// Longest line of a contact-log file, in bytes: a sealed `TempID`, three times and separators are 149.
+/// Longest line of a contact-log file, in bytes: a sealed `TempID`, three times and separators are 147.
 pub const MAX_CONTACT_LOG_LINE: usize = 256;
 
 /// Most entries a contact log holds, the oldest going first: the largest upload, so that a log can always be uploaded.

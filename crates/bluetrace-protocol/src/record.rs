@@ -8,6 +8,7 @@ use rand_core::Rng;
 use thiserror::Error;
 
 use crate::limits::{MAX_TEMP_ID_DIGITS, REGISTRY_DIGITS, SEALED_CHARACTERS};
+use crate::sealed::SealedTempId;
 use crate::time::{TIME_CHARACTERS, Timestamp, Window, WindowError};
 
 /// A temporary id that a device shows to those near it.
@@ -74,6 +75,14 @@ impl TempId {
     /// The id as it goes on the wire, into the store or onto the operator's console. Never into a log.
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<&SealedTempId> for TempId {
+    fn from(sealed: &SealedTempId) -> Self {
+        let mut text = String::with_capacity(SEALED_CHARACTERS);
+        sealed.write_to(&mut text);
+        Self(text.into())
     }
 }
 

@@ -18,6 +18,7 @@ use crate::limits::{
 };
 use crate::message::{BeginUpload, Command, ErrorCode, Reply, Request, RequestId};
 use crate::record::{Record, TempId};
+use crate::sealed::{UID_BYTES, Uid};
 use crate::time::{Timestamp, Window};
 use crate::upload::{ExposureNotice, UploadSummary, Uploaded, UploadedRecord};
 
@@ -48,6 +49,11 @@ pub fn long_temp_ids() -> impl Strategy<Value = TempId> {
 /// A text of the sealed scheme's form: 84 characters of base64. It holds nothing.
 pub fn sealed_temp_ids() -> impl Strategy<Value = TempId> {
     "[A-Za-z0-9+/]{82}==".prop_filter_map("base64", temp_id)
+}
+
+/// Any user id of a sealed `TempID`.
+pub fn uids() -> impl Strategy<Value = Uid> {
+    any::<[u8; UID_BYTES]>().prop_map(Uid::from_bytes)
 }
 
 /// Any `TempID`.

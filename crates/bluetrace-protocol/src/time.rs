@@ -236,7 +236,7 @@ impl Window {
     }
 }
 
-const SECONDS_A_DAY: i64 = 86_400;
+pub(crate) const SECONDS_A_DAY: i64 = 86_400;
 
 const MILLISECONDS_A_SECOND: i64 = 1_000;
 
@@ -291,8 +291,8 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> Option<i64> {
     era.checked_mul(146_097)?.checked_add(day_of_era)?.checked_sub(719_468)
 }
 
-/// Year, month and day of a number of days since 1970-01-01. `days` lies within 1970 to 9999, so nothing overflows.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
+/// Year, month and day of a number of days since 1970-01-01, in the proleptic Gregorian calendar.
+pub(crate) fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days.saturating_add(719_468);
     let era = days.div_euclid(146_097);
     let of_era = days.rem_euclid(146_097);

@@ -1,9 +1,11 @@
 //! Owns the command line: names, orders and defaults (PROTOCOL section 6). Nothing here looks at the machine.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use zeroize::Zeroizing;
 
 /// BlueTrace contact tracing: a health authority's server, a device in the terminal, and beacons between devices.
 #[derive(Debug, Parser)]
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     Config(ConfigOptions),
     /// Examine an authority, running or not, and say what to do about each finding; changes nothing.
     Doctor(DoctorOptions),
+    /// Look into sealed TempIDs, or make some: from standard input to standard output, without an authority.
+    Tempid(TempIdOptions),
 }
 
 /// Where an authority lives, and its configuration. A command with these is given what the file and the environment say
@@ -238,6 +242,47 @@ pub(crate) struct DoctorOptions {
     /// As the server that is examined was started with.
     #[command(flatten)]
     pub(crate) server: ServerOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TempIdOptions {
+    #[command(subcommand)]
+    pub(crate) action: TempIdAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TempIdAction {
+    /// Open TempIDs, one a line; answers each with a line of JSON: tempid and uid, start, expiry, or error.
+    Open {
+        /// Key of 64 hexadecimal digits; several are tried in their order. Whoever lists processes here sees it.
+        #[arg(long, value_name = "HEX", required = true)]
+        key_hex: Vec<KeyHex>,
+        /// Take every text that OpenTrace's server takes for a TempID, not just the one text that each has.
+        #[arg(long)]
+        opentrace_compatible: bool,
+    },
+    /// Seal lines of JSON with uid, start, expiry and, if it is not to be random, `iv_hex`; answers each with tempid or error.
+    Seal {
+        /// Key of 64 hexadecimal digits. Whoever lists processes here sees it.
+        #[arg(long, value_name = "HEX")]
+        key_hex: KeyHex,
+    },
+}
+
+/// A key as typed. It is checked later: what is wrong with an argument is shown with the argument.
+#[derive(Clone)]
+pub(crate) struct KeyHex(pub(crate) Zeroizing<String>);
+
+impl From<String> for KeyHex {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+impl fmt::Debug for KeyHex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyHex(..)")
+    }
 }
 
 /// Reads a duration such as `15m`, `21d`, `1h 30m`, or a plain number of seconds: 1 second to 136 years.

@@ -15,6 +15,7 @@ mod passwords;
 mod runtime;
 mod serve;
 mod system;
+mod temp_id;
 mod user;
 
 use std::process::ExitCode;
@@ -50,6 +51,7 @@ fn run(command: Command, configuration: Configuration) -> anyhow::Result<ExitCod
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::User(options) => user::run(options).map(|()| ExitCode::SUCCESS),
         Command::Export(options) => export::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Tempid(options) => temp_id::run(&options),
         Command::Config(options) => config::run(&options, &configuration).map(|()| ExitCode::SUCCESS),
         Command::Doctor(options) => doctor::run(&options, &Ok(configuration)),
     }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use bluetrace_protocol::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 
-use super::open::{OpenError, Place, SCHEMA, SqliteOptions};
+use super::open::{Database, OpenError, SCHEMA, SqliteOptions};
 
 /// What there is to be said of a database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,26 +31,26 @@ pub struct Inspection {
 /// # Errors
 /// [`OpenError`] says in one line what is wrong, where, and what to do.
 pub fn inspect(path: &Path) -> Result<Inspection, OpenError> {
-    let place = Place { path: path.into(), options: SqliteOptions::default() };
+    let database = Database { path: path.into(), options: SqliteOptions::default() };
     let before = stamp(path).map_err(|source| OpenError::File { path: path.into(), source })?;
-    if is_empty(&place.write_ahead_log()) {
+    if is_empty(&database.write_ahead_log()) {
         // nobody is at work: a look without locks, for which SQLite makes no files
-        let found = look(&place, "immutable=1");
-        if is_empty(&place.write_ahead_log()) && stamp(path).ok() == Some(before) {
+        let found = look(&database, "immutable=1");
+        if is_empty(&database.write_ahead_log()) && stamp(path).ok() == Some(before) {
             return found;
         }
     }
-    look(&place, "mode=ro")
+    look(&database, "mode=ro")
 }
 
-fn look(place: &Place, how: &str) -> Result<Inspection, OpenError> {
-    let error = |error| place.error(error);
+fn look(database: &Database, how: &str) -> Result<Inspection, OpenError> {
+    let error = |error| database.error(error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(uri(&place.path, how), flags).map_err(error)?;
-    connection.busy_timeout(place.options.busy_timeout).map_err(error)?;
+    let connection = Connection::open_with_flags(uri(&database.path, how), flags).map_err(error)?;
+    connection.busy_timeout(database.options.busy_timeout).map_err(error)?;
     // one state of it, whoever writes meanwhile
     let transaction = connection.unchecked_transaction().map_err(error)?;
-    let schema = place.version(&transaction)?;
+    let schema = database.version(&transaction)?;
     let checked: String = transaction.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(error)?;
     let damage = (checked != "ok").then(|| checked.lines().last().unwrap_or_default().to_owned());
     let newest = if schema > 0 && damage.is_none() {

@@ -1,14 +1,15 @@
 //! Owns [`SqliteStore`]: the store in one SQLite file, the default.
 //!
 //! WAL and `synchronous=FULL`, so what is acknowledged survives a loss of power. One thread writes and a few read
-//! (`lane`); SQL stands in `write` and `read`, the schema in `schema_*.sql`. Other processes may open the file at the same time.
+//! (`workers`); SQL stands in `write` and `read`, the schema in `schema_*.sql`. Other processes may open the file at the same time.
 
 mod convert;
+mod error;
 mod inspect;
-mod lane;
 mod open;
 mod read;
-mod trouble;
+mod record_key;
+mod workers;
 mod write;
 
 use std::path::Path;
@@ -16,16 +17,16 @@ use std::path::Path;
 use bluetrace_authority::store::{
     AccountId, AccountOpened, AccountSummary, Expired, ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice,
     NoticeId, Owner, PasswordHash, PasswordSource, SessionId, SessionState, Store, StoreFuture, TempIdImported,
-    TempIdsIssued, UploadBegun, UploadKey, UploadRequest, UploadRow, Verdict,
+    TempIdsIssued, UploadBegun, UploadCompleted, UploadKey, UploadRequest, UploadRow, Verdict,
 };
 use bluetrace_protocol::{ExposureNotice, Moment, Record, TempId, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::Connection;
 
+use self::error::JobError;
 pub use self::inspect::{Inspection, inspect};
-use self::lane::Lane;
-use self::open::Place;
+use self::open::Database;
 pub use self::open::{OpenError, SqliteOptions};
-use self::trouble::Refusal;
+use self::workers::Workers;
 
 /// A store in an SQLite file. Needs no async runtime: its futures may be polled by anyone.
 ///
@@ -33,9 +34,9 @@ use self::trouble::Refusal;
 #[derive(Debug)]
 pub struct SqliteStore {
     // in this order: the write-ahead log can be emptied when nobody reads it
-    readers: Lane,
-    writer: Lane,
-    place: Place,
+    readers: Workers,
+    writer: Workers,
+    database: Database,
 }
 
 impl SqliteStore {
@@ -52,20 +53,21 @@ impl SqliteStore {
     /// # Errors
     /// As for [`SqliteStore::open`].
     pub fn open_with(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
-        let place = Place { path: path.into(), options };
-        place.prepare()?;
-        Ok(Self { readers: Lane::of_readers(&place)?, writer: Lane::of_writer(&place)?, place })
+        let database = Database { path: path.into(), options };
+        database.prepare()?;
+        Ok(Self { readers: Workers::readers(&database)?, writer: Workers::writer(&database)?, database })
     }
 
     /// Gives the write-ahead log the size to which it grows anyway. A commit then only overwrites what is there, which
     /// takes a disk about half as long as making the file longer each time. Worth it for a process that stays.
     ///
     /// # Errors
-    /// [`StoreError`](bluetrace_authority::store::StoreError) if the disk does not have the 16 MiB. Nothing is lost by that but the speed.
+    /// [`StoreError`](bluetrace_authority::store::StoreError) if the disk does not have the 16 MiB. Nothing is lost by that
+    /// but the speed.
     pub fn reserve_log(&self) -> StoreFuture<'_, ()> {
-        let place = self.place.clone();
+        let database = self.database.clone();
         // within a transaction: nobody else writes to the log meanwhile
-        self.write(1, move |_| place.reserve_log().map_err(|_| Refusal::Failed("the write-ahead log cannot grow")))
+        self.write(1, move |_| database.reserve_log().map_err(|_| JobError::Failed("the write-ahead log cannot grow")))
     }
 
     /// Finishes what is queued and moves all of it into the database file. Blocks meanwhile; later calls fail.
@@ -79,13 +81,13 @@ impl SqliteStore {
         T: Send + 'static,
         F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        Box::pin(self.readers.run(1, move |connection| work(connection).map_err(Refusal::from)))
+        Box::pin(self.readers.run(1, move |connection| work(connection).map_err(JobError::from)))
     }
 
     fn write<T, F>(&self, rows: usize, work: F) -> StoreFuture<'_, T>
     where
         T: Send + 'static,
-        F: Fn(&Connection) -> Result<T, Refusal> + Send + 'static,
+        F: Fn(&Connection) -> Result<T, JobError> + Send + 'static,
     {
         Box::pin(self.writer.run(rows, work))
     }
@@ -170,7 +172,7 @@ impl Store for SqliteStore {
         self.write(1, move |c| write::begin_upload(c, &request, now))
     }
 
-    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, u32> {
+    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, Option<u32>> {
         self.write(records.len(), move |c| write::append_records(c, upload, first, &records))
     }
 
@@ -190,7 +192,7 @@ impl Store for SqliteStore {
         summary: UploadSummary,
         notices: Vec<NewNotice>,
         now: Timestamp,
-    ) -> StoreFuture<'_, bool> {
+    ) -> StoreFuture<'_, UploadCompleted> {
         self.write(notices.len(), move |c| write::complete_upload(c, upload, summary, &notices, now))
     }
 
@@ -203,7 +205,7 @@ impl Store for SqliteStore {
         account: AccountId,
         limit: u32,
         now: Timestamp,
-    ) -> StoreFuture<'_, Vec<(NoticeId, ExposureNotice)>> {
+    ) -> StoreFuture<'_, Option<Vec<(NoticeId, ExposureNotice)>>> {
         self.read(move |c| read::unread_notices(c, account, limit, now))
     }
 

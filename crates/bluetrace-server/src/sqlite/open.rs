@@ -94,7 +94,7 @@ pub(super) enum Access {
 
 /// Where the database is and how it is opened.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct Database {
     pub(super) path: PathBuf,
     pub(super) options: SqliteOptions,
 }
@@ -110,7 +110,7 @@ pub(super) struct Files {
 /// Device and number of a file.
 type FileId = (u64, u64);
 
-impl Place {
+impl Database {
     /// Makes the file if there is none, and brings its schema up to date.
     pub(super) fn prepare(&self) -> Result<(), OpenError> {
         let file = |source| OpenError::File { path: self.path.clone(), source };
