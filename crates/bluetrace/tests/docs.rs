@@ -60,6 +60,7 @@ fn links_between_the_pages_lead_somewhere() {
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "SECURITY.md",
+        "docs/configuration.md",
         "docs/protocol.md",
         "docs/http.md",
     ];

@@ -5,6 +5,7 @@
 
 mod convert;
 mod error;
+mod inspect;
 mod open;
 mod read;
 mod record_key;
@@ -24,6 +25,7 @@ use bluetrace_protocol::{
 use rusqlite::Connection;
 
 use self::error::JobError;
+pub use self::inspect::{Inspection, inspect};
 use self::open::Database;
 pub use self::open::{OpenError, SqliteOptions};
 use self::workers::Workers;

@@ -181,7 +181,7 @@ impl Database {
         grown
     }
 
-    fn write_ahead_log(&self) -> PathBuf {
+    pub(super) fn write_ahead_log(&self) -> PathBuf {
         let mut path = self.path.clone().into_os_string();
         path.push("-wal");
         path.into()
@@ -213,7 +213,7 @@ impl Database {
     }
 
     /// The version of the schema; 0 for an empty file.
-    fn version(&self, connection: &Transaction<'_>) -> Result<i64, OpenError> {
+    pub(super) fn version(&self, connection: &Transaction<'_>) -> Result<i64, OpenError> {
         let number = |query| connection.query_row(query, [], |row| row.get::<_, i64>(0)).map_err(|e| self.error(e));
         let application = number("PRAGMA application_id")?;
         let version = number("PRAGMA user_version")?;
@@ -228,7 +228,7 @@ impl Database {
         }
     }
 
-    fn error(&self, source: rusqlite::Error) -> OpenError {
+    pub(super) fn error(&self, source: rusqlite::Error) -> OpenError {
         let path = self.path.clone();
         match source.sqlite_error_code() {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => OpenError::Damaged { path },
@@ -256,7 +256,7 @@ const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schem
 
 /// The present schema.
 #[expect(clippy::cast_possible_wrap, reason = "a handful of migrations")]
-const SCHEMA: i64 = MIGRATIONS.len() as i64;
+pub(super) const SCHEMA: i64 = MIGRATIONS.len() as i64;
 
 /// `BlTr`: tells the file from those of other programs.
 const APPLICATION: i64 = 0x426c_5472;
