@@ -1,6 +1,6 @@
 //! Owns accounts and logins: who may come in, the lock-out rule, resuming and logging out (PROTOCOL sections 4.2, 4.6 and 5).
 
-use bluetrace_protocol::{Clock, Password, ResumeToken, Timestamp, Username};
+use bluetrace_protocol::{Clock, Moment, Password, ResumeToken, Timestamp, Username};
 
 use crate::authority::{Authority, AuthorityError, Member, hex};
 use crate::passwords::{PasswordDone, PasswordWork};
@@ -20,12 +20,12 @@ pub enum LoggedIn {
     /// It was wrong, and blocked the username.
     BlockedNow {
         /// The first moment at which it may log in again.
-        until: Timestamp,
+        until: Moment,
     },
     /// The username was blocked already; whether the password was right is not said.
     Blocked {
         /// The first moment at which it may log in again.
-        until: Timestamp,
+        until: Moment,
     },
 }
 
@@ -62,7 +62,7 @@ impl Authority {
         password: Password,
         clock: &dyn Clock,
     ) -> Result<LoggedIn, AuthorityError> {
-        let state = self.store.login_state(username.clone(), clock.now()).await?;
+        let state = self.store.login_state(username.clone(), clock.moment()).await?;
         // a blocked username costs no hash
         if let Some(until) = state.blocked_until {
             return Ok(LoggedIn::Blocked { until });
@@ -71,7 +71,7 @@ impl Authority {
             Some(hash) => self.verify(PasswordWork::verify(password, hash)).await?,
             None => self.verify(PasswordWork::verify_nothing(password, self.policy.hash_cost)).await?,
         };
-        let recorded = self.store.record_login(username.clone(), verdict, self.policy.lockout, clock.now()).await?;
+        let recorded = self.store.record_login(username.clone(), verdict, self.policy.lockout, clock.moment()).await?;
         Ok(match (recorded, state.account) {
             (LoginRecorded::Welcome, Some(account)) => LoggedIn::Welcome(Member {
                 account: account.id,
@@ -165,7 +165,7 @@ impl Authority {
         password: Password,
         now: Timestamp,
     ) -> Result<CredentialImported, AuthorityError> {
-        let account = self.store.login_state(username.clone(), now).await?.account;
+        let account = self.store.login_state(username.clone(), now.into()).await?.account;
         let last = account.and_then(|account| account.imported_hash.or(account.password_hash));
         if let Some(last) = last {
             if self.verify(PasswordWork::verify(password.clone(), last)).await? == Verdict::Right {

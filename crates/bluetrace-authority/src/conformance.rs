@@ -16,7 +16,8 @@ use std::thread::{self, Thread};
 
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{
-    ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Username, Window,
+    ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Username,
+    Window,
 };
 
 use crate::store::{
@@ -43,11 +44,13 @@ macro_rules! store_conformance {
             the_third_failure_in_a_row_blocks
             a_success_forgets_failures
             a_block_decides_before_the_verdict_and_is_not_lengthened
+            a_block_ends_to_the_millisecond
             a_block_ends_and_counting_begins_anew
             an_unknown_name_fails_and_is_blocked_like_a_known_one
             without_a_duration_nothing_is_blocked_and_failures_count
             failures_of_unknown_names_are_forgotten_after_a_day
             a_block_of_an_unknown_name_outlasts_the_day
+            no_block_of_an_unknown_name_is_forgotten_within_its_last_second
             of_too_many_unknown_names_the_oldest_make_room
             opening_an_account_forgets_failures_of_its_name
             racing_failures_are_counted_exactly
@@ -99,13 +102,17 @@ pub async fn an_account_is_opened_once(store: &dyn Store) {
     let id = opened(store, "alice").await;
     let again = store.open_account(name("alice"), hash("other"), PasswordSource::Import, at(5)).await.unwrap();
     assert_eq!(again, AccountOpened::Exists(id));
-    let account = store.login_state(name("alice"), at(5)).await.unwrap().account.unwrap();
+    let account = store.login_state(name("alice"), at(5).into()).await.unwrap().account.unwrap();
     assert_eq!(account.id, id);
     assert_eq!(account.username, name("alice"));
     assert_eq!(account.password_hash, Some(hash("alice's")));
     assert_eq!(account.imported_hash, None);
     assert_eq!((account.token_epoch, account.created), (0, at(0)));
-    assert_eq!(store.login_state(name("Alice"), at(5)).await.unwrap().account, None, "names are matched byte for byte");
+    assert_eq!(
+        store.login_state(name("Alice"), at(5).into()).await.unwrap().account,
+        None,
+        "names are matched byte for byte"
+    );
 }
 
 /// Its number is a new one, so that nothing of the old account comes back.
@@ -115,21 +122,21 @@ pub async fn a_removed_name_may_be_opened_anew(store: &dyn Store) {
     assert!(store.remove_account(name("alice")).await.unwrap());
     let second = opened(store, "alice").await;
     assert!(second > first);
-    assert_eq!(store.login_state(name("alice"), at(0)).await.unwrap().account.unwrap().token_epoch, 0);
+    assert_eq!(store.login_state(name("alice"), at(0).into()).await.unwrap().account.unwrap().token_epoch, 0);
     assert_eq!(store.session_state(first, session(1), at(0)).await.unwrap(), None);
 }
 
 /// An account that an import made is opened like a new one, and keeps its number and its `TempIDs`.
 pub async fn an_account_without_a_password_is_given_one(store: &dyn Store) {
     store.import_temp_ids(vec![line("alice", 1)], at(100), at(0)).await.unwrap();
-    let before = store.login_state(name("alice"), at(1)).await.unwrap().account.unwrap();
+    let before = store.login_state(name("alice"), at(1).into()).await.unwrap().account.unwrap();
     assert_eq!((before.password_hash, before.created), (None, at(0)));
-    assert!(!store.accounts(None, 9, at(1)).await.unwrap()[0].has_password);
+    assert!(!store.accounts(None, 9, at(1).into()).await.unwrap()[0].has_password);
     let outcome = store.open_account(name("alice"), hash("a"), PasswordSource::Import, at(1)).await.unwrap();
     assert_eq!(outcome, AccountOpened::Opened(before.id));
-    let after = store.login_state(name("alice"), at(1)).await.unwrap().account.unwrap();
+    let after = store.login_state(name("alice"), at(1).into()).await.unwrap().account.unwrap();
     assert_eq!((after.password_hash, after.imported_hash, after.created), (Some(hash("a")), Some(hash("a")), at(0)));
-    assert!(store.accounts(None, 9, at(1)).await.unwrap()[0].has_password);
+    assert!(store.accounts(None, 9, at(1).into()).await.unwrap()[0].has_password);
     assert!(store.resolve(vec![id(1)], at(1)).await.unwrap()[0].is_some());
 }
 
@@ -137,22 +144,22 @@ pub async fn an_account_without_a_password_is_given_one(store: &dyn Store) {
 pub async fn a_changed_password_counts_an_epoch_and_ends_a_block(store: &dyn Store) {
     let alice = opened(store, "alice").await;
     for _ in 0..3 {
-        store.record_login(name("alice"), Verdict::Wrong, RULE, at(0)).await.unwrap();
+        store.record_login(name("alice"), Verdict::Wrong, RULE, at(0).into()).await.unwrap();
     }
-    assert!(store.login_state(name("alice"), at(1)).await.unwrap().blocked_until.is_some());
+    assert!(store.login_state(name("alice"), at(1).into()).await.unwrap().blocked_until.is_some());
     assert!(store.change_password(name("alice"), hash("new"), PasswordSource::Operator).await.unwrap());
-    let state = store.login_state(name("alice"), at(1)).await.unwrap();
+    let state = store.login_state(name("alice"), at(1).into()).await.unwrap();
     assert_eq!(state.blocked_until, None);
     assert_eq!(state.account.unwrap().password_hash, Some(hash("new")));
     assert_eq!(store.session_state(alice, session(1), at(1)).await.unwrap().unwrap().token_epoch, 1);
-    let next = store.record_login(name("alice"), Verdict::Wrong, RULE, at(1)).await.unwrap();
+    let next = store.record_login(name("alice"), Verdict::Wrong, RULE, at(1).into()).await.unwrap();
     assert_eq!(next, LoginRecorded::Wrong { left: 2 });
 }
 
 /// So that the next import of an unchanged line can tell that it has not changed.
 pub async fn an_operators_password_keeps_the_imported_one(store: &dyn Store) {
     let hashes = async || {
-        let account = store.login_state(name("alice"), at(0)).await.unwrap().account.unwrap();
+        let account = store.login_state(name("alice"), at(0).into()).await.unwrap().account.unwrap();
         (account.password_hash.unwrap(), account.imported_hash)
     };
     store.open_account(name("alice"), hash("1"), PasswordSource::Import, at(0)).await.unwrap();
@@ -167,7 +174,7 @@ pub async fn an_operators_password_keeps_the_imported_one(store: &dyn Store) {
 pub async fn what_is_not_there_is_neither_changed_nor_removed(store: &dyn Store) {
     assert!(!store.change_password(name("alice"), hash("1"), PasswordSource::Operator).await.unwrap());
     assert!(!store.remove_account(name("alice")).await.unwrap());
-    assert_eq!(store.login_state(name("alice"), at(0)).await.unwrap().account, None);
+    assert_eq!(store.login_state(name("alice"), at(0).into()).await.unwrap().account, None);
     assert_eq!(store.session_state(AccountId(1), session(1), at(0)).await.unwrap(), None);
 }
 
@@ -184,7 +191,7 @@ pub async fn removing_an_account_removes_all_that_is_its_own(store: &dyn Store) 
         store.append_records(upload, 0, vec![heard(1), heard(2), heard(3)]).await.unwrap();
         assert!(store.complete_upload(upload, SUMMARY, vec![notice(notified, 1)], at(1)).await.unwrap());
     }
-    store.record_login(name("alice"), Verdict::Wrong, RULE, at(1)).await.unwrap();
+    store.record_login(name("alice"), Verdict::Wrong, RULE, at(1).into()).await.unwrap();
 
     assert!(store.remove_account(name("alice")).await.unwrap());
     assert!(!store.remove_account(name("alice")).await.unwrap());
@@ -204,7 +211,7 @@ pub async fn removing_an_account_removes_all_that_is_its_own(store: &dyn Store) 
 
     let anew = opened(store, "alice").await;
     assert_eq!(store.unread_notices(anew, 9, at(1)).await.unwrap(), []);
-    let first = store.record_login(name("alice"), Verdict::Wrong, RULE, at(1)).await.unwrap();
+    let first = store.record_login(name("alice"), Verdict::Wrong, RULE, at(1).into()).await.unwrap();
     assert_eq!(first, LoginRecorded::Wrong { left: 2 });
     let issued = store.issue_temp_ids(anew, vec![record(1)], at(100)).await.unwrap();
     assert_eq!(issued, TempIdsIssued::Issued, "the id of a removed account is free");
@@ -216,16 +223,16 @@ pub async fn accounts_are_listed_in_order_and_in_pages(store: &dyn Store) {
         opened(store, text).await;
     }
     for _ in 0..3 {
-        store.record_login(name("bob"), Verdict::Wrong, RULE, at(10)).await.unwrap();
+        store.record_login(name("bob"), Verdict::Wrong, RULE, at(10).into()).await.unwrap();
     }
     assert_eq!(names_of(store, at(10)).await, ["+61", "Zoe", "alice", "bob"].map(name));
-    let page = store.accounts(Some(name("+61")), 2, at(10)).await.unwrap();
+    let page = store.accounts(Some(name("+61")), 2, at(10).into()).await.unwrap();
     assert_eq!(page.iter().map(|row| row.username.clone()).collect::<Vec<_>>(), ["Zoe", "alice"].map(name));
-    let last = store.accounts(Some(name("alicf")), 9, at(11)).await.unwrap();
-    assert_eq!((last.len(), last[0].blocked_until, last[0].created), (1, Some(at(70)), at(0)));
-    assert_eq!(store.accounts(Some(name("alicf")), 9, at(70)).await.unwrap()[0].blocked_until, None);
-    assert_eq!(store.accounts(Some(name("bob")), 9, at(10)).await.unwrap(), []);
-    assert_eq!(store.accounts(None, 0, at(10)).await.unwrap(), []);
+    let last = store.accounts(Some(name("alicf")), 9, at(11).into()).await.unwrap();
+    assert_eq!((last.len(), last[0].blocked_until, last[0].created), (1, Some(at(70).into()), at(0)));
+    assert_eq!(store.accounts(Some(name("alicf")), 9, at(70).into()).await.unwrap()[0].blocked_until, None);
+    assert_eq!(store.accounts(Some(name("bob")), 9, at(10).into()).await.unwrap(), []);
+    assert_eq!(store.accounts(None, 0, at(10).into()).await.unwrap(), []);
 }
 
 /// With the failures that are left told before.
@@ -233,9 +240,9 @@ pub async fn the_third_failure_in_a_row_blocks(store: &dyn Store) {
     opened(store, "alice").await;
     assert_eq!(fail(store, "alice", 0).await, LoginRecorded::Wrong { left: 2 });
     assert_eq!(fail(store, "alice", 1).await, LoginRecorded::Wrong { left: 1 });
-    assert_eq!(store.login_state(name("alice"), at(1)).await.unwrap().blocked_until, None);
-    assert_eq!(fail(store, "alice", 2).await, LoginRecorded::BlockedNow { until: at(62) });
-    assert_eq!(store.login_state(name("alice"), at(2)).await.unwrap().blocked_until, Some(at(62)));
+    assert_eq!(store.login_state(name("alice"), at(1).into()).await.unwrap().blocked_until, None);
+    assert_eq!(fail(store, "alice", 2).await, LoginRecorded::BlockedNow { until: at(62).into() });
+    assert_eq!(store.login_state(name("alice"), at(2).into()).await.unwrap().blocked_until, Some(at(62).into()));
     assert_eq!(fail(store, "bob", 2).await, LoginRecorded::Wrong { left: 2 }, "each name counts for itself");
 }
 
@@ -255,12 +262,39 @@ pub async fn a_block_decides_before_the_verdict_and_is_not_lengthened(store: &dy
     for _ in 0..3 {
         fail(store, "alice", 0).await;
     }
-    let until = at(60);
+    let until = Moment::from(at(60));
     assert_eq!(succeed(store, "alice", 1).await, LoginRecorded::Blocked { until });
     assert_eq!(fail(store, "alice", 30).await, LoginRecorded::Blocked { until });
     assert_eq!(succeed(store, "alice", 59).await, LoginRecorded::Blocked { until });
-    assert_eq!(store.login_state(name("alice"), at(59)).await.unwrap().blocked_until, Some(until));
+    assert_eq!(store.login_state(name("alice"), at(59).into()).await.unwrap().blocked_until, Some(until));
     assert_eq!(succeed(store, "alice", 60).await, LoginRecorded::Welcome);
+}
+
+/// A millisecond before its end the name is blocked wherever that is asked, and at its end nowhere; whether or not there
+/// is such an account.
+pub async fn a_block_ends_to_the_millisecond(store: &dyn Store) {
+    opened(store, "alice").await;
+    let until = at_ms(60_999);
+    let last = until.plus_ms(-1);
+    for text in ["alice", "mallory"] {
+        for moment in [at_ms(0), at_ms(998)] {
+            store.record_login(name(text), Verdict::Wrong, RULE, moment).await.unwrap();
+        }
+        let third = store.record_login(name(text), Verdict::Wrong, RULE, at_ms(999)).await.unwrap();
+        assert_eq!(third, LoginRecorded::BlockedNow { until });
+        for (moment, expected) in [(at_ms(999), Some(until)), (last, Some(until)), (until, None)] {
+            let state = store.login_state(name(text), moment).await.unwrap();
+            assert_eq!(state.blocked_until, expected, "{text} at {moment:?}");
+        }
+    }
+    assert_eq!(store.accounts(None, 9, last).await.unwrap()[0].blocked_until, Some(until));
+    assert_eq!(store.accounts(None, 9, until).await.unwrap()[0].blocked_until, None);
+    for text in ["alice", "mallory"] {
+        let at_last = store.record_login(name(text), Verdict::Right, RULE, last).await.unwrap();
+        assert_eq!(at_last, LoginRecorded::Blocked { until });
+        let at_end = store.record_login(name(text), Verdict::Wrong, RULE, until).await.unwrap();
+        assert_eq!(at_end, LoginRecorded::Wrong { left: 2 });
+    }
 }
 
 /// Three more failures are free of it.
@@ -269,10 +303,10 @@ pub async fn a_block_ends_and_counting_begins_anew(store: &dyn Store) {
     for _ in 0..3 {
         fail(store, "alice", 0).await;
     }
-    assert_eq!(store.login_state(name("alice"), at(60)).await.unwrap().blocked_until, None);
+    assert_eq!(store.login_state(name("alice"), at(60).into()).await.unwrap().blocked_until, None);
     assert_eq!(fail(store, "alice", 60).await, LoginRecorded::Wrong { left: 2 });
     assert_eq!(fail(store, "alice", 60).await, LoginRecorded::Wrong { left: 1 });
-    assert_eq!(fail(store, "alice", 61).await, LoginRecorded::BlockedNow { until: at(121) });
+    assert_eq!(fail(store, "alice", 61).await, LoginRecorded::BlockedNow { until: at(121).into() });
 }
 
 /// So that nobody learns from it which names have accounts. A name without one is never welcome.
@@ -280,8 +314,8 @@ pub async fn an_unknown_name_fails_and_is_blocked_like_a_known_one(store: &dyn S
     opened(store, "alice").await;
     for moment in [0, 1, 2, 3, 62, 63, 64, 65] {
         assert_eq!(fail(store, "alice", moment).await, fail(store, "mallory", moment).await, "{moment}");
-        let known = store.login_state(name("alice"), at(moment)).await.unwrap();
-        let unknown = store.login_state(name("mallory"), at(moment)).await.unwrap();
+        let known = store.login_state(name("alice"), at(moment).into()).await.unwrap();
+        let unknown = store.login_state(name("mallory"), at(moment).into()).await.unwrap();
         assert_eq!(known.blocked_until, unknown.blocked_until, "{moment}");
         assert_eq!(unknown.account, None);
     }
@@ -293,11 +327,11 @@ pub async fn without_a_duration_nothing_is_blocked_and_failures_count(store: &dy
     opened(store, "alice").await;
     let rule = Lockout { block_duration_s: 0, ..RULE };
     for left in [2, 1, 0, 0, 0] {
-        let recorded = store.record_login(name("alice"), Verdict::Wrong, rule, at(0)).await.unwrap();
+        let recorded = store.record_login(name("alice"), Verdict::Wrong, rule, at(0).into()).await.unwrap();
         assert_eq!(recorded, LoginRecorded::Wrong { left });
     }
-    assert_eq!(store.login_state(name("alice"), at(0)).await.unwrap().blocked_until, None);
-    assert_eq!(fail(store, "alice", 1).await, LoginRecorded::BlockedNow { until: at(61) });
+    assert_eq!(store.login_state(name("alice"), at(0).into()).await.unwrap().blocked_until, None);
+    assert_eq!(fail(store, "alice", 1).await, LoginRecorded::BlockedNow { until: at(61).into() });
 }
 
 /// A day after the last one; those of known names are not.
@@ -308,21 +342,39 @@ pub async fn failures_of_unknown_names_are_forgotten_after_a_day(store: &dyn Sto
         fail(store, text, 100).await;
     }
     let last_moment = 100 + UNKNOWN_USERNAME_MEMORY_S - 1;
-    assert_eq!(fail(store, "trudy", last_moment).await, LoginRecorded::BlockedNow { until: at(last_moment + 60) });
+    assert_eq!(
+        fail(store, "trudy", last_moment).await,
+        LoginRecorded::BlockedNow { until: at(last_moment + 60).into() }
+    );
     assert_eq!(fail(store, "mallory", last_moment + 1).await, LoginRecorded::Wrong { left: 2 });
-    assert_eq!(fail(store, "alice", last_moment + 1).await, LoginRecorded::BlockedNow { until: at(last_moment + 61) });
+    assert_eq!(
+        fail(store, "alice", last_moment + 1).await,
+        LoginRecorded::BlockedNow { until: at(last_moment + 61).into() }
+    );
 }
 
 /// As it would with an account.
 pub async fn a_block_of_an_unknown_name_outlasts_the_day(store: &dyn Store) {
     let two_days = Lockout { block_duration_s: 2 * 86_400, ..RULE };
     for _ in 0..3 {
-        store.record_login(name("mallory"), Verdict::Wrong, two_days, at(0)).await.unwrap();
+        store.record_login(name("mallory"), Verdict::Wrong, two_days, at(0).into()).await.unwrap();
     }
-    let late = at(2 * 86_400 - 1);
+    let (late, until) = (at(2 * 86_400 - 1), at(2 * 86_400).into());
     expire_all(store, late).await;
-    assert_eq!(store.login_state(name("mallory"), late).await.unwrap().blocked_until, Some(at(2 * 86_400)));
-    assert_eq!(store.login_state(name("mallory"), late.plus(1)).await.unwrap().blocked_until, None);
+    assert_eq!(store.login_state(name("mallory"), late.into()).await.unwrap().blocked_until, Some(until));
+    assert_eq!(store.login_state(name("mallory"), until).await.unwrap().blocked_until, None);
+}
+
+/// Rows are forgotten at whole seconds, and its end may lie between two.
+pub async fn no_block_of_an_unknown_name_is_forgotten_within_its_last_second(store: &dyn Store) {
+    let two_days = Lockout { block_duration_s: 2 * 86_400, ..RULE };
+    for _ in 0..3 {
+        store.record_login(name("mallory"), Verdict::Wrong, two_days, at_ms(500)).await.unwrap();
+    }
+    let until = at_ms(2 * 86_400_000 + 500);
+    expire_all(store, until.timestamp()).await;
+    assert_eq!(store.login_state(name("mallory"), until.plus_ms(-1)).await.unwrap().blocked_until, Some(until));
+    assert_eq!(store.login_state(name("mallory"), until).await.unwrap().blocked_until, None);
 }
 
 /// Those whose last failure is longest ago, and no more of them than needed. Known names are never among them.
@@ -335,13 +387,13 @@ pub async fn of_too_many_unknown_names_the_oldest_make_room(store: &dyn Store) {
     for names in made_up.chunks(2_000) {
         let fails = names
             .iter()
-            .map(|number| store.record_login(name(&format!("made-up-{number}")), Verdict::Wrong, RULE, at(0)));
+            .map(|number| store.record_login(name(&format!("made-up-{number}")), Verdict::Wrong, RULE, at(0).into()));
         assert!(together(fails.collect()).await.iter().all(Result::is_ok));
     }
     // one too many so far: `second` had its last failure before `first` had
-    assert_eq!(fail(store, "first", 1).await, LoginRecorded::BlockedNow { until: at(61) });
+    assert_eq!(fail(store, "first", 1).await, LoginRecorded::BlockedNow { until: at(61).into() });
     assert_eq!(fail(store, "second", 1).await, LoginRecorded::Wrong { left: 2 });
-    assert_eq!(fail(store, "first", 1).await, LoginRecorded::Blocked { until: at(61) });
+    assert_eq!(fail(store, "first", 1).await, LoginRecorded::Blocked { until: at(61).into() });
     assert_eq!(
         fail(store, &format!("made-up-{}", MAX_UNKNOWN_USERNAMES - 2), 1).await,
         LoginRecorded::Wrong { left: 1 }
@@ -358,7 +410,7 @@ pub async fn opening_an_account_forgets_failures_of_its_name(store: &dyn Store) 
     opened(store, "alice").await;
     store.import_temp_ids(vec![line("bob", 1)], at(100), at(0)).await.unwrap();
     for text in ["alice", "bob"] {
-        assert_eq!(store.login_state(name(text), at(1)).await.unwrap().blocked_until, None);
+        assert_eq!(store.login_state(name(text), at(1).into()).await.unwrap().blocked_until, None);
         assert_eq!(fail(store, text, 1).await, LoginRecorded::Wrong { left: 2 });
     }
 }
@@ -374,7 +426,7 @@ pub async fn racing_failures_are_counted_exactly(store: &dyn Store) {
             LoginRecorded::Blocked { .. } => 11,
             LoginRecorded::Welcome => 12,
         });
-        let until = at(60);
+        let until = Moment::from(at(60));
         let mut expected = vec![LoginRecorded::Blocked { until }; 8];
         expected[0] = LoginRecorded::Wrong { left: 2 };
         expected[1] = LoginRecorded::Wrong { left: 1 };
@@ -846,7 +898,7 @@ pub async fn expire_deletes_only_what_is_forgotten(store: &dyn Store) {
         store.complete_upload(key, SUMMARY, vec![left], at(0)).await.unwrap();
         store.revoke_session(session(u8::try_from(number).unwrap()), at(forget_at)).await.unwrap();
         let a_day_before = at(forget_at - UNKNOWN_USERNAME_MEMORY_S);
-        store.record_login(name(&format!("x{number}")), Verdict::Wrong, RULE, a_day_before).await.unwrap();
+        store.record_login(name(&format!("x{number}")), Verdict::Wrong, RULE, a_day_before.into()).await.unwrap();
     }
     let rows_of_each = 1 + 3 + 1 + 1 + 1;
     assert_eq!(store.expire(at(9)).await.unwrap(), Expired::default());
@@ -901,7 +953,7 @@ pub async fn concurrent_calls_of_every_kind_do_not_disturb_each_other(store: &dy
         }
     });
     assert_eq!(store.uploaded_records(key, 0, 2_000, at(1)).await.unwrap(), numbers().map(heard).collect::<Vec<_>>());
-    assert_eq!(store.accounts(None, 2_000, at(1)).await.unwrap().len(), 1_001);
+    assert_eq!(store.accounts(None, 2_000, at(1).into()).await.unwrap().len(), 1_001);
     assert_eq!(store.temp_ids(None, 2_000, at(1)).await.unwrap().len(), 1_000);
 }
 
@@ -974,15 +1026,15 @@ async fn begun(store: &dyn Store, account: AccountId, upload: &str, records: u32
 }
 
 async fn fail(store: &dyn Store, text: &str, moment: i64) -> LoginRecorded {
-    store.record_login(name(text), Verdict::Wrong, RULE, at(moment)).await.unwrap()
+    store.record_login(name(text), Verdict::Wrong, RULE, at(moment).into()).await.unwrap()
 }
 
 async fn succeed(store: &dyn Store, text: &str, moment: i64) -> LoginRecorded {
-    store.record_login(name(text), Verdict::Right, RULE, at(moment)).await.unwrap()
+    store.record_login(name(text), Verdict::Right, RULE, at(moment).into()).await.unwrap()
 }
 
 async fn names_of(store: &dyn Store, now: Timestamp) -> Vec<Username> {
-    store.accounts(None, u32::MAX, now).await.unwrap().into_iter().map(|row| row.username).collect()
+    store.accounts(None, u32::MAX, now.into()).await.unwrap().into_iter().map(|row| row.username).collect()
 }
 
 async fn expire_all(store: &dyn Store, now: Timestamp) {
@@ -992,6 +1044,11 @@ async fn expire_all(store: &dyn Store, now: Timestamp) {
 /// So many seconds after the begin of a case.
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_unix(1_589_392_446 + seconds).unwrap()
+}
+
+/// So many milliseconds after the begin of a case.
+fn at_ms(milliseconds: i64) -> Moment {
+    Moment::from(at(0)).plus_ms(milliseconds)
 }
 
 fn name(text: &str) -> Username {

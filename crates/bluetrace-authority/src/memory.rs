@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{
-    ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username, Window,
+    ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username, Window,
 };
 
 use crate::store::{
@@ -62,7 +62,7 @@ impl Store for MemoryStore {
         ready(Ok(self.state().remove_account(&username)))
     }
 
-    fn accounts(&self, after: Option<Username>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<AccountSummary>> {
+    fn accounts(&self, after: Option<Username>, limit: u32, now: Moment) -> StoreFuture<'_, Vec<AccountSummary>> {
         let state = self.state();
         let rows = state.names.iter().filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after));
         let accounts = rows.filter_map(|(_, id)| state.accounts.get(id)).take(rows_in(limit));
@@ -75,7 +75,7 @@ impl Store for MemoryStore {
         ready(Ok(summaries.collect()))
     }
 
-    fn login_state(&self, username: Username, now: Timestamp) -> StoreFuture<'_, LoginState> {
+    fn login_state(&self, username: Username, now: Moment) -> StoreFuture<'_, LoginState> {
         let state = self.state();
         let account = state.account_named(&username);
         let failures = match account {
@@ -93,7 +93,7 @@ impl Store for MemoryStore {
         username: Username,
         verdict: Verdict,
         rule: Lockout,
-        now: Timestamp,
+        now: Moment,
     ) -> StoreFuture<'_, LoginRecorded> {
         ready(Ok(self.state().record_login(username, verdict, rule, now)))
     }
@@ -373,7 +373,7 @@ impl State {
         true
     }
 
-    fn record_login(&mut self, username: Username, verdict: Verdict, rule: Lockout, now: Timestamp) -> LoginRecorded {
+    fn record_login(&mut self, username: Username, verdict: Verdict, rule: Lockout, now: Moment) -> LoginRecorded {
         if let Some(row) = self.names.get(&username).and_then(|id| self.accounts.get_mut(id)) {
             let (recorded, failures) = rule.judge(row.failures, verdict, now);
             row.failures = failures;
@@ -387,12 +387,12 @@ impl State {
         recorded
     }
 
-    fn failures_of_stranger(&self, username: &Username, now: Timestamp) -> Failures {
-        let row = self.strangers.get(username).filter(|row| now < row.forget_at);
+    fn failures_of_stranger(&self, username: &Username, now: Moment) -> Failures {
+        let row = self.strangers.get(username).filter(|row| now.timestamp() < row.forget_at);
         row.map(|row| row.failures).unwrap_or_default()
     }
 
-    fn remember_stranger(&mut self, username: Username, failures: Failures, now: Timestamp) {
+    fn remember_stranger(&mut self, username: Username, failures: Failures, now: Moment) {
         self.forget_stranger(&username);
         if self.strangers.len() >= rows_in(MAX_UNKNOWN_USERNAMES)
             && let Some(oldest) = self.strangers_by_age.values().next().cloned()

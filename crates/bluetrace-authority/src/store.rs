@@ -6,6 +6,8 @@
 //!   run one after the other.
 //! - Rows carry the moment at which they are forgotten (`forget_at`). From then on no method returns them, whether or not
 //!   [`Store::expire`] has deleted them yet.
+//! - A block lasts from the failure that made it to `block_duration_s` later, to the millisecond: at its end, and not a
+//!   millisecond before, the username may log in again.
 //! - An expected outcome is a variant of the result; [`StoreError`] means that the store itself could not do its work.
 
 use std::fmt;
@@ -13,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bluetrace_protocol::{
-    ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username, Window,
+    ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username, Window,
 };
 use thiserror::Error;
 
@@ -87,7 +89,7 @@ pub struct AccountSummary {
     /// Whether it has a password.
     pub has_password: bool,
     /// The first moment at which it may log in again, if it is blocked now.
-    pub blocked_until: Option<Timestamp>,
+    pub blocked_until: Option<Moment>,
 }
 
 /// Outcome of [`Store::open_account`].
@@ -105,7 +107,7 @@ pub struct LoginState {
     /// The account, if there is one.
     pub account: Option<Account>,
     /// The first moment at which this username, known or not, may log in again, if it is blocked now.
-    pub blocked_until: Option<Timestamp>,
+    pub blocked_until: Option<Moment>,
 }
 
 /// Whether a password was right.
@@ -122,7 +124,8 @@ pub enum Verdict {
 pub struct Lockout {
     /// Failures in a row that block a username.
     pub max_failures: u32,
-    /// How long a block lasts, in seconds. With 0 nothing is ever blocked, and failures still count.
+    /// How long a block lasts, in seconds, from the failure that made it; its end is not within it. With 0 nothing is
+    /// ever blocked, and failures still count.
     pub block_duration_s: u32,
 }
 
@@ -132,7 +135,7 @@ pub struct Failures {
     /// Failures since the last success or block.
     pub in_a_row: u32,
     /// The end of the last block, which may be over.
-    pub blocked_until: Option<Timestamp>,
+    pub blocked_until: Option<Moment>,
 }
 
 /// Outcome of [`Store::record_login`].
@@ -148,12 +151,12 @@ pub enum LoginRecorded {
     /// The password was wrong, and this failure blocked the username.
     BlockedNow {
         /// The first moment at which it may log in again.
-        until: Timestamp,
+        until: Moment,
     },
     /// The username was blocked already. Nothing was counted.
     Blocked {
         /// The first moment at which it may log in again.
-        until: Timestamp,
+        until: Moment,
     },
 }
 
@@ -297,10 +300,10 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn remove_account(&self, username: Username) -> StoreFuture<'_, bool>;
 
     /// Up to `limit` accounts with names after `after`, in order of their bytes.
-    fn accounts(&self, after: Option<Username>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<AccountSummary>>;
+    fn accounts(&self, after: Option<Username>, limit: u32, now: Moment) -> StoreFuture<'_, Vec<AccountSummary>>;
 
     /// The account of that name, and whether the name is blocked. Writes nothing.
-    fn login_state(&self, username: Username, now: Timestamp) -> StoreFuture<'_, LoginState>;
+    fn login_state(&self, username: Username, now: Moment) -> StoreFuture<'_, LoginState>;
 
     /// Applies the lock-out rule to one attempt. A block found decides before the verdict does. A username without an
     /// account counts as one with an account does, and is never welcome; failures of such names are forgotten a day after
@@ -310,7 +313,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         username: Username,
         verdict: Verdict,
         rule: Lockout,
-        now: Timestamp,
+        now: Moment,
     ) -> StoreFuture<'_, LoginRecorded>;
 
     /// Stores `TempIDs` of an account, all or none. An id named twice is taken at its second place, and one that is stored is
@@ -404,7 +407,8 @@ pub trait Store: Send + Sync + fmt::Debug {
 /// Most usernames without an account whose failed logins are remembered: bounds what made-up names can cost.
 pub const MAX_UNKNOWN_USERNAMES: u32 = 100_000;
 
-/// How long failures of usernames without an account are remembered after the last one, in seconds: a day.
+/// How long failures of usernames without an account are remembered after the last one, in seconds: a day. They are
+/// forgotten with the first whole second after it.
 pub const UNKNOWN_USERNAME_MEMORY_S: i64 = 24 * 60 * 60;
 
 /// Most rows that one call of [`Store::expire`] deletes, so that it holds nobody up.
@@ -412,7 +416,7 @@ pub const MAX_EXPIRED_ROWS: u32 = 10_000;
 
 impl Lockout {
     /// Applies the rule to one attempt: what came of it, and the failures to keep. Every store decides with this.
-    pub fn judge(self, failures: Failures, verdict: Verdict, now: Timestamp) -> (LoginRecorded, Failures) {
+    pub fn judge(self, failures: Failures, verdict: Verdict, now: Moment) -> (LoginRecorded, Failures) {
         if let Some(until) = failures.blocked_until_after(now) {
             return (LoginRecorded::Blocked { until }, failures);
         }
@@ -421,7 +425,7 @@ impl Lockout {
         }
         let in_a_row = failures.in_a_row.saturating_add(1);
         if in_a_row >= self.max_failures && self.block_duration_s > 0 {
-            let until = now.plus(i64::from(self.block_duration_s));
+            let until = now.plus_ms(1_000 * i64::from(self.block_duration_s));
             (LoginRecorded::BlockedNow { until }, Failures { in_a_row: 0, blocked_until: Some(until) })
         } else {
             let left = self.max_failures.saturating_sub(in_a_row);
@@ -432,14 +436,15 @@ impl Lockout {
 
 impl Failures {
     /// The end of the block, if there is one at `now`.
-    pub fn blocked_until_after(self, now: Timestamp) -> Option<Timestamp> {
+    pub fn blocked_until_after(self, now: Moment) -> Option<Moment> {
         self.blocked_until.filter(|until| now < *until)
     }
 
-    /// When those of a username without an account are forgotten, if the last attempt was at `now`.
-    pub fn forgotten_at(self, now: Timestamp) -> Timestamp {
-        let after_a_day = now.plus(UNKNOWN_USERNAME_MEMORY_S);
-        self.blocked_until.map_or(after_a_day, |until| until.max(after_a_day))
+    /// When those of a username without an account are forgotten, if the last attempt was at `now`. A whole second, as
+    /// for every row, and never one before the end of a block.
+    pub fn forgotten_at(self, now: Moment) -> Timestamp {
+        let after_a_day = now.plus_ms(1_000 * UNKNOWN_USERNAME_MEMORY_S);
+        self.blocked_until.map_or(after_a_day, |until| until.max(after_a_day)).timestamp_rounded_up()
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct UserLock {
 pub(crate) enum LockError {
     /// Another process holds it.
     Held,
-    /// The folder or the lock file could not be made or opened.
+    /// The lock file could not be made or opened.
     Io(io::Error),
 }
 
@@ -37,9 +37,21 @@ impl UserFiles {
         Self { folder: folder.to_path_buf(), stem: file_stem(username.reveal()) }
     }
 
-    /// Makes the folder, if there is none, and takes the user's lock in it.
+    /// Makes the folder, if there is none, and sees whether files can be made in it. Leaves no file there.
+    pub(crate) fn prepare_folder(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let probe = self.folder.join(".probe");
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&probe)?;
+        remove(&probe)
+    }
+
+    /// Whether any file of the user is there, as for everyone who has logged in before.
+    pub(crate) fn are_there(&self) -> bool {
+        [self.lock_file(), self.contact_log(), self.upload()].iter().any(|file| file.exists())
+    }
+
+    /// Takes the user's lock, and makes its file if there is none.
     pub(crate) fn lock(&self) -> Result<UserLock, LockError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(LockError::Io)?;
         let mut options = OpenOptions::new();
         let file = options.create(true).truncate(false).write(true).mode(0o600).open(self.lock_file());
         let file = file.map_err(LockError::Io)?;
@@ -48,6 +60,11 @@ impl UserFiles {
             Err(TryLockError::WouldBlock) => Err(LockError::Held),
             Err(TryLockError::Error(error)) => Err(LockError::Io(error)),
         }
+    }
+
+    /// The data folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// What the device has heard (PROTOCOL section 3).

@@ -53,30 +53,41 @@ pub(crate) enum FileNews {
 }
 
 impl LogKeeper {
-    /// Reads the log at `path`, if there is one, and makes the file whole: private, in order, without what is over.
+    /// A log without a file, for as long as it is not known whether there is such a user.
+    pub(crate) fn in_memory(retention_s: u32) -> Self {
+        // nothing is kept for a file
+        Self::new(ContactLog::new(retention_s), true, Place::Nowhere)
+    }
+
+    /// Reads the log at `path`, if there is one, adds what was heard before, and makes the file whole: private, in order,
+    /// without what is over.
     ///
     /// # Errors
     /// When the file can be neither read nor written.
-    pub(crate) fn open(path: &Path, now: Timestamp, retention_s: u32) -> io::Result<(Self, ReadReport)> {
-        let bytes = files::read_if_there(path)?;
+    pub(crate) fn open(path: &Path, heard: &ContactLog, now: Timestamp) -> io::Result<(Self, ReadReport)> {
+        let bytes = files::read_if_there(path)?.unwrap_or_default();
         let modified = fs::metadata(path).ok().and_then(|found| Timestamp::from_unix(found.mtime())).unwrap_or(now);
-        let (log, report) = ContactLog::read(&bytes.unwrap_or_default(), modified, now, retention_s);
+        let (log, report) = ContactLog::read(&bytes, modified, now, heard.retention_s());
+        let log = if heard.is_empty() { log } else { merged(&log, heard, now) };
         let mut text = String::new();
         log.write_to(&mut text);
         let mut file = LogFile { path: path.to_path_buf(), written: None };
         file.perform(&FileWork::Whole(text))?;
-        let keeper = Self {
+        Ok((Self::new(log, false, Place::Here(file)), report))
+    }
+
+    fn new(log: ContactLog, whole: bool, file: Place) -> Self {
+        Self {
             log,
             unwritten: String::new(),
             unwritten_lines: 0,
             forgotten: 0,
-            whole: false,
+            whole,
             retry_at: None,
             checked_at: Instant::now(),
             failing: false,
-            file: Place::Here(file),
-        };
-        Ok((keeper, report))
+            file,
+        }
     }
 
     /// The log as it stands.
@@ -214,6 +225,15 @@ impl LogKeeper {
             self.forgotten += gone;
         }
     }
+}
+
+/// The entries of both logs, each with its date: in order, and without what is over.
+fn merged(one: &ContactLog, other: &ContactLog, now: Timestamp) -> ContactLog {
+    let mut text = String::new();
+    one.write_to(&mut text);
+    other.write_to(&mut text);
+    // every line has its date
+    ContactLog::read(text.as_bytes(), now, now, other.retention_s()).0
 }
 
 /// Where the file is: it goes to the thread that works on it and comes back.
@@ -384,7 +404,7 @@ mod tests {
     async fn what_is_heard_stands_in_the_file_and_what_is_over_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let (mut keeper, _) = LogKeeper::open(&path, at(0), RETENTION_S).unwrap();
+        let (mut keeper, _) = LogKeeper::open(&path, &ContactLog::new(RETENTION_S), at(0)).unwrap();
         for second in 0..10 {
             keeper.heard(record(second), at(second));
             settle(&mut keeper).await;
@@ -401,7 +421,7 @@ mod tests {
     async fn work_that_comes_while_the_file_is_away_goes_in_one_piece() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let (mut keeper, _) = LogKeeper::open(&path, at(0), RETENTION_S).unwrap();
+        let (mut keeper, _) = LogKeeper::open(&path, &ContactLog::new(RETENTION_S), at(0)).unwrap();
         keeper.heard(record(0), at(0));
         keeper.start_work();
         // heard and forgotten before it was ever written, too
@@ -419,7 +439,7 @@ mod tests {
     async fn a_file_cut_at_any_byte_loses_its_torn_line_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let (mut keeper, _) = LogKeeper::open(&path, at(0), RETENTION_S).unwrap();
+        let (mut keeper, _) = LogKeeper::open(&path, &ContactLog::new(RETENTION_S), at(0)).unwrap();
         for second in 0..3 {
             keeper.heard(record(second), at(second));
         }
@@ -427,7 +447,7 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         for length in 0..=whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
-            let (mut keeper, report) = LogKeeper::open(&path, at(5), RETENTION_S).unwrap();
+            let (mut keeper, report) = LogKeeper::open(&path, &ContactLog::new(RETENTION_S), at(5)).unwrap();
             let lines = whole[..length].split(|byte| *byte == b'\n').count() - 1;
             // a line that lacks only its end is whole
             let is_whole = length % (whole.len() / 3) == whole.len() / 3 - 1;
@@ -443,7 +463,7 @@ mod tests {
     async fn a_file_changed_from_outside_is_noticed_once_and_written_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let (mut keeper, _) = LogKeeper::open(&path, at(0), RETENTION_S).unwrap();
+        let (mut keeper, _) = LogKeeper::open(&path, &ContactLog::new(RETENTION_S), at(0)).unwrap();
         let mut second = 1;
         keeper.heard(record(second), at(second));
         settle(&mut keeper).await;
@@ -478,7 +498,7 @@ mod tests {
     async fn a_file_that_cannot_be_written_is_told_of_once_and_is_whole_again_later() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let (mut keeper, _) = LogKeeper::open(&path, at(0), RETENTION_S).unwrap();
+        let (mut keeper, _) = LogKeeper::open(&path, &ContactLog::new(RETENTION_S), at(0)).unwrap();
         // a folder in place of the file fails for every user
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
@@ -501,7 +521,7 @@ mod tests {
     async fn a_large_log_forgets_its_front_without_being_formatted_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let (mut keeper, _) = LogKeeper::open(&path, at(0), RETENTION_S).unwrap();
+        let (mut keeper, _) = LogKeeper::open(&path, &ContactLog::new(RETENTION_S), at(0)).unwrap();
         for id in 0..200_000 {
             keeper.heard(record(id), at(id / 2_000));
         }
@@ -514,6 +534,27 @@ mod tests {
             "200,000 entries: 2,000 forgotten in memory after {forgotten:?}, in the file after {:?}",
             begun.elapsed()
         );
+        assert_file_is(&path, &keeper);
+    }
+
+    #[tokio::test]
+    async fn what_was_heard_before_there_was_a_file_joins_what_the_file_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut early = LogKeeper::in_memory(RETENTION_S);
+        for second in [1, 20] {
+            early.heard(record(second), at(second));
+            early.start_work();
+        }
+        assert!(!path.exists());
+        // another client of this user came and went meanwhile
+        let (mut other, _) = LogKeeper::open(&path, &ContactLog::new(RETENTION_S), at(0)).unwrap();
+        other.heard(record(10), at(10));
+        other.finish().await.unwrap();
+        let (keeper, report) = LogKeeper::open(&path, early.log(), at(182)).unwrap();
+        assert_eq!(report, ReadReport::default());
+        let received: Vec<Timestamp> = keeper.log().iter().map(|entry| entry.received).collect();
+        assert_eq!(received, [at(10), at(20)], "in order, and what is over is gone");
         assert_file_is(&path, &keeper);
     }
 

@@ -370,17 +370,28 @@ impl fmt::Display for ServerAddress {
     }
 }
 
+/// Two lines: what is wrong, and what to do.
 impl fmt::Display for CertificateChanged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "the certificate of {} is not the one it had before.", self.server)?;
-        writeln!(f, "Someone may be listening in between. Nothing was sent.")?;
-        writeln!(f, "  remembered: {}", self.expected)?;
-        writeln!(f, "  shown now:  {}", self.shown)?;
-        let file = self.file.display();
-        write!(
-            f,
-            "If its operator says that the new one is right, remove line {} of {file}, and start again",
-            self.line
+        writeln!(f, "the certificate of {} has changed; nothing was sent", self.server)?;
+        write!(f, "if its operator confirms it, remove line {} of {}", self.line, self.file.display())
+    }
+}
+
+impl CertificateChanged {
+    /// The same at length for a person, who may have to compare the fingerprints.
+    pub fn at_length(&self) -> String {
+        format!(
+            "the certificate of {} is not the one it had before.\n\
+             Someone may be listening in between. Nothing was sent.\n  \
+             remembered: {}\n  \
+             shown now:  {}\n\
+             If its operator says that the new one is right, remove line {} of {}, and start again",
+            self.server,
+            self.expected,
+            self.shown,
+            self.line,
+            self.file.display()
         )
     }
 }

@@ -38,5 +38,5 @@ pub use device::{Backoff, ClockJump, DeviceClock, Heard, Reading, TempIdBook, ju
 pub use identity::{IdentityError, Password, ResumeToken, UploadCode, UploadId, Username};
 pub use record::{Record, RecordError, TempId};
 pub use sealed::{Opened, SealedError, SealedTempId, SealingKey, Uid};
-pub use time::{Clock, TimeError, Timestamp, Window, WindowError};
+pub use time::{Clock, Moment, TimeError, Timestamp, Window, WindowError};
 pub use upload::{ExposureNotice, UploadSummary, Uploaded, UploadedRecord};

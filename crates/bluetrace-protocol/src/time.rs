@@ -1,4 +1,5 @@
-//! Owns time as the formats write it: [`Timestamp`], [`Window`], and the fixed 19-character text.
+//! Owns time as the formats write it: [`Timestamp`], [`Window`], and the fixed 19-character text; and [`Moment`], for the
+//! few times that no format writes and that count to the millisecond.
 //!
 //! The text is `DD/MM/YYYY HH:MM:SS` in UTC (PROTOCOL section 1). It is parsed by hand because it is this system's own
 //! format, fixed in width, and stands in every record; everything else about dates is left to libraries.
@@ -19,10 +20,21 @@ pub const TIME_CHARACTERS: usize = 19;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
+/// A moment in milliseconds since 1970-01-01 00:00:00 UTC, up to the last millisecond of the year 9999.
+///
+/// Invariant: `0 <= milliseconds <= 253_402_300_799_999`, so that every moment lies in a second that is a [`Timestamp`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Moment(i64);
+
 /// Tells the time. The system's clock in the binary, a virtual one in tests and simulations.
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The present moment.
-    fn now(&self) -> Timestamp;
+    fn moment(&self) -> Moment;
+
+    /// The second in which the present moment lies.
+    fn now(&self) -> Timestamp {
+        self.moment().timestamp()
+    }
 }
 
 /// A text that is not a time.
@@ -116,6 +128,65 @@ impl fmt::Debug for Timestamp {
     }
 }
 
+impl Moment {
+    /// The first millisecond of [`Timestamp::MIN`].
+    pub const MIN: Self = Self(0);
+    /// The last millisecond of [`Timestamp::MAX`].
+    pub const MAX: Self = Self(253_402_300_799_999);
+
+    /// The moment `milliseconds` after 1970-01-01 00:00:00 UTC, or `None` outside 1970 to 9999.
+    pub const fn from_unix_ms(milliseconds: i64) -> Option<Self> {
+        if milliseconds >= Self::MIN.0 && milliseconds <= Self::MAX.0 { Some(Self(milliseconds)) } else { None }
+    }
+
+    /// Milliseconds since 1970-01-01 00:00:00 UTC.
+    pub const fn as_unix_ms(self) -> i64 {
+        self.0
+    }
+
+    /// The whole second in which this moment lies: rounded down.
+    pub const fn timestamp(self) -> Timestamp {
+        Timestamp(self.0.div_euclid(MILLISECONDS_A_SECOND))
+    }
+
+    /// The first whole second that does not begin before this moment: rounded up, and held within [`Timestamp::MAX`].
+    pub const fn timestamp_rounded_up(self) -> Timestamp {
+        self.plus_ms(MILLISECONDS_A_SECOND.saturating_sub(1)).timestamp()
+    }
+
+    /// The moment `milliseconds` later (earlier if negative), held within [`Self::MIN`] and [`Self::MAX`].
+    #[must_use]
+    pub const fn plus_ms(self, milliseconds: i64) -> Self {
+        let sum = self.0.saturating_add(milliseconds);
+        if sum < Self::MIN.0 {
+            Self::MIN
+        } else if sum > Self::MAX.0 {
+            Self::MAX
+        } else {
+            Self(sum)
+        }
+    }
+
+    /// Milliseconds from `earlier` to this moment; negative if `earlier` is later.
+    pub const fn milliseconds_since(self, earlier: Self) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// The first millisecond of the second.
+impl From<Timestamp> for Moment {
+    fn from(second: Timestamp) -> Self {
+        Self(second.0.saturating_mul(MILLISECONDS_A_SECOND))
+    }
+}
+
+/// `DD/MM/YYYY HH:MM:SS.mmm`, UTC.
+impl fmt::Debug for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.timestamp(), self.0.rem_euclid(MILLISECONDS_A_SECOND))
+    }
+}
+
 /// The span in which a `TempID` may be shown: both ends inclusive.
 ///
 /// Invariant: `start <= expiry` and `expiry - start <= MAX_WINDOW_S` (24 hours).
@@ -166,6 +237,8 @@ impl Window {
 }
 
 pub(crate) const SECONDS_A_DAY: i64 = 86_400;
+
+const MILLISECONDS_A_SECOND: i64 = 1_000;
 
 /// The three numbers of `HH:MM:SS`.
 fn clock_fields(text: &[u8]) -> Result<[i64; 3], TimeError> {
@@ -311,6 +384,33 @@ mod tests {
         ] {
             assert_eq!(Timestamp::parse(text), Err(TimeError), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_moment_lies_in_its_second_and_its_second_begins_it() {
+        let second = Timestamp::parse("13/05/2020 17:54:06").unwrap();
+        let begin = Moment::from(second);
+        assert_eq!(begin.as_unix_ms(), 1_589_392_446_000);
+        for (later_ms, down, up) in [(0, 0, 0), (1, 0, 1), (999, 0, 1), (1_000, 1, 1), (1_001, 1, 2), (-1, -1, 0)] {
+            let moment = begin.plus_ms(later_ms);
+            assert_eq!(moment.milliseconds_since(begin), later_ms);
+            assert_eq!(moment.timestamp(), second.plus(down), "{moment:?}");
+            assert_eq!(moment.timestamp_rounded_up(), second.plus(up), "{moment:?}");
+        }
+        assert_eq!(format!("{:?}", begin.plus_ms(7)), "13/05/2020 17:54:06.007");
+    }
+
+    #[test]
+    fn moments_reach_from_1970_to_the_end_of_9999_and_no_further() {
+        assert_eq!(Moment::from_unix_ms(-1), None);
+        assert_eq!(Moment::from_unix_ms(0), Some(Moment::from(Timestamp::MIN)));
+        let last = Moment::from(Timestamp::MAX).plus_ms(999);
+        assert_eq!(Moment::from_unix_ms(last.as_unix_ms()), Some(Moment::MAX));
+        assert_eq!(Moment::from_unix_ms(last.as_unix_ms() + 1), None);
+        assert_eq!(last.timestamp(), Timestamp::MAX);
+        assert_eq!(last.timestamp_rounded_up(), Timestamp::MAX);
+        assert_eq!((Moment::MAX.plus_ms(1), Moment::MIN.plus_ms(-1)), (Moment::MAX, Moment::MIN));
+        assert_eq!((Moment::MIN.plus_ms(i64::MAX), Moment::MAX.plus_ms(i64::MIN)), (Moment::MAX, Moment::MIN));
     }
 
     #[test]

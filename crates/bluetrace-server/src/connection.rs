@@ -14,7 +14,7 @@ use bluetrace_protocol::frame::LineDecoder;
 use bluetrace_protocol::limits::MAX_RECORD_BATCH;
 use bluetrace_protocol::message::{ErrorCode, Reply};
 use bluetrace_protocol::session::server::{Failure, NoticeHandle, Question, ServerSession, Step, UploadHandle};
-use bluetrace_protocol::{Clock, Timestamp, Uploaded};
+use bluetrace_protocol::{Clock, Moment, Uploaded};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, warn};
@@ -277,7 +277,8 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
     let now = clock.now();
     match question {
         Question::Login { username, password, then } => {
-            let left = |until: Timestamp| until.seconds_since(clock.now()).max(1);
+            // rounded up: who waits that long finds the block over
+            let left = |until: Moment| (until.milliseconds_since(clock.moment()) + 999).div_euclid(1_000).max(1);
             match authority.login(username, password, &**clock).await {
                 Ok(LoggedIn::Welcome(member)) => {
                     console.show(ConsoleEvent::Login { username: member.username.clone() });

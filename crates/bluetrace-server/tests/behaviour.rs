@@ -15,7 +15,7 @@ use bluetrace_authority::passwords::{HashCost, InlinePool};
 use bluetrace_authority::store::Store;
 use bluetrace_authority::{Authority, MasterKey, Policy};
 use bluetrace_protocol::limits::{MAX_BAD_LINES, MAX_LINE};
-use bluetrace_protocol::{Clock, Password, Timestamp, Username};
+use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
@@ -68,7 +68,25 @@ async fn the_third_failure_blocks_whether_or_not_there_is_such_an_account() {
             client.expect(BLOCKED).await;
             assert_eq!(client.line().await, None, "{username}");
         }
-        server.clock.advance(i64::from(Policy::default().lockout.block_duration_s));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_block_ends_to_the_millisecond_block_duration_after_the_third_failure() {
+    on_each_store(async |server| {
+        for code in [WRONG, WRONG, BLOCKED_NOW] {
+            server.clock.advance_ms(300);
+            server.attempt(ALICE, "guess", code).await;
+        }
+        let block_ms = 1_000 * i64::from(Policy::default().lockout.block_duration_s);
+        server.clock.advance_ms(block_ms - 1_001);
+        server.attempt(ALICE, ALICES_PASSWORD, &format!("{BLOCKED} (2 s)")).await;
+        server.clock.advance_ms(1);
+        server.attempt(ALICE, ALICES_PASSWORD, &format!("{BLOCKED} (1 s)")).await;
+        server.clock.advance_ms(999);
+        server.attempt(ALICE, ALICES_PASSWORD, &format!("{BLOCKED} (1 s)")).await;
+        server.clock.advance_ms(1);
         server.login(ALICE, ALICES_PASSWORD).await;
     })
     .await;
@@ -752,24 +770,26 @@ fn rand_seed() -> [u8; 32] {
     seed
 }
 
+/// A clock that a test moves, in Unix milliseconds.
 #[derive(Debug)]
 struct TestClock(AtomicI64);
 
 impl Default for TestClock {
     fn default() -> Self {
-        Self(AtomicI64::new(1_600_000_000))
+        // within a second, as nearly always
+        Self(AtomicI64::new(1_600_000_000_400))
     }
 }
 
 impl TestClock {
-    fn advance(&self, seconds: i64) {
-        self.0.fetch_add(seconds, Ordering::Relaxed);
+    fn advance_ms(&self, milliseconds: i64) {
+        self.0.fetch_add(milliseconds, Ordering::Relaxed);
     }
 }
 
 impl Clock for TestClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_unix(self.0.load(Ordering::Relaxed)).unwrap()
+    fn moment(&self) -> Moment {
+        Moment::from_unix_ms(self.0.load(Ordering::Relaxed)).unwrap()
     }
 }
 

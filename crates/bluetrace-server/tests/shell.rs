@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::store::{AccountOpened, PasswordHash, PasswordSource, Store};
-use bluetrace_protocol::{Clock, Record, TempId, Timestamp, Username, Window};
+use bluetrace_protocol::{Clock, Moment, Record, TempId, Timestamp, Username, Window};
 use bluetrace_server::jobs::delete_forgotten;
 use bluetrace_server::limits::{Limits, REFUSALS_AT_A_TIME};
 use bluetrace_server::listener::{Peer, Server, bind};
@@ -336,7 +336,7 @@ fn server(folder: &Path, limits: Limits) -> Server {
 struct StoppedClock(Timestamp);
 
 impl Clock for StoppedClock {
-    fn now(&self) -> Timestamp {
-        self.0
+    fn moment(&self) -> Moment {
+        self.0.into()
     }
 }

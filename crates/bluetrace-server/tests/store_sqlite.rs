@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use bluetrace_authority::conformance::{block_on, together};
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, PasswordHash, PasswordSource, Store, StoreError, TempIdsIssued, UploadBegun, UploadKey,
-    UploadRequest,
+    AccountId, AccountOpened, Lockout, LoginRecorded, PasswordHash, PasswordSource, Store, StoreError, TempIdsIssued,
+    UploadBegun, UploadKey, UploadRequest, Verdict,
 };
-use bluetrace_protocol::{Record, TempId, Timestamp, UploadId, Uploaded, UploadedRecord, Username, Window};
+use bluetrace_protocol::{Moment, Record, TempId, Timestamp, UploadId, Uploaded, UploadedRecord, Username, Window};
 use bluetrace_server::sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -44,16 +44,26 @@ fn what_is_acknowledged_does_not_wait_for_a_clean_end() {
     let alice = opened(&store, "alice");
     let key = begun(&store, alice, 9);
     assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap(), 1);
-    // what a second opener sees is what the first one's death would leave
-    let copy = tempfile::tempdir().unwrap();
-    for file in fs::read_dir(folder.path()).unwrap() {
-        let file = file.unwrap();
-        if file.file_name() != "authority.sqlite-shm" {
-            fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
-        }
-    }
-    let second = SqliteStore::open(&database(&copy)).unwrap();
-    assert_eq!(block_on(second.uploaded_records(key, 0, 9, at(1))).unwrap(), [heard(1)]);
+    assert_eq!(what_a_crash_leaves(&folder, key), [heard(1)]);
+}
+
+#[test]
+fn a_log_that_is_given_its_size_keeps_what_is_in_it_and_what_comes_after() {
+    let (folder, store) = fresh();
+    let log = || fs::metadata(folder.path().join("authority.sqlite-wal")).unwrap().len();
+    let alice = opened(&store, "alice");
+    let key = begun(&store, alice, 9);
+    let before = log();
+    block_on(store.reserve_log()).unwrap();
+    let reserved = log();
+    assert!(reserved > before && reserved > 16 << 20, "{before} {reserved}");
+    assert_eq!(what_a_crash_leaves(&folder, key), []);
+    assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap(), 1);
+    assert_eq!(what_a_crash_leaves(&folder, key), [heard(1)]);
+    block_on(store.reserve_log()).unwrap();
+    assert_eq!(block_on(store.append_records(key, 1, vec![heard(2)])).unwrap(), 2);
+    assert_eq!(what_a_crash_leaves(&folder, key), [heard(1), heard(2)]);
+    assert_eq!(log(), reserved, "it need not grow again");
 }
 
 #[test]
@@ -108,6 +118,7 @@ fn a_kill_at_any_moment_loses_and_doubles_nothing() {
 #[ignore = "the child of a_kill_at_any_moment_loses_and_doubles_nothing"]
 fn appends_until_it_is_killed() {
     let Some(store) = store_of_the_parent() else { return };
+    block_on(store.reserve_log()).unwrap();
     let key = begun(&store, opened(&store, "alice"), 1_000_000);
     let mut durable = 0;
     while durable < 1_000_000 {
@@ -238,11 +249,57 @@ fn nothing_is_acknowledged_that_would_be_written_to_a_deleted_or_replaced_file()
 }
 
 #[test]
+fn a_database_of_version_1_is_brought_up_to_date_and_keeps_its_blocks() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = Connection::open(database(&folder)).unwrap();
+    old.execute_batch(include_str!("../src/sqlite/schema_1.sql")).unwrap();
+    let until = at(60);
+    old.execute(
+        "INSERT INTO account (username, password_hash, created, blocked_until) VALUES ('alice', 'hash', ?1, ?2)",
+        [at(0).as_unix(), until.as_unix()],
+    )
+    .unwrap();
+    old.execute(
+        "INSERT INTO account (username, password_hash, created, in_a_row) VALUES ('bob', 'hash', ?1, 2)",
+        [at(0).as_unix()],
+    )
+    .unwrap();
+    old.execute(
+        "INSERT INTO stranger (username, in_a_row, blocked_until, forget_at) VALUES ('mallory', 0, ?1, ?2)",
+        [until.as_unix(), at(86_400).as_unix()],
+    )
+    .unwrap();
+    old.pragma_update(None, "application_id", 0x426c_5472).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    drop(old);
+
+    let until = Moment::from(until);
+    // the second opening finds nothing left to do
+    for _ in 0..2 {
+        let store = SqliteStore::open(&database(&folder)).unwrap();
+        for name in ["alice", "mallory"] {
+            let state = |now| block_on(store.login_state(Username::parse(name).unwrap(), now)).unwrap();
+            assert_eq!(state(at(1).into()).blocked_until, Some(until), "{name}");
+            assert_eq!(state(until.plus_ms(-1)).blocked_until, Some(until), "{name}");
+            assert_eq!(state(until).blocked_until, None, "{name}");
+        }
+    }
+    let store = SqliteStore::open(&database(&folder)).unwrap();
+    let rule = Lockout { max_failures: 3, block_duration_s: 60 };
+    let (bob, third) = (Username::parse("bob").unwrap(), Moment::from(at(0)).plus_ms(1));
+    let recorded = block_on(store.record_login(bob, Verdict::Wrong, rule, third)).unwrap();
+    assert_eq!(recorded, LoginRecorded::BlockedNow { until: third.plus_ms(60_000) }, "failures are counted on");
+    drop(store);
+    let version = Connection::open(database(&folder)).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0));
+    assert_eq!(version, Ok(2));
+}
+
+#[test]
 fn a_newer_schema_is_refused_with_the_way_out() {
     let (folder, store) = fresh();
     drop(store);
     Connection::open(database(&folder)).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert_refused(&folder, "written by a newer version of this program (schema 99, this one knows 1)");
+    assert_refused(&folder, "written by a newer version of this program (schema 99, this one knows 2)");
 }
 
 #[test]
@@ -291,7 +348,7 @@ fn another_process_may_write_at_the_same_time() {
     let output = BufReader::new(child.0.stdout.take().unwrap());
     assert_eq!(output.lines().map_while(Result::ok).filter(|line| line == "opened 200").count(), 1);
     assert!(child.0.wait().unwrap().success());
-    assert_eq!(block_on(store.accounts(None, u32::MAX, at(1))).unwrap().len(), 400);
+    assert_eq!(block_on(store.accounts(None, u32::MAX, at(1).into())).unwrap().len(), 400);
     let mut distinct = own.clone();
     distinct.dedup();
     assert_eq!(distinct.len(), 200);
@@ -320,7 +377,7 @@ fn several_may_make_the_same_file_at_once() {
             }
         });
         let store = SqliteStore::open(&path).unwrap();
-        assert_eq!(block_on(store.accounts(None, 9, at(1))).unwrap().len(), 4);
+        assert_eq!(block_on(store.accounts(None, 9, at(1).into())).unwrap().len(), 4);
     }
 }
 
@@ -336,7 +393,7 @@ fn a_writer_that_holds_on_makes_the_store_unavailable_and_no_longer() {
         Err(StoreError::Unavailable(text)) => assert!(text.contains("another program is writing"), "{text}"),
         outcome => panic!("{outcome:?}"),
     }
-    assert_eq!(block_on(store.accounts(None, 9, at(1))).unwrap().len(), 1, "reading goes on");
+    assert_eq!(block_on(store.accounts(None, 9, at(1).into())).unwrap().len(), 1, "reading goes on");
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(block_on(store.issue_temp_ids(alice, vec![record(1)], at(9))).unwrap(), TempIdsIssued::Issued);
 }
@@ -410,6 +467,20 @@ fn store_of_the_parent() -> Option<SqliteStore> {
     thread::spawn(move || sender.send(std::io::stdin().lines().next()));
     let folder = line.recv_timeout(Duration::from_secs(1)).ok()??.ok()?;
     SqliteStore::open(&Path::new(&folder).join("authority.sqlite")).ok()
+}
+
+/// The records that are found in a copy of the files of an open store.
+fn what_a_crash_leaves(folder: &TempDir, key: UploadKey) -> Vec<Uploaded> {
+    // what a second opener sees is what the first one's death would leave
+    let copy = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap();
+        if file.file_name() != "authority.sqlite-shm" {
+            fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+    }
+    let second = SqliteStore::open(&database(&copy)).unwrap();
+    block_on(second.uploaded_records(key, 0, 9, at(1))).unwrap()
 }
 
 fn opened(store: &SqliteStore, name: &str) -> AccountId {

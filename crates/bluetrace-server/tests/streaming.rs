@@ -13,7 +13,7 @@ use bluetrace_authority::passwords::{HashCost, InlinePool};
 use bluetrace_authority::store::Store;
 use bluetrace_authority::{Authority, MasterKey, Policy};
 use bluetrace_protocol::limits::MAX_RECORD_BATCH;
-use bluetrace_protocol::{Clock, Password, Timestamp, Username};
+use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
@@ -124,7 +124,7 @@ fn expected_by(answer: &str) -> u32 {
 struct Noon;
 
 impl Clock for Noon {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_unix(1_589_371_200).unwrap()
+    fn moment(&self) -> Moment {
+        Timestamp::from_unix(1_589_371_200).unwrap().into()
     }
 }

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
+use bluetrace_client::device::StartError;
 use bluetrace_client::terminal::{ExitStatus, Paint, Stage, TerminalOptions, run_terminal};
-use bluetrace_client::{ServerAddress, Transport};
+use bluetrace_client::{ConnectError, ServerAddress, Transport};
 use bluetrace_protocol::Username;
 
 use crate::command_line::ClientOptions;
@@ -40,7 +42,13 @@ pub(crate) fn run(options: ClientOptions) -> anyhow::Result<ExitCode> {
     let status = runtime.block_on(run_terminal(options));
     // a thread that still waits for a line of standard input must not hold up the end
     runtime.shutdown_background();
-    let status = status?;
+    let status = match status {
+        // a script gets two lines of it, a person all there is to compare
+        Err(StartError::Connect(ConnectError::CertificateChanged(changed))) if io::stderr().is_terminal() => {
+            bail!(changed.at_length())
+        }
+        status => status?,
+    };
     if status == ExitStatus::Failure && !is_watched {
         // a person at a terminal has just read why; whoever reads standard error alone has not
         system::say(&format!("bluetrace: not logged in at {server}; the end of standard output says why"));

@@ -1,6 +1,6 @@
 //! Owns the import of `credentials.txt` and `tempIDs.txt` at the server's start (PROTOCOL section 5).
 //!
-//! A malformed line is named by its number and the others are read. A file that has not changed since its import is passed
+//! A malformed line is named by its number and the others are read, and so is one that a later line overrules. A file that has not changed since its import is passed
 //! over, so that a restart is quick, and what an operator has changed since stays changed.
 
 use std::collections::BTreeMap;
@@ -28,10 +28,17 @@ pub(crate) async fn credentials(authority: &Arc<Authority>, file: Option<&Path>,
     }
     let mut complaints = Complaints::default();
     // of a username that stands twice the last line counts, as it would if they were taken one by one
-    let mut last_of_each = BTreeMap::new();
+    let mut last_of_each: BTreeMap<Username, (usize, Password)> = BTreeMap::new();
     for (number, line) in text.lines() {
         match parse_credential(line) {
-            Ok((username, password)) => _ = last_of_each.insert(username, password),
+            Ok((username, password)) => {
+                let overruled = last_of_each.get(&username).filter(|(_, held)| held.reveal() != password.reveal());
+                if let Some((earlier, _)) = overruled {
+                    let reason = format!("line {number} gives its username another password, and the last one counts");
+                    complaints.note(&text.path, *earlier, &reason);
+                }
+                last_of_each.insert(username, (number, password));
+            }
             Err(reason) => complaints.note(&text.path, number, &reason),
         }
     }
@@ -41,7 +48,7 @@ pub(crate) async fn credentials(authority: &Arc<Authority>, file: Option<&Path>,
     let mut waiting = last_of_each.into_iter();
     loop {
         while running.len() < HASHES_AT_ONCE {
-            let Some((username, password)) = waiting.next() else { break };
+            let Some((username, (_, password))) = waiting.next() else { break };
             let authority = Arc::clone(authority);
             running.spawn(async move { authority.import_credential(username, password, now).await });
         }
@@ -56,7 +63,7 @@ pub(crate) async fn credentials(authority: &Arc<Authority>, file: Option<&Path>,
     bar.finish_and_clear();
     complaints.sum_up(&text.path);
     authority.note_imported(ImportFile::Credentials, &text.digest).await?;
-    info!(file = %text.path.display(), opened, updated, malformed = complaints.count, "accounts imported");
+    info!(file = %text.path.display(), opened, updated, skipped = complaints.count, "accounts imported");
     Ok(())
 }
 
@@ -159,7 +166,7 @@ impl Text {
 /// Stands for a line that is not UTF-8: malformed in every format.
 const NOT_TEXT: &str = "\u{fffd}";
 
-/// Names malformed lines, by number only: a line may hold a password.
+/// Names lines that were skipped, by number only: a line may hold a password.
 #[derive(Default)]
 struct Complaints {
     count: usize,
@@ -199,7 +206,7 @@ const HASHES_AT_ONCE: usize = 64;
 /// `TempIDs` stored in one transaction.
 const TEMP_IDS_AT_ONCE: usize = 10_000;
 
-/// Malformed lines that are named; of more only the count is.
+/// Skipped lines that are named; of more only the count is.
 const LINES_NAMED: usize = 20;
 
 #[cfg(test)]

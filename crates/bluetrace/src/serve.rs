@@ -22,7 +22,7 @@ use bluetrace_server::shutdown::{ShutdownSwitch, shutdown_channel};
 use bluetrace_server::tls::ServerTls;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::command_line::ServerOptions;
 use crate::import;
@@ -46,6 +46,9 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
     import::credentials(&installation.authority, options.credentials.as_deref(), now).await?;
     import::temp_ids(&installation.authority, options.tempids.as_deref(), now).await?;
     hint_at_accounts(&installation, &options, now).await?;
+    if let Err(error) = installation.store.reserve_log().await {
+        warn!(%error, "every write takes longer; free some space on the disk");
+    }
     let server = RunningServer::start(ServerParts {
         tls,
         console: Console::start(Box::new(io::stdout())).context("cannot start the console's thread")?,
@@ -147,7 +150,7 @@ fn limits(options: &ServerOptions) -> Limits {
 
 /// Tells an operator who has just begun how to let somebody in.
 async fn hint_at_accounts(installation: &Installation, options: &ServerOptions, now: Timestamp) -> anyhow::Result<()> {
-    if installation.authority.store().accounts(None, 1, now).await?.is_empty() {
+    if installation.authority.store().accounts(None, 1, now.into()).await?.is_empty() {
         let folder = options.folder.data_dir.display();
         system::say(&format!(
             "There are no accounts yet. Add one, also while the server runs:  bluetrace user add <username> --data-dir {folder}\n\

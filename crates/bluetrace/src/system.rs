@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use bluetrace_client::in_words;
-use bluetrace_protocol::{Clock, Timestamp};
+use bluetrace_protocol::{Clock, Moment};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,9 +19,9 @@ pub(crate) struct SystemClock;
 
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place where the clock is read")]
-    fn now(&self) -> Timestamp {
+    fn moment(&self) -> Moment {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since_1970.as_secs()).ok().and_then(Timestamp::from_unix).unwrap_or(Timestamp::MAX)
+        i64::try_from(since_1970.as_millis()).ok().and_then(Moment::from_unix_ms).unwrap_or(Moment::MAX)
     }
 }
 

@@ -62,7 +62,7 @@ fn list(folder: &AuthorityFolder, out: &mut dyn io::Write) -> anyhow::Result<()>
     let store = installation.authority.store();
     let mut last = None;
     loop {
-        let page = block_on(async { Ok(store.accounts(last.take(), PAGE, SystemClock.now()).await?) })?;
+        let page = block_on(async { Ok(store.accounts(last.take(), PAGE, SystemClock.moment()).await?) })?;
         let Some(account) = page.last() else { return Ok(()) };
         last = Some(account.username.clone());
         for account in page {
@@ -71,7 +71,8 @@ fn list(folder: &AuthorityFolder, out: &mut dyn io::Write) -> anyhow::Result<()>
                 write!(out, "  no password")?;
             }
             if let Some(until) = account.blocked_until {
-                write!(out, "  blocked until {until}")?;
+                // the list tells whole seconds, and one in which the block is over
+                write!(out, "  blocked until {}", until.timestamp_rounded_up())?;
             }
             writeln!(out)?;
         }
@@ -80,7 +81,7 @@ fn list(folder: &AuthorityFolder, out: &mut dyn io::Write) -> anyhow::Result<()>
 
 fn find(installation: &Installation, username: &Username) -> anyhow::Result<Option<Account>> {
     let store = installation.authority.store();
-    Ok(block_on(async { Ok(store.login_state(username.clone(), SystemClock.now()).await?) })?.account)
+    Ok(block_on(async { Ok(store.login_state(username.clone(), SystemClock.moment()).await?) })?.account)
 }
 
 fn confirm(what: &str) -> anyhow::Result<()> {

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use bluetrace_protocol::Timestamp;
 use rexpect::session::{Options, PtySession, spawn_with_options};
 use support::{
-    Device, ILL, MET, PATIENCE, Place, RunningServer, Session, now, record, root, send_datagram, wait_until,
+    Device, ILL, MET, PATIENCE, Place, RunningServer, Session, hostile_server, now, record, root, send_datagram,
+    wait_until,
 };
 
 #[test]
@@ -162,6 +163,32 @@ fn the_sample_interaction_is_held_at_a_terminal() {
 }
 
 #[test]
+fn no_text_of_a_server_reaches_a_terminal_raw() {
+    let place = Place::new();
+    let mut terminal = Terminal::run(place.device_command(hostile_server(), "device").arg("--plaintext"), &place);
+    terminal.wait_for_line("Username:");
+    terminal.type_text("somebody\r");
+    terminal.wait_for_line("Password:");
+    terminal.type_text("first\r");
+    terminal.wait_for("hostile");
+    terminal.wait_for_line("Password:");
+    terminal.type_text("second\r");
+    terminal.wait_for("NOTICE");
+    terminal.wait_for("hostile");
+    terminal.wait_for_line("> ");
+    terminal.type_text("Download_tempID\r");
+    terminal.wait_for("no TempID can be had");
+    terminal.wait_for("hostile");
+    terminal.wait_for_line("> ");
+    terminal.type_text("logout\r");
+    terminal.wait_for("terminal as before, status 0");
+    // rustyline writes sequences of its own, and none of these
+    for sequence in ["\x1b]", "\x1b[2J", "\x1b[31m", "\x07", "\u{9b}", "\u{7f}"] {
+        assert!(!terminal.raw.contains(sequence), "{sequence:?}: {:?}", terminal.raw);
+    }
+}
+
+#[test]
 fn a_beacon_that_arrives_is_printed_above_the_line_being_typed_which_survives() {
     let place = Place::with_accounts();
     let server = place.server();
@@ -278,6 +305,24 @@ fn ctrl_c_and_ctrl_d_end_a_login_that_was_not_finished() {
         terminal.wait_for("terminal as before, status 1");
         assert!(!terminal.raw.contains("panicked"), "{}", terminal.raw);
     }
+}
+
+#[test]
+fn a_certificate_that_changed_is_told_at_length_to_a_person() {
+    let (place, impostor) = (Place::with_accounts(), Place::with_accounts());
+    let server = place.server();
+    let port = server.address.port();
+    place.device(server.address, ILL, &[]).end();
+    drop(server);
+    let server = impostor.server_at(port, &[]);
+    let mut terminal = Terminal::start(&place, server.address);
+    terminal.wait_for_line("Username:");
+    terminal.type_text("+61410999999\r");
+    terminal.wait_for("the certificate of");
+    terminal.wait_for("remembered: sha256:");
+    terminal.wait_for("shown now:  sha256:");
+    terminal.wait_for("remove line 1 of device/known_servers");
+    terminal.wait_for("terminal as before, status 1");
 }
 
 #[test]

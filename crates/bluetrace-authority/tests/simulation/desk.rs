@@ -16,7 +16,7 @@ use bluetrace_authority::store::{Lockout, NoticeId, Store, UploadBegun, UploadKe
 use bluetrace_authority::{Authority, MasterKey, Member, Policy};
 use bluetrace_protocol::frame::LineDecoder;
 use bluetrace_protocol::session::server::{Failure, NoticeHandle, Question, ServerSession, Step, UploadHandle};
-use bluetrace_protocol::{Clock, Password, Timestamp, Username};
+use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
 
 use crate::model::{ADVICE, Login, Model, Rules, Who};
 
@@ -28,13 +28,13 @@ pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// A clock that stands still between the steps of the world.
+/// A clock that stands still between the steps of the world. In Unix milliseconds.
 #[derive(Debug)]
 pub(crate) struct StillClock(AtomicI64);
 
 impl Clock for StillClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_unix(self.0.load(Ordering::Relaxed)).expect("within the years")
+    fn moment(&self) -> Moment {
+        Moment::from_unix_ms(self.0.load(Ordering::Relaxed)).expect("within the years")
     }
 }
 
@@ -88,10 +88,10 @@ impl fmt::Debug for Visitor {
 }
 
 impl Desk {
-    pub(crate) fn new(rules: Rules, start: Timestamp) -> Self {
+    pub(crate) fn new(rules: Rules, start: Moment) -> Self {
         let store = Arc::new(MemoryStore::new());
         let authority = authority(&store, &rules, 0);
-        let clock = StillClock(AtomicI64::new(start.as_unix()));
+        let clock = StillClock(AtomicI64::new(start.as_unix_ms()));
         Self { store, authority, clock, model: Model::new(rules), seen: Seen::default(), starts: 0 }
     }
 
@@ -99,15 +99,19 @@ impl Desk {
         self.clock.now()
     }
 
-    pub(crate) fn pass(&self, seconds: i64) {
-        self.clock.0.fetch_add(seconds, Ordering::Relaxed);
+    pub(crate) fn moment(&self) -> Moment {
+        self.clock.moment()
+    }
+
+    pub(crate) fn pass_ms(&self, milliseconds: i64) {
+        self.clock.0.fetch_add(milliseconds, Ordering::Relaxed);
     }
 
     pub(crate) fn open_account(&mut self, name: &str, password: &str) {
         let name = Username::parse(name).unwrap();
         let opened = self.authority.open_account(name.clone(), Password::parse(password).unwrap(), self.now());
         assert!(at_once(opened).unwrap());
-        let account = at_once(self.store.login_state(name.clone(), self.now())).unwrap().account.unwrap().id;
+        let account = at_once(self.store.login_state(name.clone(), self.moment())).unwrap().account.unwrap().id;
         self.model.open_account(name, account, password.to_owned());
     }
 
@@ -124,7 +128,7 @@ impl Desk {
     }
 
     pub(crate) fn check(&self) {
-        self.model.check(&self.store, self.now());
+        self.model.check(&self.store, self.moment());
     }
 
     fn settle(
@@ -144,15 +148,15 @@ impl Desk {
 
     #[expect(clippy::too_many_lines, reason = "one arm for each question, as where the server asks")]
     fn ask(&mut self, question: Question<Rc<Visitor>>, notes: &mut Notes, out: &mut Vec<u8>) -> Step<Rc<Visitor>> {
-        let now = self.now();
+        let (moment, now) = (self.moment(), self.now());
         let Self { authority, clock, model, seen: tally, .. } = self;
         match question {
             Question::Login { username, password, then } => {
                 let is_stranger = model.user_named(username.reveal()).is_none();
-                let expected = model.login(username.reveal(), password.reveal(), now);
+                let expected = model.login(username.reveal(), password.reveal(), moment);
                 let answer = at_once(authority.login(username, password, &*clock)).unwrap();
                 assert!(expected.is(&answer), "{answer:?} instead of {expected:?}");
-                let left = |until: Timestamp| until.seconds_since(now);
+                let left = |until: Moment| until.timestamp_rounded_up().seconds_since(now);
                 tally.note(match &expected {
                     Login::Welcome(_) => "a login",
                     Login::Wrong { .. } => "a wrong password",
@@ -180,7 +184,7 @@ impl Desk {
                     return then.refused(out);
                 };
                 assert_eq!(member.account, model.users[who.user].account);
-                let is_blocked = model.is_blocked(member.username.reveal(), now);
+                let is_blocked = model.is_blocked(member.username.reveal(), moment);
                 tally.note(if is_blocked {
                     "a session resumed while its name was blocked"
                 } else {

@@ -7,8 +7,8 @@ use bluetrace_authority::accounts::LoggedIn;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::store::{AccountId, Store};
 use bluetrace_protocol::{
-    ContactLogEntry, ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord,
-    Username, Window,
+    ContactLogEntry, ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded,
+    UploadedRecord, Username, Window,
 };
 
 use crate::desk::at_once;
@@ -51,8 +51,8 @@ pub(crate) struct User {
 #[derive(Default)]
 struct Failures {
     in_a_row: u32,
-    blocked_until: Option<Timestamp>,
-    last: Timestamp,
+    blocked_until: Option<Moment>,
+    last: Moment,
 }
 
 pub(crate) struct Token {
@@ -98,8 +98,8 @@ pub(crate) struct Who {
 pub(crate) enum Login {
     Welcome(Who),
     Wrong { left: u32 },
-    BlockedNow { until: Timestamp },
-    Blocked { until: Timestamp },
+    BlockedNow { until: Moment },
+    Blocked { until: Moment },
 }
 
 impl Model {
@@ -126,16 +126,17 @@ impl Model {
         self.users.iter().position(|user| user.name.reveal() == name)
     }
 
-    pub(crate) fn is_blocked(&self, name: &str, now: Timestamp) -> bool {
+    pub(crate) fn is_blocked(&self, name: &str, now: Moment) -> bool {
         self.failures.get(name).and_then(|failures| failures.blocked_until).is_some_and(|until| now < until)
     }
 
-    pub(crate) fn login(&mut self, name: &str, password: &str, now: Timestamp) -> Login {
+    pub(crate) fn login(&mut self, name: &str, password: &str, now: Moment) -> Login {
         let user = self.user_named(name);
         let failures = self.failures.entry(name.to_owned()).or_default();
-        // names without an account are remembered for a day
+        // names without an account are remembered for a day, and to the end of its last second
         let is_old = |failures: &Failures| {
-            now.seconds_since(failures.last) >= 86_400 && failures.blocked_until.is_none_or(|until| until <= now)
+            let after_a_day = failures.last.plus_ms(86_400_000).timestamp_rounded_up();
+            now >= after_a_day.into() && failures.blocked_until.is_none_or(|until| until <= now)
         };
         if user.is_none() && is_old(failures) {
             *failures = Failures::default();
@@ -154,7 +155,7 @@ impl Model {
                 failures.last = now;
                 failures.blocked_until = None;
                 if failures.in_a_row >= 3 && self.rules.block_s > 0 {
-                    let until = now.plus(self.rules.block_s.into());
+                    let until = now.plus_ms(1_000 * i64::from(self.rules.block_s));
                     *failures = Failures { in_a_row: 0, blocked_until: Some(until), last: now };
                     return Login::BlockedNow { until };
                 }
@@ -273,18 +274,20 @@ impl Model {
     }
 
     /// The moments to come at which something ends.
-    pub(crate) fn ends(&self, now: Timestamp) -> Vec<Timestamp> {
+    pub(crate) fn ends(&self, now: Moment) -> Vec<Moment> {
         let ids = self.issued.values().flat_map(|issued| [issued.window.expiry(), issued.forget_at]);
         let blocks = self.failures.values().filter_map(|failures| failures.blocked_until);
         let tokens = self.tokens.values().map(|token| token.expires);
         let uploads = self.uploads.iter().map(|upload| upload.forget_at);
         let notices = self.users.iter().flat_map(|user| &user.notices).map(|notice| notice.forget_at);
-        ids.chain(blocks).chain(tokens).chain(uploads).chain(notices).filter(|end| *end > now).collect()
+        let of_seconds = ids.chain(tokens).chain(uploads).chain(notices).map(Moment::from);
+        of_seconds.chain(blocks).filter(|end| *end > now).collect()
     }
 
     /// Compares all that can be had from the store with what is expected in it.
-    pub(crate) fn check(&self, store: &MemoryStore, now: Timestamp) {
+    pub(crate) fn check(&self, store: &MemoryStore, moment: Moment) {
         const ALL: u32 = 100_000;
+        let now = moment.timestamp();
         self.check_temp_ids(store, now);
         let rows = at_once(store.uploads(None, ALL, now)).unwrap();
         let live: Vec<_> = self.uploads.iter().filter(|upload| now < upload.forget_at).collect();
@@ -306,8 +309,8 @@ impl Model {
                 "unread notices: {unread:?}, expected {expected:?}"
             );
         }
-        for summary in at_once(store.accounts(None, ALL, now)).unwrap() {
-            let is_blocked = self.is_blocked(summary.username.reveal(), now);
+        for summary in at_once(store.accounts(None, ALL, moment)).unwrap() {
+            let is_blocked = self.is_blocked(summary.username.reveal(), moment);
             assert_eq!(summary.blocked_until.is_some(), is_blocked);
         }
     }

@@ -38,7 +38,7 @@ impl World {
             log_s: *dice.pick(&[30, 180, 3_600]),
         };
         let mut world = Self {
-            desk: Desk::new(rules.clone(), Timestamp::parse("13/05/2020 17:54:06").unwrap()),
+            desk: Desk::new(rules.clone(), Timestamp::parse("13/05/2020 17:54:06").unwrap().into()),
             devices: Vec::new(),
             connections: BTreeMap::new(),
             last_link: 0,
@@ -81,7 +81,7 @@ impl World {
 
     fn tell(&self, what: impl FnOnce(&Self) -> String) {
         if self.is_told {
-            println!("{:?} {}", self.desk.now(), what(self));
+            println!("{:?} {}", self.desk.moment(), what(self));
         }
     }
 
@@ -168,7 +168,7 @@ impl World {
         }
         self.cut(link);
         let retry_at = self.devices[device].retry_at;
-        self.pass_seconds(retry_at.seconds_since(self.desk.now()).max(0));
+        self.pass_ms(1_000 * retry_at.seconds_since(self.desk.now()).max(0));
         self.connect(device);
         let Some(new_link) = self.devices[device].link else { return };
         for _ in 0..8 + self.dice.below(16) {
@@ -387,30 +387,33 @@ impl World {
     // ---- time and connections
 
     fn pass(&mut self) {
-        let ends = self.desk.model.ends(self.desk.now());
+        let ends = self.desk.model.ends(self.desk.moment());
+        if !ends.is_empty() && self.dice.chance(25) {
+            // to the last second or millisecond of something, or to the first without it
+            let end = self.dice.pick(&ends).milliseconds_since(self.desk.moment());
+            let beside = *self.dice.pick(&[-1_000, -1, 0, 1, 1_000]);
+            return self.pass_ms((end + beside).max(0));
+        }
         let seconds = match self.dice.below(100) {
-            // to the last second of something, or to the first without it
-            0..25 if !ends.is_empty() => {
-                let end = self.dice.pick(&ends).seconds_since(self.desk.now());
-                (end + self.dice.seconds(-1, 1)).max(0)
-            }
-            0..60 => self.dice.seconds(1, 30),
-            60..85 => self.dice.seconds(30, 1_200),
-            85..95 => self.dice.seconds(1_200, 6 * 3_600),
+            0..47 => self.dice.seconds(1, 30),
+            47..80 => self.dice.seconds(30, 1_200),
+            80..93 => self.dice.seconds(1_200, 6 * 3_600),
             _ => i64::from(self.desk.model.rules.retention_s) + self.dice.seconds(-2, 2),
         };
-        self.pass_seconds(seconds);
+        // most things happen within a second, and not at its begin
+        let within = *self.dice.pick(&[0, 1, 500, 999]);
+        self.pass_ms(1_000 * seconds + within);
     }
 
-    fn pass_seconds(&mut self, seconds: i64) {
-        if seconds >= IDLE_S {
+    fn pass_ms(&mut self, milliseconds: i64) {
+        if milliseconds >= 1_000 * IDLE_S {
             for link in self.connections.keys().copied().collect::<Vec<_>>() {
                 self.cut(link);
             }
             self.connections.clear();
         }
         let before = self.desk.now();
-        self.desk.pass(seconds);
+        self.desk.pass_ms(milliseconds);
         let now = self.desk.now();
         for device in &mut self.devices {
             device.log.expire(now);
@@ -419,7 +422,7 @@ impl World {
         let forgotten =
             notices.filter(|notice| !notice.is_read && before < notice.forget_at && notice.forget_at <= now);
         self.desk.seen.count("a notice forgotten unread", forgotten.count() as u64);
-        self.tell(|_| format!("{seconds} s have passed"));
+        self.tell(|_| format!("{milliseconds} ms have passed"));
     }
 
     fn cut_one(&mut self) {
@@ -545,7 +548,7 @@ impl World {
         assert!(self.connections.is_empty());
         for _ in 0..2 {
             for device in 0..self.devices.len() {
-                self.pass_seconds(i64::from(self.desk.model.rules.block_s).max(30));
+                self.pass_ms(1_000 * i64::from(self.desk.model.rules.block_s).max(30));
                 self.visit(device);
             }
         }
@@ -553,7 +556,7 @@ impl World {
         self.check_devices();
         let longest =
             i64::from(self.desk.model.rules.retention_s) + 4 * i64::from(self.desk.model.rules.lifetime_s) + 2;
-        self.pass_seconds(longest.max(self.desk.model.rules.log_s.into()));
+        self.pass_ms(1_000 * longest.max(self.desk.model.rules.log_s.into()));
         let now = self.desk.now();
         for _ in 0..2 {
             self.desk.check();

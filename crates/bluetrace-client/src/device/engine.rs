@@ -39,7 +39,8 @@ pub(super) struct Engine {
     pub(super) downloads: bool,
     pub(super) notices_every: Duration,
     pub(super) files: UserFiles,
-    _lock: UserLock,
+    /// From the start for a user who has files here, else from the welcome: a mistyped name leaves none behind.
+    lock: Option<UserLock>,
 
     wall: Arc<dyn Clock>,
     started: Instant,
@@ -123,8 +124,7 @@ enum Input {
 }
 
 impl Engine {
-    /// Takes lock, files and port, and connects.
-    #[expect(clippy::too_many_lines, reason = "half of it is the list of the fields")]
+    /// Takes the port, and lock and files of a user who has some; and connects.
     pub(super) async fn start(
         config: DeviceConfig,
         orders: mpsc::Receiver<Order>,
@@ -132,10 +132,8 @@ impl Engine {
     ) -> Result<Self, StartError> {
         let folder_error = |source| StartError::Folder { folder: config.data_dir.clone(), source };
         let files = UserFiles::new(&config.data_dir, &config.username);
-        let lock = files.lock().map_err(|error| match error {
-            LockError::Held => StartError::InUse { folder: config.data_dir.clone() },
-            LockError::Io(source) => folder_error(source),
-        })?;
+        files.prepare_folder().map_err(folder_error)?;
+        let lock = if files.are_there() { Some(lock(&files)?) } else { None };
         let radio = Radio::bind(config.udp).map_err(|source| {
             if source.kind() == io::ErrorKind::AddrInUse {
                 StartError::PortTaken { port: config.udp.port() }
@@ -145,21 +143,6 @@ impl Engine {
         })?;
 
         let started = Instant::now();
-        let mut clock = DeviceClock::new();
-        let now = clock.read(config.clock.now(), 0).now;
-        let mut outbox = Outbox::new(events);
-        let (keeper, report) = LogKeeper::open(&files.contact_log(), now, config.retention_s).map_err(folder_error)?;
-        if report.torn || report.malformed > 0 || report.surplus > 0 {
-            outbox.tell(DeviceEvent::LogFileRead { file: files.contact_log(), report });
-        }
-        let upload = match PendingUpload::load(&files.upload()) {
-            Ok(pending) => pending.map(Upload::found),
-            Err(error) => {
-                outbox.tell(DeviceEvent::FileFailing { file: files.upload(), why: in_words(error) });
-                None
-            }
-        };
-
         let known = KnownServers::new(&config.data_dir);
         let connector = Connector::new(config.server.clone(), config.transport, known)?;
         let mut ticks = interval(TICK);
@@ -171,13 +154,13 @@ impl Engine {
             downloads: config.downloads,
             notices_every: config.notices_every,
             files,
-            _lock: lock,
+            lock,
             wall: config.clock,
             started,
-            clock,
+            clock: DeviceClock::new(),
             generator: ChaCha12Rng::from_seed(config.seed),
             orders,
-            outbox,
+            outbox: Outbox::new(events),
             uplink: Uplink::new(connector),
             session: None,
             was_welcomed: false,
@@ -194,10 +177,10 @@ impl Engine {
             logout: None,
             end: None,
             book: TempIdBook::new(),
-            upload,
+            upload: None,
             upload_next: None,
             radio,
-            keeper,
+            keeper: LogKeeper::in_memory(config.retention_s),
             sends: JoinSet::new(),
             valid: 0,
             invalid: 0,
@@ -205,6 +188,9 @@ impl Engine {
             complaints: HashMap::new(),
             ticks,
         };
+        if engine.lock.is_some() {
+            engine.read_files()?;
+        }
         engine.uplink.connect();
         let event = engine.uplink.event().await;
         if let UplinkEvent::Failed(error) = event {
@@ -212,6 +198,33 @@ impl Engine {
         }
         engine.on_uplink(event);
         Ok(engine)
+    }
+
+    /// Takes the files of a user who had none at the start, now that there is such a user. What was heard since goes into them.
+    pub(super) fn take_files(&mut self) -> Result<(), StartError> {
+        if self.lock.is_none() {
+            self.lock = Some(lock(&self.files)?);
+            self.read_files()?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is there, behind the lock.
+    fn read_files(&mut self) -> Result<(), StartError> {
+        let (file, now) = (self.files.contact_log(), self.now());
+        let (keeper, report) = LogKeeper::open(&file, self.keeper.log(), now)
+            .map_err(|source| StartError::Folder { folder: self.files.folder().to_path_buf(), source })?;
+        self.keeper = keeper;
+        if report.torn || report.malformed > 0 || report.surplus > 0 {
+            self.outbox.tell(DeviceEvent::LogFileRead { file, report });
+        }
+        match PendingUpload::load(&self.files.upload()) {
+            Ok(pending) => self.upload = pending.map(Upload::found),
+            Err(error) => {
+                self.outbox.tell(DeviceEvent::FileFailing { file: self.files.upload(), why: in_words(error) });
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn udp(&self) -> SocketAddr {
@@ -449,6 +462,14 @@ impl Engine {
             upload: self.upload.as_ref().map(Upload::progress),
         }
     }
+}
+
+fn lock(files: &UserFiles) -> Result<UserLock, StartError> {
+    let folder = || files.folder().to_path_buf();
+    files.lock().map_err(|error| match error {
+        LockError::Held => StartError::InUse { folder: folder() },
+        LockError::Io(source) => StartError::Folder { folder: folder(), source },
+    })
 }
 
 /// How often time is looked at. Entries of the contact log leave so much too late at the most, and the time it takes to

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bluetrace_protocol::{ContactLogEntry, ExposureNotice, Password, ReadReport, Record, Timestamp, UploadSummary};
 
+use super::StartError;
 use crate::known_servers::Fingerprint;
 use crate::radio::Target;
 use crate::uplink::{CertificateChanged, ServerAddress, Transport};
@@ -255,6 +256,8 @@ pub enum End {
         /// Why.
         why: String,
     },
+    /// The user's files could not be taken once the login was done.
+    NoFiles(Box<StartError>),
     /// The password that was right is so no longer.
     PasswordChanged,
     /// The server shows another certificate than before.

@@ -115,7 +115,7 @@ struct Order {
 }
 
 impl Device {
-    /// Takes the user's files and the UDP port, connects, and begins the login.
+    /// Takes the UDP port and the files of a user who has some, connects, and begins the login.
     ///
     /// # Errors
     /// [`StartError`] says what is wrong, where, and what to do.

@@ -162,6 +162,10 @@ impl Engine {
     }
 
     fn on_welcome(&mut self) {
+        if let Err(error) = self.take_files() {
+            self.end = Some(End::NoFiles(Box::new(error)));
+            return;
+        }
         self.backoff.reset();
         self.outbox.tell(if self.was_welcomed { DeviceEvent::Resumed } else { DeviceEvent::Welcome });
         self.was_welcomed = true;

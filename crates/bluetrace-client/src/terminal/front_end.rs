@@ -53,7 +53,7 @@ struct Uploading {
 /// Why waiting for a login, a line or a command has ended.
 enum Turn<T> {
     Done(T),
-    /// A signal: to log out.
+    /// A signal, or the reader has gone away: to log out.
     Stop,
     /// The device has ended.
     Ended(ExitStatus),
@@ -83,15 +83,14 @@ impl FrontEnd {
     pub(super) async fn run(&mut self, config: DeviceConfig) -> Result<ExitStatus, StartError> {
         let started = tokio::select! {
             started = Device::start(config) => started,
-            () = self.signals.next() => return Ok(ExitStatus::Failure),
+            () = stop(&mut self.signals, &self.screen) => return Ok(self.status_of_stop()),
         };
         let (device, mut events) = started?;
         let status = match self.log_in(&device, &mut events).await {
             Turn::Done(()) => self.take_commands(&device, &mut events).await,
             Turn::Stop => {
                 self.leave(&device, &mut events).await;
-                // a signal may come between the welcome and what belongs to it
-                if self.was_welcomed { ExitStatus::Success } else { ExitStatus::Failure }
+                self.status_of_stop()
             }
             Turn::Ended(status) => status,
         };
@@ -114,7 +113,7 @@ impl FrontEnd {
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
-                () = self.signals.next() => return Turn::Stop,
+                () = stop(&mut self.signals, &self.screen) => return Turn::Stop,
             };
             let Some(event) = event else { return Turn::Ended(ExitStatus::Failure) };
             let is_asked = matches!(event, DeviceEvent::PasswordRequired);
@@ -156,8 +155,9 @@ impl FrontEnd {
     async fn next_before_login(&mut self, prompt: &str, ask: Ask) -> Option<Zeroizing<String>> {
         self.show_prompt(prompt).await;
         let typed = tokio::select! {
+            biased;
+            () = stop(&mut self.signals, &self.screen) => return None,
             typed = self.input.next(ask) => typed,
-            () = self.signals.next() => return None,
         };
         match typed {
             Typed::Line(line) => return Some(line),
@@ -174,6 +174,9 @@ impl FrontEnd {
     async fn take_commands(&mut self, device: &DeviceHandle, events: &mut mpsc::Receiver<DeviceEvent>) -> ExitStatus {
         loop {
             self.screen.flush().await;
+            if self.screen.is_closed() {
+                return self.leave(device, events).await;
+            }
             let line = match self.next_line(events).await {
                 Turn::Done(line) => line,
                 Turn::Stop => return self.leave(device, events).await,
@@ -239,7 +242,7 @@ impl FrontEnd {
                         return Turn::Ended(status);
                     }
                 }
-                () = self.signals.next() => return Turn::Stop,
+                () = stop(&mut self.signals, &self.screen) => return Turn::Stop,
             }
         }
     }
@@ -288,9 +291,15 @@ impl FrontEnd {
                     }
                     return Turn::Done(());
                 }
-                () = self.signals.next() => return Turn::Stop,
+                () = stop(&mut self.signals, &self.screen) => return Turn::Stop,
             }
         }
+    }
+
+    /// A reader that has seen enough is no failure. A signal is one before the login is done; it may come between the welcome
+    /// and what belongs to it.
+    pub(super) fn status_of_stop(&self) -> ExitStatus {
+        if self.was_welcomed || self.screen.is_closed() { ExitStatus::Success } else { ExitStatus::Failure }
     }
 
     /// Logs out, and shows the device's last words. A second signal ends the wait.
@@ -329,6 +338,7 @@ impl FrontEnd {
             End::Blocked { .. }
             | End::Refused { .. }
             | End::LoginLost { .. }
+            | End::NoFiles(_)
             | End::PasswordChanged
             | End::CertificateChanged(_) => ExitStatus::Failure,
         })
@@ -374,6 +384,14 @@ impl FrontEnd {
             let _ = timeout(LAST_WORDS, self.input.next(Ask::Command)).await;
         }
         self.screen.close().await;
+    }
+}
+
+/// Waits for what ends the dialogue from outside: a signal, or that the reader goes away.
+async fn stop(signals: &mut Signals, screen: &Screen) {
+    tokio::select! {
+        () = signals.next() => {}
+        () = screen.closed() => {}
     }
 }
 

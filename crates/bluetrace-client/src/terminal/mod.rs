@@ -80,7 +80,7 @@ impl fmt::Debug for Stage {
 /// How a front-end ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
-    /// As the user wanted.
+    /// As the user wanted; also where its reader has seen enough.
     Success,
     /// It did not begin, or the authority did not take it.
     Failure,
@@ -121,7 +121,7 @@ pub async fn run_terminal(options: TerminalOptions) -> Result<ExitStatus, StartE
         None => front.ask_username().await,
     };
     let status = match username {
-        None => Ok(ExitStatus::Failure),
+        None => Ok(front.status_of_stop()),
         Some(username) => {
             let config = DeviceConfig {
                 server: options.server,

@@ -1,7 +1,7 @@
 //! Owns the output: a thread of its own writes, so that a terminal that is stopped, or a pipe that nobody reads, holds up
-//! the front-end only, and never the device.
+//! the front-end only, and never the device. It ends when its reader has gone away.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::thread::JoinHandle;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -90,6 +90,16 @@ impl Screen {
         let _ = receiver.await;
     }
 
+    /// Whether the reader has gone away. Everything that was shown after it left is lost.
+    pub(super) fn is_closed(&self) -> bool {
+        self.output.is_closed()
+    }
+
+    /// Waits until the reader has gone away.
+    pub(super) async fn closed(&self) {
+        self.output.closed().await;
+    }
+
     /// Writes what is left, and ends.
     pub(super) async fn close(self) {
         self.flush().await;
@@ -102,10 +112,15 @@ fn write_all(mut sink: Sink, mut outputs: mpsc::Receiver<Output>) {
     let mut bar: Option<ProgressBar> = None;
     while let Some(output) = outputs.blocking_recv() {
         match output {
-            Output::Text(text) => match &bar {
-                Some(bar) => bar.suspend(|| write(&mut sink, text)),
-                None => write(&mut sink, text),
-            },
+            Output::Text(text) => {
+                let written = match &bar {
+                    Some(bar) => bar.suspend(|| write(&mut sink, text)),
+                    None => write(&mut sink, text),
+                };
+                if written.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+                    return;
+                }
+            }
             Output::Bar(done, total) => bar.get_or_insert_with(|| new_bar(total)).set_position(done.into()),
             Output::BarEnd => {
                 if let Some(bar) = bar.take() {
@@ -118,14 +133,14 @@ fn write_all(mut sink: Sink, mut outputs: mpsc::Receiver<Output>) {
     }
 }
 
-/// An output that is closed ends the input too, or nobody looks: there is nothing to do about it here.
-fn write(sink: &mut Sink, text: String) {
+/// Of what may go wrong, a reader that has gone away is the front-end's concern: a full disk may have room again, and a
+/// terminal that is gone ends the input too.
+fn write(sink: &mut Sink, text: String) -> io::Result<()> {
     match sink {
-        Sink::Plain(writer) => {
-            let _ = writer.write_all(text.as_bytes()).and_then(|()| writer.flush());
-        }
+        Sink::Plain(writer) => writer.write_all(text.as_bytes()).and_then(|()| writer.flush()),
         Sink::AbovePrompt(printer) => {
             let _ = printer.print(text);
+            Ok(())
         }
     }
 }

@@ -294,11 +294,12 @@ fn of_end(end: &End) -> Vec<Line> {
         End::LeftOffline { why } => vec![bad(format!("ended without telling the authority: {why}"))],
         End::Blocked { text } | End::Refused { text } => vec![bad(text)],
         End::LoginLost { why } => vec![bad(format!("the login failed: {why}"))],
+        End::NoFiles(error) => vec![bad(error.to_string())],
         End::PasswordChanged => {
             vec![bad("the authority no longer accepts this password; start again with the new one")]
         }
         End::CertificateChanged(changed) => {
-            let warning = format!("WARNING: {changed}");
+            let warning = format!("WARNING: {}", changed.at_length());
             warning.lines().map(bad).collect()
         }
         End::Abandoned => Vec::new(),

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use crate::support::{Authority, Rig, SetClock, USER, config, now};
+use crate::support::{Authority, PASSWORD, Rig, RuntimeClock, SetClock, USER, config, now};
 use bluetrace_client::device::{Command, Device, DeviceEvent, End, StartError};
 use bluetrace_client::{ConnectError, Target, Transport};
-use bluetrace_protocol::{Beacon, Record};
+use bluetrace_protocol::{Beacon, Clock as _, Password, Record};
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 #[tokio::test]
 async fn a_beacon_sent_by_one_device_is_logged_by_another() {
@@ -110,6 +110,50 @@ async fn a_contact_leaves_memory_and_file_when_its_time_is_over() {
     rig.until(|event| matches!(event, DeviceEvent::ContactForgotten { count: 1 })).await;
     wait_for(|| fs::metadata(&file).unwrap().len() == 0).await;
     assert!(over.elapsed() < Duration::from_millis(500), "{:?}", over.elapsed());
+}
+
+/// The time here is the runtime's, and stands still while anything is done: what is measured is when the device does it, and
+/// not how busy the machine is. Wherever in a second a device was started, and wherever in one it hears a beacon.
+#[tokio::test]
+async fn a_line_leaves_the_file_as_the_second_begins_that_is_its_own_text_plus_the_retention() {
+    let authority = Authority::start().await;
+    for started_ms in [150, 450, 800] {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(RuntimeClock::new(Duration::from_millis(started_ms)));
+        let mut settings = config(&authority, folder.path());
+        settings.clock = Arc::<RuntimeClock>::clone(&clock);
+        settings.downloads = false;
+        settings.retention_s = 10;
+        let mut rig = Rig::logged_in(settings).await;
+        tokio::time::pause();
+        let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let begun = clock.now();
+        let mut lines = Vec::new();
+        for (second, heard_ms) in (1..).zip([0, 250, 500, 950]) {
+            sleep_until(clock.beginning_of(begun.plus(second)) + Duration::from_millis(heard_ms)).await;
+            let record = format!("{second:020}, {begun}, {}", begun.plus(60));
+            sender.send_to(format!("{record}, 1").as_bytes(), rig.device.udp()).await.unwrap();
+            rig.until(|event| matches!(event, DeviceEvent::BeaconHeard { is_valid: true, .. })).await;
+            // the second it was heard in, however late in that second
+            lines.push((format!("{record}, {}\n", begun.plus(second)), begun.plus(second + 10)));
+        }
+        let file = folder.path().join(format!("{USER}_contactlog.txt"));
+        let whole: String = lines.iter().map(|(line, _)| line.as_str()).collect();
+        // while the disk is at work time stands still
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(fs::read_to_string(&file).unwrap(), whole);
+        for (line, removal) in lines {
+            while fs::read_to_string(&file).unwrap().contains(&line) {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let due = clock.beginning_of(removal);
+            assert!(Instant::now() >= due, "early by {:?}", due - Instant::now());
+            // of the 0.2 s that are promised one half is the disk's
+            let late = Instant::now() - due;
+            assert!(late <= Duration::from_millis(100), "{late:?} late, started {started_ms} ms into a second");
+        }
+        tokio::time::resume();
+    }
 }
 
 #[tokio::test]
@@ -258,6 +302,53 @@ async fn what_is_taken_is_told_before_anything_begins() {
     settings.udp.set_port(0);
     let error = Device::start(settings).await.unwrap_err();
     assert!(matches!(error, StartError::Connect(ConnectError::Unreachable { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn a_user_without_files_has_none_before_the_login_and_what_was_heard_goes_into_them_then() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let record = format!("12345678901234567891, {}, {}", now().plus(-10), now().plus(60));
+    for logs_in in [false, true] {
+        let mut rig = Rig::asked_for_a_password(config(&authority, folder.path())).await;
+        sender.send_to(format!("{record}, 1").as_bytes(), rig.device.udp()).await.unwrap();
+        rig.until(|event| matches!(event, DeviceEvent::BeaconHeard { is_valid: true, .. })).await;
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        if logs_in {
+            rig.log_in().await;
+            let log = fs::read_to_string(folder.path().join(format!("{USER}_contactlog.txt"))).unwrap();
+            assert!(log.starts_with(&record) && log.lines().count() == 1, "{log}");
+        }
+        rig.device.run(Command::Logout).await;
+        rig.until(|event| matches!(event, DeviceEvent::Ended(_))).await;
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), if logs_in { 2 } else { 0 });
+    }
+}
+
+#[tokio::test]
+async fn of_two_devices_of_a_new_user_the_first_to_log_in_has_the_files() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut late = Rig::asked_for_a_password(config(&authority, folder.path())).await;
+    let mut first = Rig::logged_in(config(&authority, folder.path())).await;
+    drop(late.device.submit(Command::Password(Password::parse(PASSWORD).unwrap())).await);
+    let end = late.until(|event| matches!(event, DeviceEvent::Ended(_))).await;
+    let DeviceEvent::Ended(End::NoFiles(error)) = end else { panic!("{end:?}") };
+    assert!(matches!(*error, StartError::InUse { .. }), "{error}");
+    // the first has noticed nothing
+    first.device.run(Command::Logout).await;
+    first.until(|event| matches!(event, DeviceEvent::Ended(End::LoggedOut))).await;
+}
+
+#[tokio::test]
+async fn a_contact_log_that_is_there_is_locked_before_the_login() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder, 1);
+    let _first = Rig::asked_for_a_password(config(&authority, folder.path())).await;
+    let error = Device::start(config(&authority, folder.path())).await.unwrap_err();
+    assert!(matches!(error, StartError::InUse { .. }), "{error}");
 }
 
 #[tokio::test]

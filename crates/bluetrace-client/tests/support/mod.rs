@@ -11,13 +11,13 @@ use std::time::{Duration, SystemTime};
 
 use bluetrace_client::device::{Device, DeviceConfig, DeviceEvent, DeviceHandle};
 use bluetrace_client::{ServerAddress, Transport};
-use bluetrace_protocol::{Clock, Timestamp, Username};
+use bluetrace_protocol::{Clock, Moment, Timestamp, Username};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) const USER: &str = "+61410999999";
@@ -229,8 +229,8 @@ async fn say(stream: &mut (impl AsyncWriteExt + Unpin), line: &str) -> Option<()
 pub(crate) struct WallClock;
 
 impl Clock for WallClock {
-    fn now(&self) -> Timestamp {
-        now()
+    fn moment(&self) -> Moment {
+        now().into()
     }
 }
 
@@ -239,8 +239,34 @@ impl Clock for WallClock {
 pub(crate) struct SetClock(pub(crate) AtomicI64);
 
 impl Clock for SetClock {
+    fn moment(&self) -> Moment {
+        Timestamp::from_unix(self.0.load(Ordering::Relaxed)).unwrap().into()
+    }
+}
+
+/// A clock that goes, stands and leaps with the runtime's time.
+#[derive(Debug)]
+pub(crate) struct RuntimeClock {
+    /// When the second `first` began.
+    began: Instant,
+    first: Timestamp,
+}
+
+impl RuntimeClock {
+    /// One that has gone for so much of the present second.
+    pub(crate) fn new(gone: Duration) -> Self {
+        Self { began: Instant::now() - gone, first: now() }
+    }
+
+    /// When a second of it begins.
+    pub(crate) fn beginning_of(&self, second: Timestamp) -> Instant {
+        self.began + Duration::from_secs(u64::try_from(second.seconds_since(self.first)).unwrap())
+    }
+}
+
+impl Clock for RuntimeClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_unix(self.0.load(Ordering::Relaxed)).unwrap()
+        self.first.plus(i64::try_from(self.began.elapsed().as_secs()).unwrap())
     }
 }
 
@@ -274,13 +300,24 @@ pub(crate) struct Rig {
 impl Rig {
     /// Starts a device and logs it in.
     pub(crate) async fn logged_in(config: DeviceConfig) -> Self {
+        let mut rig = Self::asked_for_a_password(config).await;
+        rig.log_in().await;
+        rig
+    }
+
+    /// Starts a device that is to be logged in.
+    pub(crate) async fn asked_for_a_password(config: DeviceConfig) -> Self {
         let (device, events) = Device::start(config).await.unwrap();
         let mut rig = Self { device, events };
         rig.until(|event| matches!(event, DeviceEvent::PasswordRequired)).await;
-        let password = bluetrace_protocol::Password::parse(PASSWORD).unwrap();
-        rig.device.run(bluetrace_client::device::Command::Password(password)).await;
-        rig.until(|event| matches!(event, DeviceEvent::Welcome)).await;
         rig
+    }
+
+    /// Logs it in.
+    pub(crate) async fn log_in(&mut self) {
+        let password = bluetrace_protocol::Password::parse(PASSWORD).unwrap();
+        self.device.run(bluetrace_client::device::Command::Password(password)).await;
+        self.until(|event| matches!(event, DeviceEvent::Welcome)).await;
     }
 
     /// Takes events until one is as wanted.

@@ -11,7 +11,7 @@ use bluetrace_authority::keys::MasterKey;
 use bluetrace_authority::passwords::{HashCost, PasswordDone, PasswordWork, Scratch};
 use bluetrace_authority::store::{AccountOpened, PasswordSource, Store};
 use bluetrace_authority::{Authority, Member, Policy};
-use bluetrace_protocol::{Clock, Password, Timestamp, Username};
+use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
@@ -45,6 +45,7 @@ impl System {
     pub(crate) async fn start(accounts: usize) -> Self {
         let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join(DATABASE)).unwrap());
+        store.reserve_log().await.unwrap();
         let passwords = Arc::new(ThreadPool::start(cores()).unwrap());
         let key = MasterKey::new([7; 32]);
         let authority = Arc::new(Authority::new(store.clone(), passwords, Policy::default(), &key, [7; 32]));
@@ -128,8 +129,8 @@ pub(crate) fn cores() -> usize {
 struct RunningClock(Instant);
 
 impl Clock for RunningClock {
-    fn now(&self) -> Timestamp {
-        beginning().plus(i64::try_from(self.0.elapsed().as_secs()).unwrap_or(0))
+    fn moment(&self) -> Moment {
+        Moment::from(beginning()).plus_ms(i64::try_from(self.0.elapsed().as_millis()).unwrap_or(0))
     }
 }
 

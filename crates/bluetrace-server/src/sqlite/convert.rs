@@ -2,7 +2,7 @@
 
 use bluetrace_authority::store::{Account, AccountId, Failures, PasswordHash};
 use bluetrace_protocol::{
-    Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Username, Window,
+    Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Username, Window,
 };
 use rusqlite::types::Type;
 use rusqlite::{Error, Result, Row};
@@ -41,7 +41,9 @@ pub(super) fn record(row: &Row<'_>, column: usize) -> Result<Record> {
 
 /// Failures from two columns, the first of them `column`.
 pub(super) fn failures(row: &Row<'_>, column: usize) -> Result<Failures> {
-    Ok(Failures { in_a_row: row.get(column)?, blocked_until: optional_time(row, column + 1)? })
+    let until_ms: Option<i64> = row.get(column + 1)?;
+    let until = until_ms.map(|ms| Moment::from_unix_ms(ms).ok_or(Error::IntegralValueOutOfRange(column + 1, ms)));
+    Ok(Failures { in_a_row: row.get(column)?, blocked_until: until.transpose()? })
 }
 
 /// An account from [`ACCOUNT`], and its failures.
@@ -59,7 +61,7 @@ pub(super) fn account(row: &Row<'_>) -> Result<(Account, Failures)> {
 
 /// The columns that [`account`] reads.
 pub(super) const ACCOUNT: &str = "SELECT id, username, password_hash, imported_hash, token_epoch, created, in_a_row, \
-                                  blocked_until FROM account WHERE username = ?1";
+                                  blocked_until_ms FROM account WHERE username = ?1";
 
 /// What came of an upload, and when, from five columns, the first of them `column`.
 pub(super) fn finished(row: &Row<'_>, column: usize) -> Result<Option<(Timestamp, UploadSummary)>> {

@@ -17,7 +17,7 @@ use bluetrace_authority::store::{
     NoticeId, Owner, PasswordHash, PasswordSource, SessionId, SessionState, Store, StoreFuture, TempIdImported,
     TempIdsIssued, UploadBegun, UploadKey, UploadRequest, UploadRow, Verdict,
 };
-use bluetrace_protocol::{ExposureNotice, Record, TempId, Timestamp, UploadSummary, Uploaded, Username};
+use bluetrace_protocol::{ExposureNotice, Moment, Record, TempId, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::Connection;
 
 use self::lane::Lane;
@@ -33,6 +33,7 @@ pub struct SqliteStore {
     // in this order: the write-ahead log can be emptied when nobody reads it
     readers: Lane,
     writer: Lane,
+    place: Place,
 }
 
 impl SqliteStore {
@@ -51,7 +52,18 @@ impl SqliteStore {
     pub fn open_with(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
         let place = Place { path: path.into(), options };
         place.prepare()?;
-        Ok(Self { readers: Lane::of_readers(&place)?, writer: Lane::of_writer(&place)? })
+        Ok(Self { readers: Lane::of_readers(&place)?, writer: Lane::of_writer(&place)?, place })
+    }
+
+    /// Gives the write-ahead log the size to which it grows anyway. A commit then only overwrites what is there, which
+    /// takes a disk about half as long as making the file longer each time. Worth it for a process that stays.
+    ///
+    /// # Errors
+    /// [`StoreError`](bluetrace_authority::store::StoreError) if the disk does not have the 16 MiB. Nothing is lost by that but the speed.
+    pub fn reserve_log(&self) -> StoreFuture<'_, ()> {
+        let place = self.place.clone();
+        // within a transaction: nobody else writes to the log meanwhile
+        self.write(1, move |_| place.reserve_log().map_err(|_| Refusal::Failed("the write-ahead log cannot grow")))
     }
 
     /// Finishes what is queued and moves all of it into the database file. Blocks meanwhile; later calls fail.
@@ -101,11 +113,11 @@ impl Store for SqliteStore {
         })
     }
 
-    fn accounts(&self, after: Option<Username>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<AccountSummary>> {
+    fn accounts(&self, after: Option<Username>, limit: u32, now: Moment) -> StoreFuture<'_, Vec<AccountSummary>> {
         self.read(move |c| read::accounts(c, after.as_ref(), limit, now))
     }
 
-    fn login_state(&self, username: Username, now: Timestamp) -> StoreFuture<'_, LoginState> {
+    fn login_state(&self, username: Username, now: Moment) -> StoreFuture<'_, LoginState> {
         self.read(move |c| read::login_state(c, &username, now))
     }
 
@@ -114,7 +126,7 @@ impl Store for SqliteStore {
         username: Username,
         verdict: Verdict,
         rule: Lockout,
-        now: Timestamp,
+        now: Moment,
     ) -> StoreFuture<'_, LoginRecorded> {
         Box::pin(async move {
             let name = username.clone();

@@ -1,6 +1,7 @@
 //! Owns opening the database file: its permissions, its settings and the versions of its schema.
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -166,6 +167,20 @@ impl Place {
         Some(Files { database: file_id(&self.path)?, log: file_id(&self.write_ahead_log())? })
     }
 
+    /// Makes the write-ahead log as long as it is when its pages are moved into the database. Zeros are no frames to SQLite,
+    /// which goes on to write where it was. To be called while holding the lock for writing.
+    pub(super) fn reserve_log(&self) -> io::Result<()> {
+        let mut log = OpenOptions::new().append(true).open(self.write_ahead_log())?;
+        let found = log.metadata()?.len();
+        let missing = LOG_BYTES.saturating_sub(found);
+        let grown = io::copy(&mut io::repeat(0).take(missing), &mut log).and_then(|_| log.sync_all());
+        if grown.is_err() {
+            // room that others can use
+            log.set_len(found)?;
+        }
+        grown
+    }
+
     fn write_ahead_log(&self) -> PathBuf {
         let mut path = self.path.clone().into_os_string();
         path.push("-wal");
@@ -237,7 +252,7 @@ fn file_id(_: &Path) -> Option<FileId> {
 }
 
 /// From an empty file to the present schema, in order. What has been released is never changed, only added to.
-const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
 /// The present schema.
 #[expect(clippy::cast_possible_wrap, reason = "a handful of migrations")]
@@ -248,6 +263,9 @@ const APPLICATION: i64 = 0x426c_5472;
 
 /// Pages in the write-ahead log at which they are moved into the database: 16 MiB.
 const CHECKPOINT_PAGES: i64 = 4_096;
+
+/// The length of a write-ahead log with so many pages: a header of 32 bytes, and one of 24 before each page of 4,096.
+const LOG_BYTES: u64 = 32 + CHECKPOINT_PAGES.unsigned_abs() * (24 + 4_096);
 
 /// What the write-ahead log is cut back to after it had to grow: 64 MiB.
 const JOURNAL_BYTES: i64 = 64 * 1024 * 1024;

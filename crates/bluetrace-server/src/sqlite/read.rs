@@ -5,7 +5,7 @@ use bluetrace_authority::store::{
     UploadKey, UploadRow,
 };
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
-use bluetrace_protocol::{ExposureNotice, TempId, Timestamp, Uploaded, Username};
+use bluetrace_protocol::{ExposureNotice, Moment, TempId, Timestamp, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::convert;
@@ -19,12 +19,12 @@ pub(super) fn accounts(
     connection: &Connection,
     after: Option<&Username>,
     limit: u32,
-    now: Timestamp,
+    now: Moment,
 ) -> Result<Vec<AccountSummary>> {
     // every username is longer than the empty text
     let after = after.map_or("", Username::reveal);
     let mut query = connection.prepare_cached(
-        "SELECT username, created, password_hash IS NOT NULL, in_a_row, blocked_until FROM account
+        "SELECT username, created, password_hash IS NOT NULL, in_a_row, blocked_until_ms FROM account
          WHERE username > ?1 ORDER BY username LIMIT ?2",
     )?;
     let rows = query.query_map(params![after, limit], |row| {
@@ -38,7 +38,7 @@ pub(super) fn accounts(
     rows.collect()
 }
 
-pub(super) fn login_state(connection: &Connection, username: &Username, now: Timestamp) -> Result<LoginState> {
+pub(super) fn login_state(connection: &Connection, username: &Username, now: Moment) -> Result<LoginState> {
     let account =
         connection.prepare_cached(convert::ACCOUNT)?.query_row([username.reveal()], convert::account).optional()?;
     let (account, failures) = match account {
@@ -52,10 +52,10 @@ pub(super) fn login_state(connection: &Connection, username: &Username, now: Tim
 pub(super) fn failures(
     connection: &Connection,
     username: &Username,
-    now: Timestamp,
+    now: Moment,
 ) -> Result<(Option<AccountId>, Failures)> {
     let of_account = connection
-        .prepare_cached("SELECT id, in_a_row, blocked_until FROM account WHERE username = ?1")?
+        .prepare_cached("SELECT id, in_a_row, blocked_until_ms FROM account WHERE username = ?1")?
         .query_row([username.reveal()], |row| Ok((AccountId(row.get(0)?), convert::failures(row, 1)?)))
         .optional()?;
     match of_account {
@@ -64,10 +64,10 @@ pub(super) fn failures(
     }
 }
 
-fn failures_of_stranger(connection: &Connection, username: &Username, now: Timestamp) -> Result<Failures> {
+fn failures_of_stranger(connection: &Connection, username: &Username, now: Moment) -> Result<Failures> {
     let failures = connection
-        .prepare_cached("SELECT in_a_row, blocked_until FROM stranger WHERE username = ?1 AND forget_at > ?2")?
-        .query_row(params![username.reveal(), now.as_unix()], |row| convert::failures(row, 0))
+        .prepare_cached("SELECT in_a_row, blocked_until_ms FROM stranger WHERE username = ?1 AND forget_at > ?2")?
+        .query_row(params![username.reveal(), now.timestamp().as_unix()], |row| convert::failures(row, 0))
         .optional()?;
     Ok(failures.unwrap_or_default())
 }

@@ -6,7 +6,7 @@ use bluetrace_authority::store::{
     UploadBegun, UploadKey, UploadRequest, Verdict,
 };
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
-use bluetrace_protocol::{Record, Timestamp, UploadSummary, Uploaded, Username};
+use bluetrace_protocol::{Moment, Record, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::convert;
@@ -58,18 +58,18 @@ pub(super) fn record_login(
     username: &Username,
     verdict: Verdict,
     rule: Lockout,
-    now: Timestamp,
+    now: Moment,
 ) -> Result<LoginRecorded> {
     let (account, before) = read::failures(connection, username, now)?;
     let (recorded, failures) = judge(account, before, verdict, rule, now);
     if failures == before {
         return Ok(recorded);
     }
-    let blocked_until = failures.blocked_until.map(Timestamp::as_unix);
+    let blocked_until_ms = failures.blocked_until.map(Moment::as_unix_ms);
     if let Some(AccountId(id)) = account {
         connection
-            .prepare_cached("UPDATE account SET in_a_row = ?2, blocked_until = ?3 WHERE id = ?1")?
-            .execute(params![id, failures.in_a_row, blocked_until])?;
+            .prepare_cached("UPDATE account SET in_a_row = ?2, blocked_until_ms = ?3 WHERE id = ?1")?
+            .execute(params![id, failures.in_a_row, blocked_until_ms])?;
         return Ok(recorded);
     }
     forget_stranger(connection, username)?;
@@ -78,8 +78,15 @@ pub(super) fn record_login(
         connection.prepare_cached("DELETE FROM stranger WHERE age = (SELECT min(age) FROM stranger)")?.execute([])?;
     }
     connection
-        .prepare_cached("INSERT INTO stranger (username, in_a_row, blocked_until, forget_at) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![username.reveal(), failures.in_a_row, blocked_until, failures.forgotten_at(now).as_unix()])?;
+        .prepare_cached(
+            "INSERT INTO stranger (username, in_a_row, blocked_until_ms, forget_at) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![
+            username.reveal(),
+            failures.in_a_row,
+            blocked_until_ms,
+            failures.forgotten_at(now).as_unix()
+        ])?;
     Ok(recorded)
 }
 
@@ -89,7 +96,7 @@ pub(super) fn login_without_a_trace(
     username: &Username,
     verdict: Verdict,
     rule: Lockout,
-    now: Timestamp,
+    now: Moment,
 ) -> Result<Option<LoginRecorded>> {
     let (account, before) = read::failures(connection, username, now)?;
     let (recorded, failures) = judge(account, before, verdict, rule, now);
@@ -101,7 +108,7 @@ fn judge(
     before: Failures,
     verdict: Verdict,
     rule: Lockout,
-    now: Timestamp,
+    now: Moment,
 ) -> (LoginRecorded, Failures) {
     rule.judge(before, if account.is_some() { verdict } else { Verdict::Wrong }, now)
 }
@@ -377,7 +384,7 @@ fn set_password(
     connection
         .prepare_cached(
             "UPDATE account SET password_hash = ?2, imported_hash = iif(?3, ?2, imported_hash), in_a_row = 0,
-                                blocked_until = NULL, token_epoch = min(token_epoch + ?4, 4294967295)
+                                blocked_until_ms = NULL, token_epoch = min(token_epoch + ?4, 4294967295)
              WHERE id = ?1",
         )?
         .execute(params![account.0, hash.0, source == PasswordSource::Import, epochs])?;

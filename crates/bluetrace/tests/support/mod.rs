@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use bluetrace_protocol::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Longer than anything here takes on a busy machine: a test that waits this long has failed.
@@ -374,6 +374,41 @@ impl Session {
         serde_json::from_str(&self.ask(request)).unwrap()
     }
 }
+
+/// A server whose every text would steer a terminal: the title, the screen, the colour, the place of the cursor, and the
+/// controls of eight bits. It refuses the first password, takes the second, and has a notice and otherwise errors to give.
+pub(crate) fn hostile_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut say = stream.try_clone().unwrap();
+        let mut unread = Some(());
+        for (number, line) in BufReader::new(stream).lines().map_while(Result::ok).enumerate() {
+            let request: Value = serde_json::from_str(&line).unwrap_or_default();
+            let id = &request["id"];
+            let answer = match (number, request["commandType"].as_str()) {
+                (0, _) => "331 Password required".to_owned(),
+                (1, _) => format!("430 {HOSTILE}"),
+                (2, _) => format!("230 {HOSTILE}"),
+                (_, Some("LO")) => json!({"commandType": "LO", "id": id}).to_string(),
+                (_, Some("NT")) => {
+                    let notice = json!({"from": now().to_string(), "to": now().to_string(), "advice": HOSTILE});
+                    json!({"commandType": "NT", "id": id, "data": unread.take().map(|()| notice)}).to_string()
+                }
+                _ => json!({"commandType": "ER", "id": id, "data": {"code": "unavailable", "message": HOSTILE}})
+                    .to_string(),
+            };
+            if writeln!(say, "{answer}").is_err() {
+                return;
+            }
+        }
+    });
+    address
+}
+
+/// What that server says, with a word by which it is found.
+const HOSTILE: &str = "\x1b]0;owned\x07\x1b[2J\x1b[31mhostile\r\x08\u{9b}5m\u{7f}\t";
 
 /// Sends a datagram to a device on this machine.
 pub(crate) fn send_datagram(text: &str, port: u16) {
