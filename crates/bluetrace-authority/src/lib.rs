@@ -8,6 +8,7 @@ pub mod authority;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod excerpt;
+pub mod keyring;
 pub mod keys;
 pub mod memory;
 pub mod notices;
@@ -17,5 +18,5 @@ pub mod temp_ids;
 mod tokens;
 pub mod uploads;
 
-pub use authority::{Authority, AuthorityError, Member, Policy};
+pub use authority::{Authority, AuthorityError, Member, Policy, Scheme};
 pub use keys::MasterKey;
