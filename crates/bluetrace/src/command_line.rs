@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use bluetrace_authority::Scheme;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// BlueTrace contact tracing: a health authority's server, a device in the terminal, and beacons between devices.
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     User(UserOptions),
     /// Write what the authority holds to standard output; works while the server runs.
     Export(ExportOptions),
+    /// Look after the keys that seal TempIDs; works while the server runs.
+    Keys(KeysOptions),
 }
 
 /// Where an authority lives.
@@ -67,6 +70,12 @@ pub(crate) struct ServerOptions {
     /// TempIDs to import at start [default: tempIDs.txt, if there is one].
     #[arg(long, value_name = "FILE")]
     pub(crate) tempids: Option<PathBuf>,
+    /// What kind of TempIDs to issue. Those of the other kind are resolved all the same.
+    #[arg(long, value_name = "SCHEME", value_enum, default_value_t = TempIdScheme::Registry)]
+    pub(crate) tempid_scheme: TempIdScheme,
+    /// How long a key seals TempIDs before the next one does, at least a minute.
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = key_period)]
+    pub(crate) key_period: u32,
     /// How long a TempID may be shown, up to a day.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = temp_id_lifetime)]
     pub(crate) tempid_lifetime: u32,
@@ -199,6 +208,63 @@ pub(crate) enum ExportKind {
 pub(crate) enum ExportFormat {
     Csv,
     Jsonl,
+}
+
+// ---- Sealing keys
+
+/// A kind of TempIDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TempIdScheme {
+    /// Random digits; a row of the database for each.
+    Registry,
+    /// OpenTrace's: owner and window under a key that changes daily; nothing is stored for one.
+    Sealed,
+}
+
+impl From<TempIdScheme> for Scheme {
+    fn from(scheme: TempIdScheme) -> Self {
+        match scheme {
+            TempIdScheme::Registry => Self::Registry,
+            TempIdScheme::Sealed => Self::Sealed,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeysOptions {
+    #[command(subcommand)]
+    pub(crate) action: KeysAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysAction {
+    /// List the keys there are and were: when each seals, its age, how often it has sealed. Never the keys themselves.
+    List {
+        #[command(flatten)]
+        folder: AuthorityFolder,
+    },
+    /// Begin a new key at once. The one before goes on opening what it sealed.
+    Rotate {
+        #[command(flatten)]
+        folder: AuthorityFolder,
+    },
+    /// Destroy a key before its time: no TempID that it sealed can be resolved any more.
+    Shred {
+        /// Its number in the list.
+        id: i64,
+        /// Do not ask whether that is meant.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        folder: AuthorityFolder,
+    },
+}
+
+fn key_period(text: &str) -> Result<u32, String> {
+    const MINUTE_S: u32 = 60;
+    seconds(text).and_then(|seconds| {
+        if seconds >= MINUTE_S { Ok(seconds) } else { Err("a key seals for a minute or longer".to_owned()) }
+    })
 }
 
 /// Reads a duration such as `15m`, `21d`, `1h 30m`, or a plain number of seconds: 1 second to 136 years.

@@ -9,6 +9,7 @@ mod demo;
 mod export;
 mod import;
 mod installation;
+mod keys;
 mod passwords;
 mod runtime;
 mod serve;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::User(options) => user::run(options).map(|()| ExitCode::SUCCESS),
         Command::Export(options) => export::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Keys(options) => keys::run(&options).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         system::complain(&error);

@@ -4,6 +4,7 @@
 //! (`lane`); SQL stands in `write` and `read`, the schema in `schema_*.sql`. Other processes may open the file at the same time.
 
 mod convert;
+mod keys;
 mod lane;
 mod open;
 mod read;
@@ -11,15 +12,18 @@ mod trouble;
 mod write;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bluetrace_authority::store::{
     AccountId, AccountOpened, AccountSummary, Expired, ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice,
-    NoticeId, Owner, PasswordHash, PasswordSource, SessionId, SessionState, Store, StoreFuture, TempIdImported,
-    TempIdsIssued, UploadBegun, UploadKey, UploadRequest, UploadRow, Verdict,
+    NewSealingKey, NoticeId, Owner, PasswordHash, PasswordSource, SealingKeyId, SealingKeyRow, SessionId, SessionState,
+    Shredded, Store, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadKey, UploadRequest, UploadRow,
+    Verdict,
 };
-use bluetrace_protocol::{ExposureNotice, Moment, Record, TempId, Timestamp, UploadSummary, Uploaded, Username};
+use bluetrace_protocol::{ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadSummary, Uploaded, Username};
 use rusqlite::Connection;
 
+use self::keys::Overwritten;
 use self::lane::Lane;
 use self::open::Place;
 pub use self::open::{OpenError, SqliteOptions};
@@ -34,6 +38,8 @@ pub struct SqliteStore {
     readers: Lane,
     writer: Lane,
     place: Place,
+    /// Whether the log was given its size, and is to be given it again when it was emptied.
+    is_log_reserved: AtomicBool,
 }
 
 impl SqliteStore {
@@ -52,7 +58,8 @@ impl SqliteStore {
     pub fn open_with(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
         let place = Place { path: path.into(), options };
         place.prepare()?;
-        Ok(Self { readers: Lane::of_readers(&place)?, writer: Lane::of_writer(&place)?, place })
+        let (readers, writer) = (Lane::of_readers(&place)?, Lane::of_writer(&place)?);
+        Ok(Self { readers, writer, place, is_log_reserved: AtomicBool::new(false) })
     }
 
     /// Gives the write-ahead log the size to which it grows anyway. A commit then only overwrites what is there, which
@@ -62,6 +69,7 @@ impl SqliteStore {
     /// [`StoreError`](bluetrace_authority::store::StoreError) if the disk does not have the 16 MiB. Nothing is lost by that but the speed.
     pub fn reserve_log(&self) -> StoreFuture<'_, ()> {
         let place = self.place.clone();
+        self.is_log_reserved.store(true, Ordering::Relaxed);
         // within a transaction: nobody else writes to the log meanwhile
         self.write(1, move |_| place.reserve_log().map_err(|_| Refusal::Failed("the write-ahead log cannot grow")))
     }
@@ -228,6 +236,53 @@ impl Store for SqliteStore {
 
     fn note_import(&self, name: &'static str, note: String) -> StoreFuture<'_, ()> {
         self.write(1, move |c| write::note_import(c, name, &note))
+    }
+
+    // ---- User ids and sealing keys
+
+    fn user_id(&self, account: AccountId, candidate: Uid) -> StoreFuture<'_, Option<Uid>> {
+        Box::pin(async move {
+            match self.readers.run(1, move |c| keys::user_id(c, account).map_err(Refusal::from)).await? {
+                Some(user_id) => Ok(Some(user_id)),
+                None => self.writer.run(1, move |c| keys::give_user_id(c, account, &candidate)).await,
+            }
+        })
+    }
+
+    fn accounts_of_user_ids(&self, ids: Vec<Uid>) -> StoreFuture<'_, Vec<Option<(AccountId, Username)>>> {
+        self.read(move |c| keys::accounts_of_user_ids(c, &ids))
+    }
+
+    fn sealing_keys(&self, now: Timestamp) -> StoreFuture<'_, Vec<SealingKeyRow>> {
+        self.read(move |c| keys::sealing_keys(c, now))
+    }
+
+    fn add_sealing_key(&self, key: NewSealingKey) -> StoreFuture<'_, bool> {
+        self.write(1, move |c| keys::add_sealing_key(c, &key))
+    }
+
+    fn count_seals(&self, counts: Vec<(SealingKeyId, u64)>) -> StoreFuture<'_, ()> {
+        self.write(1, move |c| keys::count_seals(c, &counts))
+    }
+
+    fn shred_sealing_key(&self, id: SealingKeyId) -> StoreFuture<'_, Shredded> {
+        Box::pin(async move {
+            match self.writer.run(1, move |c| keys::overwrite(c, id)).await? {
+                Overwritten::Never => return Ok(Shredded::NoSuchKey),
+                Overwritten::Everywhere => return Ok(Shredded::Done),
+                Overwritten::Here => {}
+            }
+            let usual_wait = self.place.options.busy_timeout;
+            if !self.writer.run_between(move |c| keys::empty_log(c, usual_wait)).await? {
+                return Ok(Shredded::Unfinished);
+            }
+            self.writer.run(1, move |c| keys::note_gone(c, id)).await?;
+            if self.is_log_reserved.load(Ordering::Relaxed) {
+                // without it writing is slower, and nothing else
+                _ = self.reserve_log().await;
+            }
+            Ok(Shredded::Done)
+        })
     }
 
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired> {
