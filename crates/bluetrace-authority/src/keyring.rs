@@ -42,8 +42,10 @@ pub struct Keyring {
     keys: Vec<Arc<OpenKey>>,
     /// How long after it began to seal a key's ids are valid, of any of them at the most, in seconds.
     reach_s: i64,
-    /// Rows whose bytes the master key does not open.
+    /// Keys whose bytes the master key does not open.
     unreadable: u32,
+    /// Keys that are out of reach, and whose destruction is not finished.
+    to_shred: Vec<SealingKeyId>,
 }
 
 /// What was done to the keys, and what an operator should know of them.
@@ -148,25 +150,31 @@ impl Authority {
     pub async fn keep_keys(&self, now: Timestamp) -> Result<KeysKept, AuthorityError> {
         let mut kept = KeysKept::default();
         self.count_seals().await?;
+        let mut ring = self.keyring(now).await?;
         if self.policy.temp_id_scheme == Scheme::Sealed {
-            let period = i64::from(self.policy.key_period_s.max(1));
-            let (key, made) = self.key_that_seals_at(now, now).await?;
-            kept.made += made;
-            let until = key.term.issues_until;
-            if until.seconds_since(now) <= AHEAD_S.min(period / 2) {
+            let until = match ring.sealing_at(now, self) {
+                Some(key) => key.term.issues_until,
+                None => {
+                    let (key, made) = self.key_that_seals_at(now, now).await?;
+                    kept.made += made;
+                    key.term.issues_until
+                }
+            };
+            let is_near = until.seconds_since(now) <= AHEAD_S.min(i64::from(self.policy.key_period_s) / 2);
+            if is_near && ring.sealing_at(until, self).is_none() {
                 kept.made += self.key_that_seals_at(until, now).await?.1;
             }
         }
-        for row in self.store.sealing_keys(now).await? {
-            if row.state == SealingKeyState::Shredding {
-                match self.store.shred_sealing_key(row.id).await? {
-                    Shredded::Done => kept.shredded += 1,
-                    Shredded::Unfinished => kept.unfinished += 1,
-                    Shredded::NoSuchKey => {}
-                }
+        for id in &ring.to_shred {
+            match self.store.shred_sealing_key(*id).await? {
+                Shredded::Done => kept.shredded += 1,
+                Shredded::Unfinished => kept.unfinished += 1,
+                Shredded::NoSuchKey => {}
             }
         }
-        let ring = self.keyring(now).await?;
+        if kept.made > 0 {
+            ring = self.keys.ring();
+        }
         kept.unreadable = ring.unreadable;
         let seals = ring.sealing_at(now, self).map(|key| (key.id, key.seals()));
         kept.worn = seals.filter(|(_, seals)| *seals >= SEALS_TO_WARN);
@@ -305,7 +313,14 @@ impl SealingKeys {
             let before: HashMap<_, _> = known.1.keys.iter().map(|key| (key.id, key)).collect();
             let mut ring = Keyring::default();
             for SealingKeyRow { id, term, seals, state } in rows {
-                let SealingKeyState::Live(wrapped) = state else { continue };
+                let wrapped = match state {
+                    SealingKeyState::Live(wrapped) => wrapped,
+                    SealingKeyState::Shredding => {
+                        ring.to_shred.push(id);
+                        continue;
+                    }
+                    SealingKeyState::Shredded => continue,
+                };
                 if let Some(key) = before.get(&id) {
                     key.counted.store(seals, Ordering::Relaxed);
                     ring.keys.push(Arc::clone(key));

@@ -128,7 +128,7 @@ pub const RETENTION_BACK_OFF: Duration = Duration::from_mins(15);
 
 /// Time between two looks after the sealing keys: within it a server takes up a key that an operator or another server began,
 /// and lets go of one that was destroyed.
-pub const KEYS_INTERVAL: Duration = Duration::from_secs(10);
+pub const KEYS_INTERVAL: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
