@@ -165,6 +165,8 @@ fn what_is_no_record_is_malformed() {
         format!(r#"{{"msg":"{id}","timestamp":1586390790,"rssi":40000}}"#),
         format!(r#"{{"msg":"{id}","timestamp":1586390790,"msg":"{id}"}}"#),
         format!(r#"{{"msg":["{id}"],"timestamp":1586390790}}"#),
+        r#"{"msg":"\ud800","timestamp":1586390790}"#.to_owned(),
+        r#"{"msg":17,"timestamp":1586390790}"#.to_owned(),
         format!(r#"{{"msg":"{id}","timestamp":1586390790}} and more"#),
     ] {
         let verdict = judge(&record, None, |_, _| panic!("nothing to open"));
@@ -239,8 +241,12 @@ fn the_uploader_s_own_id_is_no_contact_and_one_contact_uploaded_twice_is_one() {
     let first = strict(&record(&id, "1586390790", "-60"), None);
     assert!(first.finding.is_valid());
     assert_eq!(strict(&record(&id, "1586390790", "-60"), Some(&own)).finding.invalid_reason(), Some("own_id"));
-    let same = [record(&id.replace('/', "\\/").replace('=', "\\u003d"), "1586390790000", "-60.0")];
-    for same in same {
+    let escaped: Vec<String> = id.bytes().map(|byte| format!("\\u{byte:04X}")).collect();
+    for same in [
+        record(&id.replace('/', "\\/").replace('=', "\\u003d"), "1586390790000", "-60.0"),
+        record(&id.replacen('=', "\\u003D", 1), "1586390790", "-60"),
+        record(&escaped.concat(), "1586390790", "-60"),
+    ] {
         assert_eq!(strict(&same, None).duplicate_key(), first.duplicate_key(), "{same}");
     }
     for other in

@@ -1,10 +1,12 @@
 //! Owns the command line: names, orders and defaults (PROTOCOL section 6). Nothing here looks at the machine.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use bluetrace_authority::Scheme;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use zeroize::Zeroizing;
 
 /// BlueTrace contact tracing: a health authority's server, a device in the terminal, and beacons between devices.
 #[derive(Debug, Parser)]
@@ -41,6 +43,8 @@ pub(crate) enum Command {
     Export(ExportOptions),
     /// Look after the keys that seal TempIDs; works while the server runs.
     Keys(KeysOptions),
+    /// Look into sealed TempIDs, or make some: from standard input to standard output, without an authority.
+    Tempid(TempIdOptions),
 }
 
 /// Where an authority lives.
@@ -265,6 +269,47 @@ fn key_period(text: &str) -> Result<u32, String> {
     seconds(text).and_then(|seconds| {
         if seconds >= MINUTE_S { Ok(seconds) } else { Err("a key seals for a minute or longer".to_owned()) }
     })
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TempIdOptions {
+    #[command(subcommand)]
+    pub(crate) action: TempIdAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TempIdAction {
+    /// Open TempIDs, one a line; answers each with a line of JSON: tempid and uid, start, expiry, or error.
+    Open {
+        /// Key of 64 hexadecimal digits; several are tried in their order. Whoever lists processes here sees it.
+        #[arg(long, value_name = "HEX", required = true)]
+        key_hex: Vec<KeyHex>,
+        /// Take every text that OpenTrace's server takes for a TempID, not just the one text that each has.
+        #[arg(long)]
+        opentrace_compatible: bool,
+    },
+    /// Seal lines of JSON with uid, start, expiry and, if it is not to be random, `iv_hex`; answers each with tempid or error.
+    Seal {
+        /// Key of 64 hexadecimal digits. Whoever lists processes here sees it.
+        #[arg(long, value_name = "HEX")]
+        key_hex: KeyHex,
+    },
+}
+
+/// A key as typed. It is checked later: what is wrong with an argument is shown with the argument.
+#[derive(Clone)]
+pub(crate) struct KeyHex(pub(crate) Zeroizing<String>);
+
+impl From<String> for KeyHex {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+impl fmt::Debug for KeyHex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyHex(..)")
+    }
 }
 
 /// Reads a duration such as `15m`, `21d`, `1h 30m`, or a plain number of seconds: 1 second to 136 years.

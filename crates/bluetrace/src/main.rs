@@ -14,6 +14,7 @@ mod passwords;
 mod runtime;
 mod serve;
 mod system;
+mod temp_id;
 mod user;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::User(options) => user::run(options).map(|()| ExitCode::SUCCESS),
         Command::Export(options) => export::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Keys(options) => keys::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Tempid(options) => temp_id::run(&options),
     };
     done.unwrap_or_else(|error| {
         system::complain(&error);

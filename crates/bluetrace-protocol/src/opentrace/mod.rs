@@ -9,9 +9,12 @@ pub mod date;
 pub mod reference;
 
 use alloc::borrow::Cow;
+use alloc::string::String;
 
+use memchr::memchr;
 use serde::Deserialize;
 use serde_json::Number;
+use serde_json::value::RawValue;
 
 use crate::sealed::{Opened, SealedTempId, Uid};
 use crate::time::Timestamp;
@@ -142,8 +145,10 @@ pub fn judge(
     let rssi = wire.rssi.map(|dbm| i16::try_from(truncated(dbm)));
     let Ok(rssi) = rssi.transpose() else { return Verdict::only(Finding::Malformed) };
     let mut verdict = Verdict { finding: Finding::NoMessage, timestamp: Some(timestamp), temp_id: None, rssi };
-    match wire.msg.as_ref().map(|msg| &*msg.0) {
-        None | Some("") => return verdict,
+    let Some(message) = wire.msg.map(|json| text_of(json.get())) else { return verdict };
+    match message.as_deref() {
+        None => return Verdict::only(Finding::Malformed),
+        Some("") => return verdict,
         Some(text) if PLACEHOLDERS.contains(&text) => return verdict,
         Some(text) => verdict.temp_id = SealedTempId::parse(text).ok(),
     }
@@ -165,15 +170,39 @@ const LAST_SECOND: f64 = 10_000_000_000.0;
 #[derive(Deserialize)]
 struct Wire<'a> {
     #[serde(borrow, default)]
-    msg: Option<Text<'a>>,
+    msg: Option<&'a RawValue>,
     timestamp: Number,
     #[serde(default)]
     rssi: Option<f64>,
 }
 
-/// A text that is copied only if it holds escapes.
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+/// The text that a JSON string says; `None` of any other JSON. It is copied only if it holds escapes: Android's app writes `=`
+/// as `\u003d`, and iOS's `/` as `\/`, so that these two must not cost what escapes cost otherwise.
+fn text_of(json: &str) -> Option<Cow<'_, str>> {
+    let text = json.strip_prefix('"')?.strip_suffix('"')?;
+    let Some(mut escape) = memchr(b'\\', text.as_bytes()) else { return Some(text.into()) };
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    loop {
+        let (before, escaped) = rest.split_at_checked(escape)?;
+        plain.push_str(before);
+        rest = if let Some(rest) = escaped.strip_prefix("\\u003d") {
+            plain.push('=');
+            rest
+        } else if let Some(rest) = escaped.strip_prefix("\\/") {
+            plain.push('/');
+            rest
+        } else {
+            return serde_json::from_str(json).ok().map(Cow::Owned);
+        };
+        match memchr(b'\\', rest.as_bytes()) {
+            Some(next) => escape = next,
+            None => break,
+        }
+    }
+    plain.push_str(rest);
+    Some(plain.into())
+}
 
 /// A timestamp in seconds, whichever it is in. Milliseconds stay, as a fraction.
 fn in_seconds(timestamp: f64) -> f64 {
