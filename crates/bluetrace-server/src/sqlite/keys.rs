@@ -148,7 +148,7 @@ pub(super) fn empty_log(connection: &Connection, usual_wait: Duration) -> Result
 }
 
 /// How long everybody who writes waits for those who read, when a log is to be emptied.
-const WAIT_FOR_READERS: Duration = Duration::from_millis(200);
+const WAIT_FOR_READERS: Duration = Duration::from_millis(100);
 
 /// `state` of a key whose bytes are written over in its row.
 const HERE: i64 = 1;
