@@ -42,8 +42,10 @@ pub struct Keyring {
     keys: Vec<Arc<OpenKey>>,
     /// How long after it began to seal a key's ids are valid, of any of them at the most, in seconds.
     reach_s: i64,
+    /// The highest name of a key that was ever seen.
+    last: Option<SealingKeyId>,
     /// Keys whose bytes the master key does not open.
-    unreadable: u32,
+    unreadable: Vec<SealingKeyId>,
     /// Keys that are out of reach, and whose destruction is not finished.
     to_shred: Vec<SealingKeyId>,
 }
@@ -110,8 +112,7 @@ impl Authority {
     /// # Errors
     /// [`AuthorityError`] if the store cannot answer.
     pub async fn keyring(&self, now: Timestamp) -> Result<Arc<Keyring>, AuthorityError> {
-        let ticket = self.keys.tickets.fetch_add(1, Ordering::Relaxed);
-        Ok(self.keys.replace(ticket, self.store.sealing_keys(now).await?))
+        Ok(self.keys.learn(self.store.sealing_keys(now).await?))
     }
 
     /// Seals `TempIDs` of a member, one for each start and expiry in seconds since 1970. Nothing is asked of the store, but for
@@ -152,13 +153,12 @@ impl Authority {
         self.count_seals().await?;
         let mut ring = self.keyring(now).await?;
         if self.policy.temp_id_scheme == Scheme::Sealed {
-            let until = match ring.sealing_at(now, self) {
-                Some(key) => key.term.issues_until,
-                None => {
-                    let (key, made) = self.key_that_seals_at(now, now).await?;
-                    kept.made += made;
-                    key.term.issues_until
-                }
+            let until = if let Some(key) = ring.sealing_at(now, self) {
+                key.term.issues_until
+            } else {
+                let (key, made) = self.key_that_seals_at(now, now).await?;
+                kept.made += made;
+                key.term.issues_until
             };
             let is_near = until.seconds_since(now) <= AHEAD_S.min(i64::from(self.policy.key_period_s) / 2);
             if is_near && ring.sealing_at(until, self).is_none() {
@@ -175,7 +175,7 @@ impl Authority {
         if kept.made > 0 {
             ring = self.keys.ring();
         }
-        kept.unreadable = ring.unreadable;
+        kept.unreadable = u32::try_from(ring.unreadable.len()).unwrap_or(u32::MAX);
         let seals = ring.sealing_at(now, self).map(|key| (key.id, key.seals()));
         kept.worn = seals.filter(|(_, seals)| *seals >= SEALS_TO_WARN);
         Ok(kept)
@@ -234,9 +234,8 @@ impl Authority {
     ) -> Result<(Arc<OpenKey>, u32), AuthorityError> {
         let mut made = 0;
         for _ in 0..MAX_RACES {
-            let ticket = self.keys.tickets.fetch_add(1, Ordering::Relaxed);
             let rows = self.store.sealing_keys(now).await?;
-            if let Some(key) = self.keys.replace(ticket, rows.clone()).sealing_at(moment, self) {
+            if let Some(key) = self.keys.learn(rows.clone()).sealing_at(moment, self) {
                 return Ok((key, made));
             }
             let period = i64::from(self.policy.key_period_s.max(1));
@@ -287,56 +286,51 @@ impl Authority {
 /// The keys of one authority, as far as this process knows them.
 pub(crate) struct SealingKeys {
     wrapping: Wrapping,
-    known: RwLock<(u64, Arc<Keyring>)>,
-    /// Numbers the questions to the store, so that no older answer takes the place of a newer one.
-    tickets: AtomicU64,
+    known: RwLock<Arc<Keyring>>,
 }
 
 impl SealingKeys {
     pub(crate) fn new(master_key: &MasterKey) -> Self {
-        Self {
-            wrapping: Wrapping::new(master_key),
-            known: RwLock::new((0, Arc::default())),
-            tickets: AtomicU64::new(1),
-        }
+        Self { wrapping: Wrapping::new(master_key), known: RwLock::default() }
     }
 
     fn ring(&self) -> Arc<Keyring> {
         // a ring is replaced whole
-        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner).1)
+        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Opens what the store answered to a question. Keys that were open before stay so.
-    fn replace(&self, ticket: u64, rows: Vec<SealingKeyRow>) -> Arc<Keyring> {
+    /// Takes up what the store answered. Answers may come in another order than that in which they were given: a key that was
+    /// seen never comes back once it was seen to be gone, and is not lost to an answer from before it was made.
+    fn learn(&self, rows: Vec<SealingKeyRow>) -> Arc<Keyring> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if ticket > known.0 {
-            let before: HashMap<_, _> = known.1.keys.iter().map(|key| (key.id, key)).collect();
-            let mut ring = Keyring::default();
-            for SealingKeyRow { id, term, seals, state } in rows {
-                let wrapped = match state {
-                    SealingKeyState::Live(wrapped) => wrapped,
-                    SealingKeyState::Shredding => {
-                        ring.to_shred.push(id);
-                        continue;
+        let before: HashMap<_, _> = known.keys.iter().map(|key| (key.id, key)).collect();
+        let answered = rows.last().map(|row| row.id);
+        let mut ring = Keyring { last: known.last.max(answered), ..Keyring::default() };
+        ring.keys.extend(known.keys.iter().filter(|key| Some(key.id) > answered).cloned());
+        for SealingKeyRow { id, term, seals, state } in rows {
+            match state {
+                SealingKeyState::Live(wrapped) => {
+                    if let Some(key) = before.get(&id) {
+                        key.counted.store(seals, Ordering::Relaxed);
+                        ring.keys.push(Arc::clone(key));
+                    } else if Some(id) <= known.last && !known.unreadable.contains(&id) {
+                        // it has been destroyed meanwhile
+                    } else if let Some(key) = self.wrapping.unwrap(&wrapped, id, term) {
+                        let (counted, uncounted) = (AtomicU64::new(seals), AtomicU64::new(0));
+                        ring.keys.push(Arc::new(OpenKey { id, term, key, counted, uncounted }));
+                    } else {
+                        ring.unreadable.push(id);
                     }
-                    SealingKeyState::Shredded => continue,
-                };
-                if let Some(key) = before.get(&id) {
-                    key.counted.store(seals, Ordering::Relaxed);
-                    ring.keys.push(Arc::clone(key));
-                } else if let Some(key) = self.wrapping.unwrap(&wrapped, id, term) {
-                    let (counted, uncounted) = (AtomicU64::new(seals), AtomicU64::new(0));
-                    ring.keys.push(Arc::new(OpenKey { id, term, key, counted, uncounted }));
-                } else {
-                    ring.unreadable += 1;
                 }
+                SealingKeyState::Shredding => ring.to_shred.push(id),
+                SealingKeyState::Shredded => {}
             }
-            ring.keys.sort_by_key(|key| (key.term.issues_from, key.id));
-            let reaches = ring.keys.iter().map(|key| key.term.last_expiry.seconds_since(key.term.issues_from));
-            ring.reach_s = reaches.max().unwrap_or_default();
-            *known = (ticket, Arc::new(ring));
         }
-        Arc::clone(&known.1)
+        ring.keys.sort_by_key(|key| (key.term.issues_from, key.id));
+        let reaches = ring.keys.iter().map(|key| key.term.last_expiry.seconds_since(key.term.issues_from));
+        ring.reach_s = reaches.max().unwrap_or_default();
+        *known = Arc::new(ring);
+        Arc::clone(&known)
     }
 }
 
@@ -451,3 +445,38 @@ const SEALS_AT_RISK: u64 = 1 << 20;
 
 /// How often other servers may be first before the store is believed to be broken.
 const MAX_RACES: u32 = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_the_store_in_another_order_lose_no_key_and_bring_none_back() {
+        let keys = SealingKeys::new(&MasterKey::new([7; 32]));
+        let names = |ring: Arc<Keyring>| ring.keys.iter().map(|key| key.id.0).collect::<Vec<_>>();
+        let (one, two) = (row(&keys, 1), row(&keys, 2));
+        assert_eq!(names(keys.learn(vec![one.clone(), two.clone()])), [1, 2]);
+        keys.ring().keys[1].uncounted.store(5, Ordering::Relaxed);
+        assert_eq!(names(keys.learn(vec![one.clone()])), [1, 2], "from before the second was made");
+        assert_eq!(keys.ring().keys[1].uncounted.load(Ordering::Relaxed), 5, "nor what it has sealed");
+        let shredded = SealingKeyRow { state: SealingKeyState::Shredded, ..one.clone() };
+        assert_eq!(names(keys.learn(vec![shredded, two.clone()])), [2]);
+        assert_eq!(names(keys.learn(vec![one, two])), [2], "from before the first was destroyed");
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let keys = SealingKeys::new(&MasterKey::new([7; 32]));
+        let row = row(&keys, 1);
+        let shown = format!("{row:?} {:?}", keys.learn(vec![row.clone()]));
+        assert!(shown.contains("WrappedKey(..)") && shown.ends_with("Keyring { keys: 1, .. }"), "{shown}");
+    }
+
+    fn row(keys: &SealingKeys, number: i64) -> SealingKeyRow {
+        let at = |seconds| Timestamp::from_unix(seconds).unwrap();
+        let term = KeyTerm { issues_from: at(0), issues_until: at(9), last_expiry: at(99), forget_at: at(999) };
+        let id = SealingKeyId(number);
+        let wrapped = keys.wrapping.wrap(&[7; KEY_BYTES], id, term, [9; IV_BYTES]);
+        SealingKeyRow { id, term, seals: 0, state: SealingKeyState::Live(wrapped) }
+    }
+}

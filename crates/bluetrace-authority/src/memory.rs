@@ -251,11 +251,10 @@ impl Store for MemoryStore {
 
     fn sealing_keys(&self, now: Timestamp) -> StoreFuture<'_, Vec<SealingKeyRow>> {
         let state = self.state();
-        let seen = |row: &SealingKeyRow| match row.state {
-            SealingKeyState::Live(_) if row.term.forget_at <= now => {
-                SealingKeyRow { state: SealingKeyState::Shredding, ..row.clone() }
-            }
-            _ => row.clone(),
+        let seen = |row: &SealingKeyRow| {
+            let is_forgotten = row.state.is_live() && row.term.forget_at <= now;
+            let state = if is_forgotten { SealingKeyState::Shredding } else { row.state.clone() };
+            SealingKeyRow { state, ..*row }
         };
         ready(Ok(state.sealing_keys.values().map(seen).collect()))
     }

@@ -11,7 +11,8 @@ use bluetrace_authority::keyring::{KeysKept, SEALS_OF_A_KEY, SEALS_TO_WARN};
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::passwords::{HashCost, InlinePool};
 use bluetrace_authority::store::{
-    KeyTerm, NewSealingKey, Owner, SealingKeyId, SealingKeyRow, SealingKeyState, Store, UploadBegun, UploadKey,
+    ImportedTempId, KeyTerm, NewSealingKey, Owner, SealingKeyId, SealingKeyRow, SealingKeyState, Store, UploadBegun,
+    UploadKey,
 };
 use bluetrace_authority::uploads::Trace;
 use bluetrace_authority::{Authority, MasterKey, Member, Policy, Scheme};
@@ -35,12 +36,12 @@ fn sealed_temp_ids_have_consecutive_windows_are_not_stored_and_lead_to_their_own
     for record in [&records[0], &records[99]] {
         for received in [record.window.start(), record.window.expiry()] {
             let trace = desk.trace_one(record, Some(received), NOON + 90_000);
-            assert_eq!(trace, Trace::Resolved(desk.owner(&met, record.window)));
+            assert_eq!(trace, Trace::Resolved(owner(&met, record.window)));
         }
         let late = record.window.expiry().plus(1);
         assert_eq!(
             desk.trace_one(record, Some(late), NOON + 90_000),
-            Trace::Expired(desk.owner(&met, record.window)),
+            Trace::Expired(owner(&met, record.window)),
             "the contact is kept"
         );
     }
@@ -51,21 +52,21 @@ fn the_window_in_the_id_is_the_truth_and_the_one_in_the_record_tells_where_to_lo
     let desk = Desk::new();
     let met = desk.member("met");
     let true_record = desk.issue(&met, 1, NOON).remove(0);
-    let owner = desk.owner(&met, true_record.window);
+    let met = owner(&met, true_record.window);
     let said =
         |from| Record { temp_id: true_record.temp_id.clone(), window: Window::new(at(from), at(from + 60)).unwrap() };
     let heard = Some(at(NOON + 5));
     // within a day and an hour of it, and far off with the moment of hearing right
     for false_record in [said(NOON + 80_000), said(NOON + 30 * DAY), said(1)] {
-        assert_eq!(desk.trace_one(&false_record, heard, NOON + 100), Trace::Resolved(owner.clone()));
+        assert_eq!(desk.trace_one(&false_record, heard, NOON + 100), Trace::Resolved(met.clone()));
     }
-    assert_eq!(desk.trace_one(&said(NOON + 5), Some(at(NOON + 9_000)), NOON + 100), Trace::Expired(owner.clone()));
+    assert_eq!(desk.trace_one(&said(NOON + 5), Some(at(NOON + 9_000)), NOON + 100), Trace::Expired(met.clone()));
     // nothing is right: no key of then is tried; that costs no record that is right, before or after it
     let far = (said(NOON + 30 * DAY), Some(at(NOON + 40 * DAY)));
     assert_eq!(desk.trace_one(&far.0, far.1, NOON + 100), Trace::Unknown);
     let traces = desk.trace(&[far.clone(), (true_record.clone(), heard), far], NOON + 100);
-    let expired = Trace::Expired(owner.clone());
-    assert_eq!(traces, [expired.clone(), Trace::Resolved(owner), expired], "one id is one person's");
+    let expired = Trace::Expired(met.clone());
+    assert_eq!(traces, [expired.clone(), Trace::Resolved(met), expired], "one id is one person's");
 }
 
 #[test]
@@ -98,7 +99,7 @@ fn an_id_that_no_key_opens_and_one_that_is_no_id_are_unknown() {
     for place in [0, 38, 58, 60, 80, 81] {
         assert_eq!(desk.trace_one(&changed(place, "A"), None, NOON), Trace::Unknown, "changed at {place}");
     }
-    let another = Desk::with(MasterKey::new([9; 32]), Arc::default(), sealed());
+    let another = Desk::with(9, Arc::default(), sealed());
     let stranger = another.issue(&another.member("met"), 1, NOON).remove(0);
     assert_eq!(desk.trace_one(&stranger, None, NOON), Trace::Unknown);
 }
@@ -106,24 +107,34 @@ fn an_id_that_no_key_opens_and_one_that_is_no_id_are_unknown() {
 #[test]
 fn either_scheme_resolves_what_the_other_issued() {
     let store = Arc::new(MemoryStore::new());
-    let sealing = Desk::with(MasterKey::new([7; 32]), store.clone(), sealed());
-    let registering =
-        Desk::with(MasterKey::new([7; 32]), store, Policy { temp_id_scheme: Scheme::Registry, ..sealed() });
+    let sealing = Desk::with(7, store.clone(), sealed());
+    let registering = Desk::with(7, store, Policy { temp_id_scheme: Scheme::Registry, ..sealed() });
     let met = sealing.member("met");
     let records = [sealing.issue(&met, 1, NOON).remove(0), registering.issue(&met, 1, NOON).remove(0)];
     assert_eq!(records.each_ref().map(|record| record.temp_id.reveal().len()), [84, 20]);
     for desk in [sealing, registering] {
         for record in &records {
-            assert_eq!(desk.trace_one(record, None, NOON), Trace::Resolved(desk.owner(&met, record.window)));
+            assert_eq!(desk.trace_one(record, None, NOON), Trace::Resolved(owner(&met, record.window)));
         }
     }
+}
+
+#[test]
+fn an_imported_id_of_another_authority_is_looked_up_when_no_key_opens_it() {
+    let desk = Desk::new();
+    let another = Desk::with(9, Arc::default(), sealed());
+    let record = another.issue(&another.member("met"), 1, NOON).remove(0);
+    let line = ImportedTempId { username: Username::parse("patient").unwrap(), record: record.clone() };
+    block_on(desk.authority.import_temp_ids(vec![line], at(NOON))).unwrap();
+    let Trace::Resolved(owner) = desk.trace_one(&record, None, NOON) else { panic!("it leads to nobody") };
+    assert_eq!(owner.username.reveal(), "patient");
 }
 
 #[test]
 fn a_day_has_one_key_however_many_servers_begin_it_at_once() {
     for _ in 0..20 {
         let store = Arc::new(MemoryStore::new());
-        let desks: Vec<_> = (0..8).map(|_| Desk::with(MasterKey::new([7; 32]), store.clone(), sealed())).collect();
+        let desks: Vec<_> = (0..8).map(|_| Desk::with(7, store.clone(), sealed())).collect();
         let member = desks[0].member("met");
         let records: Vec<_> = thread::scope(|scope| {
             let issue = |desk: &Desk| desk.issue(&member, 1, NOON).remove(0);
@@ -155,13 +166,13 @@ fn the_next_key_is_made_an_hour_ahead_and_seals_from_midnight_on() {
     assert_eq!(keys.iter().map(|key| key.seals).collect::<Vec<_>>(), [101, 7]);
     // a day and an hour after it was sealed, when the next key has sealed for a day
     let last = before.window.expiry();
-    assert_eq!(desk.trace_one(&before, Some(last), 3 * DAY), Trace::Resolved(desk.owner(&met, before.window)));
+    assert_eq!(desk.trace_one(&before, Some(last), 3 * DAY), Trace::Resolved(owner(&met, before.window)));
 }
 
 #[test]
 fn of_four_hundred_keys_the_right_one_is_found() {
     let policy = Policy { retention_s: 500 * 86_400, ..sealed() };
-    let desk = Desk::with(MasterKey::new([7; 32]), Arc::default(), policy);
+    let desk = Desk::with(7, Arc::default(), policy);
     let met = desk.member("met");
     let records: Vec<_> = (0..400).map(|day| desk.issue(&met, 100, day * DAY + 1).remove(99)).collect();
     let ring = block_on(desk.authority.keyring(at(400 * DAY))).unwrap();
@@ -182,7 +193,7 @@ fn of_four_hundred_keys_the_right_one_is_found() {
 #[test]
 fn a_rotated_key_goes_on_opening_and_another_server_takes_up_the_new_one() {
     let store = Arc::new(MemoryStore::new());
-    let [desk, other] = [7, 7].map(|key| Desk::with(MasterKey::new([key; 32]), store.clone(), sealed()));
+    let [desk, other] = [7, 7].map(|key| Desk::with(key, store.clone(), sealed()));
     assert_eq!(block_on(desk.authority.rotate_key(at(NOON))).unwrap(), None, "nothing to rotate");
     let met = desk.member("met");
     let before = desk.issue(&met, 1, NOON).remove(0);
@@ -194,14 +205,14 @@ fn a_rotated_key_goes_on_opening_and_another_server_takes_up_the_new_one() {
     assert_eq!(desk.keys(NOON)[1].term, KeyTerm { issues_from: at(NOON + 60), ..desk.keys(NOON)[0].term });
     for record in [before, after] {
         let trace = other.trace_one(&record, None, NOON + 80);
-        assert_eq!(trace, Trace::Resolved(desk.owner(&met, record.window)));
+        assert_eq!(trace, Trace::Resolved(owner(&met, record.window)));
     }
 }
 
 #[test]
 fn a_shredded_key_opens_nothing_on_any_server_and_another_takes_its_place() {
     let store = Arc::new(MemoryStore::new());
-    let [desk, other] = [7, 7].map(|key| Desk::with(MasterKey::new([key; 32]), store.clone(), sealed()));
+    let [desk, other] = [7, 7].map(|key| Desk::with(key, store.clone(), sealed()));
     let met = desk.member("met");
     let before = desk.issue(&met, 1, NOON).remove(0);
     assert!(matches!(other.trace_one(&before, None, NOON), Trace::Resolved(_)));
@@ -274,7 +285,7 @@ fn a_key_that_is_used_much_is_told_of_and_then_replaced() {
 #[test]
 fn what_was_sealed_between_two_looks_is_counted_once_and_by_every_server() {
     let store = Arc::new(MemoryStore::new());
-    let desks = [7, 7].map(|key| Desk::with(MasterKey::new([key; 32]), store.clone(), sealed()));
+    let desks = [7, 7].map(|key| Desk::with(key, store.clone(), sealed()));
     let met = desks[0].member("met");
     for _ in 0..3 {
         for desk in &desks {
@@ -293,14 +304,14 @@ fn what_was_sealed_between_two_looks_is_counted_once_and_by_every_server() {
 #[test]
 fn rules_that_ask_for_more_than_a_key_was_made_for_begin_another() {
     let store = Arc::new(MemoryStore::new());
-    let desk = Desk::with(MasterKey::new([7; 32]), store.clone(), sealed());
+    let desk = Desk::with(7, store.clone(), sealed());
     let met = desk.member("met");
     desk.issue(&met, 1, NOON);
     for changed in [
         Policy { temp_id_lifetime_s: 3_600, ..sealed() },
         Policy { temp_id_lifetime_s: 3_600, retention_s: 42 * 86_400, ..sealed() },
     ] {
-        let restarted = Desk::with(MasterKey::new([7; 32]), store.clone(), changed.clone());
+        let restarted = Desk::with(7, store.clone(), changed.clone());
         let record = restarted.issue(&met, 100, NOON + 60).remove(99);
         let term = restarted.keys(NOON).pop().unwrap().term;
         let last = record.window.expiry();
@@ -308,16 +319,16 @@ fn rules_that_ask_for_more_than_a_key_was_made_for_begin_another() {
         assert!(matches!(restarted.trace_one(&record, Some(last), NOON + 60), Trace::Resolved(_)));
     }
     assert_eq!(desk.keys(NOON).len(), 3);
-    Desk::with(MasterKey::new([7; 32]), store, sealed()).issue(&met, 1, NOON + 120);
+    Desk::with(7, store, sealed()).issue(&met, 1, NOON + 120);
     assert_eq!(desk.keys(NOON).len(), 3, "one that lasts longer is good enough");
 }
 
 #[test]
 fn keys_under_another_master_key_are_told_of_and_hold_nobody_up() {
     let store = Arc::new(MemoryStore::new());
-    let lost = Desk::with(MasterKey::new([8; 32]), store.clone(), sealed());
+    let lost = Desk::with(8, store.clone(), sealed());
     let before = lost.issue(&lost.member("before"), 1, NOON).remove(0);
-    let desk = Desk::with(MasterKey::new([7; 32]), store, sealed());
+    let desk = Desk::with(7, store, sealed());
     assert_eq!(desk.keep(NOON), KeysKept { made: 1, unreadable: 1, ..KeysKept::default() });
     assert_eq!(desk.trace_one(&before, None, NOON), Trace::Unknown);
     let met = desk.member("met");
@@ -336,7 +347,7 @@ fn a_keys_bytes_under_another_name_or_term_open_nothing() {
     for (id, term, is_open) in [(id, term, true), (SealingKeyId(id.0 + 1), term, false), (id, other_term, false)] {
         let store = Arc::new(MemoryStore::new());
         block_on(store.add_sealing_key(NewSealingKey { id, term, wrapped: wrapped.clone() })).unwrap();
-        let thief = Desk::with(MasterKey::new([7; 32]), store, sealed());
+        let thief = Desk::with(7, store, sealed());
         let ring = block_on(thief.authority.keyring(at(NOON))).unwrap();
         let sealed = SealedTempId::parse(record.temp_id.reveal()).unwrap();
         assert_eq!(ring.open(&sealed, &[at(NOON)]).is_some(), is_open, "{id:?} {term:?}");
@@ -361,24 +372,24 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        Self::with(MasterKey::new([7; 32]), Arc::default(), sealed())
+        Self::with(7, Arc::default(), sealed())
     }
 
-    fn with(master_key: MasterKey, store: Arc<MemoryStore>, policy: Policy) -> Self {
+    fn with(master_key: u8, store: Arc<MemoryStore>, policy: Policy) -> Self {
         // another seed for each: two with one would draw the same keys
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&next().to_le_bytes());
-        let authority = Authority::new(store.clone(), Arc::new(InlinePool), policy, &master_key, seed);
+        let authority =
+            Authority::new(store.clone(), Arc::new(InlinePool), policy, &MasterKey::new([master_key; 32]), seed);
         Self { authority, store }
     }
 
     fn member(&self, name: &str) -> Member {
         let (username, password) = (Username::parse(name).unwrap(), || Password::parse("password").unwrap());
         assert!(block_on(self.authority.open_account(username.clone(), password(), at(0))).unwrap());
-        match block_on(self.authority.login(username, password(), &Standing)).unwrap() {
-            LoggedIn::Welcome(member) => member,
-            other => panic!("{other:?}"),
-        }
+        let outcome = block_on(self.authority.login(username, password(), &Standing)).unwrap();
+        let LoggedIn::Welcome(member) = outcome else { panic!("{outcome:?}") };
+        member
     }
 
     fn issue(&self, member: &Member, count: u32, now: i64) -> Vec<Record> {
@@ -393,15 +404,11 @@ impl Desk {
         block_on(self.store.sealing_keys(at(now))).unwrap()
     }
 
-    fn owner(&self, member: &Member, window: Window) -> Owner {
-        Owner { account: member.account, username: member.username.clone(), window }
-    }
-
     fn upload(&self, member: &Member, records: &[(Record, Option<Timestamp>)], now: i64) -> UploadKey {
         let upload = Some(UploadId::parse(&format!("upload-{}", next())).unwrap());
         let begin = BeginUpload { records: u32::try_from(records.len()).unwrap(), upload, code: None };
-        let begun = block_on(self.authority.begin_upload(member, begin, at(now))).unwrap();
-        let UploadBegun::Open { key, .. } = begun else { panic!("{begun:?}") };
+        let outcome = block_on(self.authority.begin_upload(member, begin, at(now))).unwrap();
+        let UploadBegun::Open { key, .. } = outcome else { panic!("{outcome:?}") };
         let record = |(record, received): &(Record, Option<Timestamp>)| {
             Uploaded::Record(UploadedRecord { record: record.clone(), received: *received, rssi: None, seen: None })
         };
@@ -419,6 +426,10 @@ impl Desk {
     fn trace_one(&self, record: &Record, received: Option<Timestamp>, now: i64) -> Trace {
         self.trace(&[(record.clone(), received)], now).remove(0)
     }
+}
+
+fn owner(member: &Member, window: Window) -> Owner {
+    Owner { account: member.account, username: member.username.clone(), window }
 }
 
 fn sealed() -> Policy {

@@ -18,7 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_contact_between_two_python_devices_is_traced_across_a_cut_connection() {
-    SCHEMES.iter().for_each(|scheme| trace_a_contact(scheme));
+    for scheme in SCHEMES {
+        trace_a_contact(&scheme);
+    }
 }
 
 fn trace_a_contact(scheme: &[&str]) {

@@ -21,7 +21,9 @@ use support::{
 
 #[test]
 fn a_contact_is_traced_as_in_the_sample_interaction() {
-    SCHEMES.iter().for_each(|scheme| trace_a_contact(scheme));
+    for scheme in SCHEMES {
+        trace_a_contact(&scheme);
+    }
 }
 
 fn trace_a_contact(scheme: &[&str]) {

@@ -134,7 +134,9 @@ fn write_in_groups(mut worker: Worker, queue: &Receiver<Queued>) {
                 job.finish(outcome.as_ref().err().cloned());
             }
         }
-        between.into_iter().for_each(|job| worker.finish_alone(job));
+        for job in between {
+            worker.finish_alone(job);
+        }
     }
 }
 
