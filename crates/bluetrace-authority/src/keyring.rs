@@ -116,20 +116,22 @@ impl Authority {
     }
 
     /// Seals `TempIDs` of a member, one for each start and expiry in seconds since 1970. Nothing is asked of the store, but for
-    /// the key at the begin of a period.
+    /// the key at the begin of a period: so it is not noticed either that an account was removed while its member is logged
+    /// in, and what he is given leads to nobody. `None` if there was no account at his login.
     ///
     /// # Errors
-    /// [`AuthorityError`] if there is no key yet and the store cannot answer, or if there is no such account any more.
+    /// [`AuthorityError`] if there is no key yet and the store cannot answer.
     pub async fn seal_temp_ids(
         &self,
         member: &Member,
         windows: &[(i32, i32)],
         now: Timestamp,
-    ) -> Result<Vec<SealedTempId>, AuthorityError> {
+    ) -> Result<Option<Vec<SealedTempId>>, AuthorityError> {
         let user_id = match member.user_id {
-            Some(user_id) => user_id,
+            Some(user_id) => Some(user_id),
             None => self.user_id(member.account).await?,
         };
+        let Some(user_id) = user_id else { return Ok(None) };
         let key = self.sealing_key(now).await?;
         let ivs: Vec<[u8; IV_BYTES]> =
             self.with_generator(|generator| windows.iter().map(|_| random_iv(generator)).collect());
@@ -140,7 +142,7 @@ impl Authority {
             // what could not be counted now is counted later, and nobody needs to wait for it in vain
             _ = self.count_seals().await;
         }
-        Ok(sealed)
+        Ok(Some(sealed))
     }
 
     /// Looks after the keys: makes those that are needed soon, destroys those that are past their time, counts what was
@@ -268,18 +270,17 @@ impl Authority {
     pub(crate) async fn user_id_to_seal(&self, account: AccountId) -> Result<Option<Uid>, AuthorityError> {
         match self.policy.temp_id_scheme {
             Scheme::Registry => Ok(None),
-            Scheme::Sealed => self.user_id(account).await.map(Some),
+            Scheme::Sealed => self.user_id(account).await,
         }
     }
 
-    /// The user id of an account, which is given one if it has none.
+    /// The user id of an account, which is given one if it has none. `None` if there is no such account.
     ///
     /// # Errors
-    /// [`AuthorityError`] if the store cannot answer, or if there is no such account.
-    pub async fn user_id(&self, account: AccountId) -> Result<Uid, AuthorityError> {
+    /// [`AuthorityError`] if the store cannot answer.
+    pub async fn user_id(&self, account: AccountId) -> Result<Option<Uid>, AuthorityError> {
         let candidate = self.with_generator(Uid::random);
-        let user_id = self.store.user_id(account, candidate).await?;
-        user_id.ok_or_else(|| AuthorityError::Internal("there is no such account".to_owned()))
+        Ok(self.store.user_id(account, candidate).await?)
     }
 }
 

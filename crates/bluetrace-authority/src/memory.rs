@@ -16,7 +16,8 @@ use crate::store::{
     Account, AccountId, AccountOpened, AccountSummary, Expired, Failures, ImportedTempId, Lockout, LoginRecorded,
     LoginState, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES, NewNotice, NewSealingKey, NoticeId, Owner, PasswordHash,
     PasswordSource, SealingKeyId, SealingKeyRow, SealingKeyState, SessionId, SessionState, Shredded, Store, StoreError,
-    StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadKey, UploadRequest, UploadRow, Verdict,
+    StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadCompleted, UploadKey, UploadRequest, UploadRow,
+    Verdict,
 };
 
 /// A store that keeps everything in memory.
@@ -104,7 +105,7 @@ impl Store for MemoryStore {
         ids: Vec<Record>,
         forget_at: Timestamp,
     ) -> StoreFuture<'_, TempIdsIssued> {
-        ready(self.state().issue_temp_ids(account, ids, forget_at))
+        ready(Ok(self.state().issue_temp_ids(account, ids, forget_at)))
     }
 
     fn import_temp_ids(
@@ -141,7 +142,7 @@ impl Store for MemoryStore {
         ready(self.state().begin_upload(request, now))
     }
 
-    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, u32> {
+    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, Option<u32>> {
         ready(self.state().append_records(upload, first, records))
     }
 
@@ -164,8 +165,8 @@ impl Store for MemoryStore {
         summary: UploadSummary,
         notices: Vec<NewNotice>,
         now: Timestamp,
-    ) -> StoreFuture<'_, bool> {
-        ready(self.state().complete_upload(upload, summary, notices, now))
+    ) -> StoreFuture<'_, UploadCompleted> {
+        ready(Ok(self.state().complete_upload(upload, summary, notices, now)))
     }
 
     fn uploads(&self, after: Option<UploadKey>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadRow>> {
@@ -191,11 +192,14 @@ impl Store for MemoryStore {
         account: AccountId,
         limit: u32,
         now: Timestamp,
-    ) -> StoreFuture<'_, Vec<(NoticeId, ExposureNotice)>> {
+    ) -> StoreFuture<'_, Option<Vec<(NoticeId, ExposureNotice)>>> {
         let state = self.state();
+        if !state.accounts.contains_key(&account) {
+            return ready(Ok(None));
+        }
         let rows = state.notices.range((account, NoticeId(i64::MIN))..=(account, NoticeId(i64::MAX)));
         let unread = rows.filter(|(_, row)| !row.is_read && now < row.forget_at);
-        ready(Ok(unread.take(rows_in(limit)).map(|((_, id), row)| (*id, row.content.clone())).collect()))
+        ready(Ok(Some(unread.take(rows_in(limit)).map(|((_, id), row)| (*id, row.content.clone())).collect())))
     }
 
     fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()> {
@@ -475,14 +479,9 @@ impl State {
         }
     }
 
-    fn issue_temp_ids(
-        &mut self,
-        account: AccountId,
-        ids: Vec<Record>,
-        forget_at: Timestamp,
-    ) -> Result<TempIdsIssued, StoreError> {
+    fn issue_temp_ids(&mut self, account: AccountId, ids: Vec<Record>, forget_at: Timestamp) -> TempIdsIssued {
         if !self.accounts.contains_key(&account) {
-            return Err(StoreError::Failed("there is no such account".into()));
+            return TempIdsIssued::NoAccount;
         }
         let mut drawn = BTreeSet::new();
         let mut taken = Vec::new();
@@ -492,12 +491,12 @@ impl State {
             }
         }
         if !taken.is_empty() {
-            return Ok(TempIdsIssued::Taken(taken));
+            return TempIdsIssued::Taken(taken);
         }
         for record in ids {
             self.store_temp_id(account, record, forget_at);
         }
-        Ok(TempIdsIssued::Issued)
+        TempIdsIssued::Issued
     }
 
     fn import_temp_id(&mut self, line: ImportedTempId, forget_at: Timestamp, now: Timestamp) -> TempIdImported {
@@ -531,7 +530,7 @@ impl State {
             return Err(StoreError::Failed("an upload of so many records".into()));
         }
         if !self.accounts.contains_key(&account) {
-            return Err(StoreError::Failed("there is no such account".into()));
+            return Ok(UploadBegun::NoAccount);
         }
         let name = (account, upload.clone());
         if let Some(key) = self.upload_names.get(&name)
@@ -557,12 +556,17 @@ impl State {
         Ok(UploadBegun::Open { key, durable: 0, summary: None })
     }
 
-    fn append_records(&mut self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> Result<u32, StoreError> {
-        let row = self.uploads.get_mut(&upload).filter(|row| row.account.is_some()).ok_or_else(no_such_upload)?;
+    fn append_records(
+        &mut self,
+        upload: UploadKey,
+        first: u32,
+        records: Vec<Uploaded>,
+    ) -> Result<Option<u32>, StoreError> {
+        let Some(row) = self.upload_in_sight(upload) else { return Ok(None) };
         let known = row.durable().checked_sub(first).ok_or_else(|| StoreError::Failed("records are missing".into()))?;
         let free = row.records.saturating_sub(row.durable());
         row.stored.extend(records.into_iter().skip(rows_in(known)).take(rows_in(free)));
-        Ok(row.durable())
+        Ok(Some(row.durable()))
     }
 
     fn complete_upload(
@@ -571,10 +575,10 @@ impl State {
         summary: UploadSummary,
         notices: Vec<NewNotice>,
         now: Timestamp,
-    ) -> Result<bool, StoreError> {
-        let row = self.uploads.get_mut(&upload).filter(|row| row.account.is_some()).ok_or_else(no_such_upload)?;
+    ) -> UploadCompleted {
+        let Some(row) = self.upload_in_sight(upload) else { return UploadCompleted::NoUpload };
         if row.finished.is_some() {
-            return Ok(false);
+            return UploadCompleted::Before;
         }
         row.finished = Some((now, summary));
         for NewNotice { account, notice, forget_at } in notices {
@@ -585,7 +589,11 @@ impl State {
                 self.mortal.insert((forget_at, Mortal::Notice(account, id)));
             }
         }
-        Ok(true)
+        UploadCompleted::Now
+    }
+
+    fn upload_in_sight(&mut self, upload: UploadKey) -> Option<&mut Upload> {
+        self.uploads.get_mut(&upload).filter(|row| row.account.is_some())
     }
 
     fn user_id(&mut self, account: AccountId, candidate: Uid) -> Result<Option<Uid>, StoreError> {
@@ -679,10 +687,6 @@ impl Upload {
 
 fn ready<'a, T: Send + 'a>(outcome: Result<T, StoreError>) -> StoreFuture<'a, T> {
     Box::pin(std::future::ready(outcome))
-}
-
-fn no_such_upload() -> StoreError {
-    StoreError::Failed("there is no such upload".into())
 }
 
 /// A number of rows as a number of elements.

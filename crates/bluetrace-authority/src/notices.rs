@@ -9,7 +9,8 @@ use crate::store::NoticeId;
 const MAX_NOTICES: u32 = 100;
 
 impl Authority {
-    /// The member's unread notices, oldest first, up to 100. `seen` is the last that is known to have reached the person.
+    /// The member's unread notices, oldest first, up to 100. `None` if the account has been removed. `seen` is the last that is
+    /// known to have reached the person.
     ///
     /// # Errors
     /// [`AuthorityError`] if the store cannot answer.
@@ -18,7 +19,7 @@ impl Authority {
         member: &Member,
         seen: Option<NoticeId>,
         now: Timestamp,
-    ) -> Result<Vec<(NoticeId, ExposureNotice)>, AuthorityError> {
+    ) -> Result<Option<Vec<(NoticeId, ExposureNotice)>>, AuthorityError> {
         if let Some(seen) = seen {
             self.notices_read(member, seen).await?;
         }

@@ -167,6 +167,8 @@ pub enum TempIdsIssued {
     Issued,
     /// None is stored: these, by their place in the request, are taken. Draw them anew.
     Taken(Vec<usize>),
+    /// None is stored: there is no such account.
+    NoAccount,
 }
 
 /// A line of `tempIDs.txt`.
@@ -230,6 +232,19 @@ pub enum UploadBegun {
         /// The number it was begun with.
         records: u32,
     },
+    /// There is no such account.
+    NoAccount,
+}
+
+/// Outcome of [`Store::complete_upload`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadCompleted {
+    /// This call completed it.
+    Now,
+    /// It was complete already. Nothing was changed.
+    Before,
+    /// There is no such upload: it is forgotten, or its account has been removed.
+    NoUpload,
 }
 
 /// An upload in a list.
@@ -392,7 +407,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     ) -> StoreFuture<'_, LoginRecorded>;
 
     /// Stores `TempIDs` of an account, all or none. An id named twice is taken at its second place, and one that is stored is
-    /// taken until [`Store::expire`] has deleted it. Fails if there is no such account.
+    /// taken until [`Store::expire`] has deleted it.
     fn issue_temp_ids(
         &self,
         account: AccountId,
@@ -414,16 +429,17 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The owner of each `TempID`, in the order asked. Fastest when the ids are sorted and distinct.
     fn resolve(&self, ids: Vec<TempId>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Owner>>>;
 
-    /// Begins an upload, or finds the one this account has begun under this id.
-    /// Fails if there is no such account, or for more than `MAX_UPLOAD_RECORDS` records.
+    /// Begins an upload, or finds the one this account has begun under this id. Fails for more than `MAX_UPLOAD_RECORDS`
+    /// records.
     fn begin_upload(&self, request: UploadRequest, now: Timestamp) -> StoreFuture<'_, UploadBegun>;
 
     /// Stores the records of an upload from place `first` (0 for the first) on, and returns how many of its first records are
     /// durable then. Records that are durable already are passed over, so a repeated or overlapping call adds nothing. Nothing
-    /// is stored beyond the number of records the upload was begun with.
+    /// is stored beyond the number of records the upload was begun with. `None` if there is no such upload: it is forgotten,
+    /// or its account has been removed.
     ///
-    /// Fails if `first` lies beyond the durable records, or if there is no such upload.
-    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, u32>;
+    /// Fails if `first` lies beyond the durable records.
+    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, Option<u32>>;
 
     /// Up to `limit` durable records of an upload from place `first` on.
     fn uploaded_records(
@@ -434,26 +450,26 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> StoreFuture<'_, Vec<Uploaded>>;
 
-    /// Marks an upload complete with its summary and leaves the notices, unless it is complete already. Returns whether
-    /// this call completed it. Notices for accounts that are gone are dropped. Fails if there is no such upload.
+    /// Marks an upload complete with its summary and leaves the notices, unless it is complete already. Notices for accounts
+    /// that are gone are dropped.
     fn complete_upload(
         &self,
         upload: UploadKey,
         summary: UploadSummary,
         notices: Vec<NewNotice>,
         now: Timestamp,
-    ) -> StoreFuture<'_, bool>;
+    ) -> StoreFuture<'_, UploadCompleted>;
 
     /// Up to `limit` uploads after `after`, in order of their keys.
     fn uploads(&self, after: Option<UploadKey>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadRow>>;
 
-    /// Up to `limit` unread notices of an account, oldest first.
+    /// Up to `limit` unread notices of an account, oldest first. `None` if there is no such account.
     fn unread_notices(
         &self,
         account: AccountId,
         limit: u32,
         now: Timestamp,
-    ) -> StoreFuture<'_, Vec<(NoticeId, ExposureNotice)>>;
+    ) -> StoreFuture<'_, Option<Vec<(NoticeId, ExposureNotice)>>>;
 
     /// Marks the notices of an account read, up to and with `last`.
     fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()>;

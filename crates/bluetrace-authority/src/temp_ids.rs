@@ -11,7 +11,8 @@ use crate::store::{ImportedTempId, TempIdImported, TempIdsIssued};
 const MAX_DRAWS: u32 = 16;
 
 impl Authority {
-    /// Issues `count` `TempIDs` with consecutive windows, the first of which begins now.
+    /// Issues `count` `TempIDs` with consecutive windows, the first of which begins now. `None` if the account has been
+    /// removed.
     ///
     /// # Errors
     /// [`AuthorityError`] if the store cannot answer.
@@ -20,7 +21,7 @@ impl Authority {
         member: &Member,
         count: u32,
         now: Timestamp,
-    ) -> Result<Vec<Record>, AuthorityError> {
+    ) -> Result<Option<Vec<Record>>, AuthorityError> {
         let lifetime = i64::from(self.policy.temp_id_lifetime_s.max(1));
         let mut windows = Vec::new();
         let mut start = now;
@@ -37,14 +38,19 @@ impl Authority {
     }
 
     /// Seals an id for each window.
-    async fn seal(&self, member: &Member, windows: Vec<Window>, now: Timestamp) -> Result<Vec<Record>, AuthorityError> {
+    async fn seal(
+        &self,
+        member: &Member,
+        windows: Vec<Window>,
+        now: Timestamp,
+    ) -> Result<Option<Vec<Record>>, AuthorityError> {
         let times = windows.iter().map(|window| Some((wire_seconds(window.start())?, wire_seconds(window.expiry())?)));
         let times: Option<Vec<_>> = times.collect();
         let times =
             times.ok_or_else(|| AuthorityError::Internal("a sealed TempID ends before 2038-01-19".to_owned()))?;
-        let sealed = self.seal_temp_ids(member, &times, now).await?;
+        let Some(sealed) = self.seal_temp_ids(member, &times, now).await? else { return Ok(None) };
         let records = sealed.iter().zip(windows).map(|(sealed, window)| Record { temp_id: sealed.into(), window });
-        Ok(records.collect())
+        Ok(Some(records.collect()))
     }
 
     /// Draws an id for each window, and stores them.
@@ -53,12 +59,13 @@ impl Authority {
         member: &Member,
         windows: Vec<Window>,
         forget_at: Timestamp,
-    ) -> Result<Vec<Record>, AuthorityError> {
+    ) -> Result<Option<Vec<Record>>, AuthorityError> {
         let draw = |window| Record { temp_id: self.with_generator(TempId::random), window };
         let mut records: Vec<_> = windows.into_iter().map(draw).collect();
         for _ in 0..MAX_DRAWS {
             match self.store.issue_temp_ids(member.account, records.clone(), forget_at).await? {
-                TempIdsIssued::Issued => return Ok(records),
+                TempIdsIssued::Issued => return Ok(Some(records)),
+                TempIdsIssued::NoAccount => return Ok(None),
                 TempIdsIssued::Taken(places) => {
                     for place in places {
                         if let Some(record) = records.get_mut(place) {

@@ -14,7 +14,7 @@ use bluetrace_protocol::{
 
 use crate::authority::{Authority, AuthorityError, Member, hex};
 use crate::excerpt::Excerpt;
-use crate::store::{AccountId, NewNotice, Owner, StoreFuture, UploadBegun, UploadKey, UploadRequest};
+use crate::store::{AccountId, NewNotice, Owner, StoreFuture, UploadBegun, UploadCompleted, UploadKey, UploadRequest};
 
 /// Records looked at together when an upload is traced: bounds memory, and is long enough for one sorted look-up to pay.
 const PAGE: u32 = 10_000;
@@ -64,13 +64,31 @@ pub struct Match {
     pub temp_id: TempId,
 }
 
+/// What came of records of an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordsAppended {
+    /// So many of the upload's first records are durable.
+    Durable(u32),
+    /// The upload is forgotten: it may be begun again.
+    NoUpload,
+    /// The account has been removed, and the upload with it.
+    NoAccount,
+}
+
 /// What came of the end of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UploadFinished {
-    /// The count of its records by what became of them.
-    pub summary: UploadSummary,
-    /// What the console shows; `None` if the upload was complete before.
-    pub report: Option<UploadReport>,
+pub enum UploadFinished {
+    /// It is complete.
+    Complete {
+        /// The count of its records by what became of them.
+        summary: UploadSummary,
+        /// What the console shows; `None` if the upload was complete before.
+        report: Option<UploadReport>,
+    },
+    /// The upload is forgotten: it may be begun again.
+    NoUpload,
+    /// The account has been removed, and the upload with it.
+    NoAccount,
 }
 
 impl Authority {
@@ -94,17 +112,22 @@ impl Authority {
         Ok(self.store.begin_upload(request, now).await?)
     }
 
-    /// Stores records from place `first` on; returns how many of the upload's first records are durable then.
+    /// Stores records of a member's upload from place `first` on.
     ///
     /// # Errors
     /// [`AuthorityError`] if the store cannot answer.
     pub async fn append_records(
         &self,
+        member: &Member,
         upload: UploadKey,
         first: u32,
         records: Vec<Uploaded>,
-    ) -> Result<u32, AuthorityError> {
-        Ok(self.store.append_records(upload, first, records).await?)
+    ) -> Result<RecordsAppended, AuthorityError> {
+        Ok(match self.store.append_records(upload, first, records).await? {
+            Some(durable) => RecordsAppended::Durable(durable),
+            None if self.has_account(member).await? => RecordsAppended::NoUpload,
+            None => RecordsAppended::NoAccount,
+        })
     }
 
     /// Traces an upload whose records are all durable, and leaves a notice for each person met. Repeated, or cut off and
@@ -137,8 +160,13 @@ impl Authority {
             notice: ExposureNotice { from: *from, to: *to, advice: self.policy.advice.clone() },
             forget_at,
         });
-        let is_first = self.store.complete_upload(upload, tally.summary, notices.collect(), now).await?;
-        Ok(UploadFinished { summary: tally.summary, report: is_first.then_some(tally.report) })
+        let (summary, report) = (tally.summary, tally.report);
+        Ok(match self.store.complete_upload(upload, summary, notices.collect(), now).await? {
+            UploadCompleted::Now => UploadFinished::Complete { summary, report: Some(report) },
+            UploadCompleted::Before => UploadFinished::Complete { summary, report: None },
+            UploadCompleted::NoUpload if self.has_account(member).await? => UploadFinished::NoUpload,
+            UploadCompleted::NoUpload => UploadFinished::NoAccount,
+        })
     }
 
     /// Up to `limit` records of an upload from place `first` on, each with what is known of it at `now`.
@@ -231,6 +259,12 @@ impl Authority {
         };
         owners.0.extend(opened.into_iter().map(|(id, opened)| (id, owner_of(&opened))));
         Ok(())
+    }
+
+    /// Whether a member's account is there still: asked where an upload is not.
+    async fn has_account(&self, member: &Member) -> Result<bool, AuthorityError> {
+        // the moment decides on the session's revocation alone, which is not looked at
+        Ok(self.store.session_state(member.account, member.session, member.logged_in).await?.is_some())
     }
 
     fn random_upload_id(&self) -> Result<UploadId, AuthorityError> {

@@ -14,12 +14,12 @@ use bluetrace_authority::store::{
     ImportedTempId, KeyTerm, NewSealingKey, Owner, SealingKeyId, SealingKeyRow, SealingKeyState, Store, UploadBegun,
     UploadKey,
 };
-use bluetrace_authority::uploads::Trace;
+use bluetrace_authority::uploads::{Trace, UploadFinished};
 use bluetrace_authority::{Authority, MasterKey, Member, Policy, Scheme};
 use bluetrace_protocol::message::BeginUpload;
 use bluetrace_protocol::{
-    Clock, Moment, Password, Record, SealedTempId, TempId, Timestamp, UploadId, Uploaded, UploadedRecord, Username,
-    Window,
+    Clock, ExposureNotice, Moment, Password, Record, SealedTempId, TempId, Timestamp, UploadId, UploadSummary,
+    Uploaded, UploadedRecord, Username, Window,
 };
 
 #[test]
@@ -78,10 +78,9 @@ fn a_wrong_record_on_an_earlier_page_costs_a_right_one_nothing() {
     let mut records = vec![(wrong, Some(at(1))); 10_001];
     records.push((right, Some(at(NOON))));
     let key = desk.upload(&ill, &records, NOON + 60);
-    let finished = block_on(desk.authority.finish_upload(&ill, key, at(NOON + 60))).unwrap();
-    let summary = finished.summary;
+    let summary = desk.finish(&ill, key, NOON + 60);
     assert_eq!((summary.records, summary.resolved, summary.unknown), (10_002, 2, 10_000), "a page is 10,000");
-    assert_eq!(block_on(desk.authority.unread_notices(&met, None, at(NOON + 60))).unwrap().len(), 1);
+    assert_eq!(desk.notices(&met, NOON + 60).len(), 1);
 }
 
 #[test]
@@ -258,11 +257,11 @@ fn ones_own_ids_give_no_notice_and_others_give_one() {
     let (met, ill) = (desk.member("met"), desk.member("ill"));
     let records: Vec<_> = [&met, &ill].map(|member| (desk.issue(member, 1, NOON).remove(0), Some(at(NOON)))).into();
     let key = desk.upload(&ill, &records, NOON);
-    let summary = block_on(desk.authority.finish_upload(&ill, key, at(NOON))).unwrap().summary;
+    let summary = desk.finish(&ill, key, NOON);
     assert_eq!((summary.records, summary.resolved), (2, 2));
-    let notices = |member| block_on(desk.authority.unread_notices(member, None, at(NOON))).unwrap();
-    assert_eq!((notices(&met).len(), notices(&ill).len()), (1, 0));
-    assert_eq!((notices(&met)[0].1.from, notices(&met)[0].1.to), (at(NOON), at(NOON + 899)), "the window of the id");
+    let (of_met, of_ill) = (desk.notices(&met, NOON), desk.notices(&ill, NOON));
+    assert_eq!((of_met.len(), of_ill.len()), (1, 0));
+    assert_eq!((of_met[0].from, of_met[0].to), (at(NOON), at(NOON + 899)), "the window of the id");
 }
 
 #[test]
@@ -393,7 +392,7 @@ impl Desk {
     }
 
     fn issue(&self, member: &Member, count: u32, now: i64) -> Vec<Record> {
-        block_on(self.authority.issue_temp_ids(member, count, at(now))).unwrap()
+        block_on(self.authority.issue_temp_ids(member, count, at(now))).unwrap().unwrap()
     }
 
     fn keep(&self, now: i64) -> KeysKept {
@@ -412,8 +411,19 @@ impl Desk {
         let record = |(record, received): &(Record, Option<Timestamp>)| {
             Uploaded::Record(UploadedRecord { record: record.clone(), received: *received, rssi: None, seen: None })
         };
-        block_on(self.authority.append_records(key, 0, records.iter().map(record).collect())).unwrap();
+        block_on(self.authority.append_records(member, key, 0, records.iter().map(record).collect())).unwrap();
         key
+    }
+
+    fn finish(&self, member: &Member, upload: UploadKey, now: i64) -> UploadSummary {
+        let finished = block_on(self.authority.finish_upload(member, upload, at(now))).unwrap();
+        let UploadFinished::Complete { summary, .. } = finished else { panic!("{finished:?}") };
+        summary
+    }
+
+    fn notices(&self, member: &Member, now: i64) -> Vec<ExposureNotice> {
+        let notices = block_on(self.authority.unread_notices(member, None, at(now))).unwrap().unwrap();
+        notices.into_iter().map(|(_, notice)| notice).collect()
     }
 
     fn trace(&self, records: &[(Record, Option<Timestamp>)], now: i64) -> Vec<Trace> {

@@ -91,12 +91,14 @@ pub enum ErrorCode {
     BadCount,
     /// A record is malformed.
     BadRecord,
-    /// A record came without an upload.
+    /// A record came without an upload, or of one that the authority has forgotten.
     NoUpload,
     /// More than the authority takes.
     TooLarge,
     /// The authority requires an upload code, and this is none.
     UploadNotAuthorised,
+    /// The account has been removed; the session is over.
+    NoAccount,
     /// Too much at once; try again later.
     RateLimited,
     /// The authority cannot answer now; try again later.
@@ -252,7 +254,7 @@ impl Eq for RequestId {}
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BadJson,
         Self::UnknownCommand,
         Self::BadCount,
@@ -260,6 +262,7 @@ impl ErrorCode {
         Self::NoUpload,
         Self::TooLarge,
         Self::UploadNotAuthorised,
+        Self::NoAccount,
         Self::RateLimited,
         Self::Unavailable,
         Self::Internal,
@@ -275,6 +278,7 @@ impl ErrorCode {
             Self::NoUpload => "no_upload",
             Self::TooLarge => "too_large",
             Self::UploadNotAuthorised => "upload_not_authorised",
+            Self::NoAccount => "no_account",
             Self::RateLimited => "rate_limited",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",

@@ -373,6 +373,75 @@ fn what_the_authority_cannot_do_is_said_under_its_id_and_the_session_goes_on() {
 }
 
 #[test]
+fn a_removed_account_is_told_so_under_the_id_of_its_request_and_its_session_closes() {
+    let requests: [(&str, Answer); 3] = [
+        (r#"{"commandType":"DT","id":1}"#, |question, out| match question {
+            Question::TempIds { then, .. } => then.no_account(out),
+            other => panic!("{other:?}"),
+        }),
+        (r#"{"commandType":"NT","id":1}"#, |question, out| match question {
+            Question::Notices { then, .. } => then.no_account(out),
+            other => panic!("{other:?}"),
+        }),
+        (r#"{"commandType":"UC","numOfSend":3,"id":1}"#, |question, out| match question {
+            Question::BeginUpload { then, .. } => then.no_account(out),
+            other => panic!("{other:?}"),
+        }),
+    ];
+    for (request, answer) in requests {
+        let mut talk = Talk::member();
+        talk.line(request);
+        talk.answer(answer);
+        talk.hears(&[r#"ER no_account "id":1"#]);
+        assert!(talk.is_closed(), "{request}");
+    }
+    // the line behind the records has no answer either
+    let mut talk = Talk::upload(3, 0);
+    talk.record(2);
+    talk.line(r#"{"commandType":"RT"}"#);
+    talk.answer(|question, out| match question {
+        Question::Append { then, .. } => then.no_account(out),
+        other => panic!("{other:?}"),
+    });
+    talk.hears(&["ER no_account"]);
+    assert!(talk.is_closed());
+
+    let mut talk = Talk::upload(3, 2);
+    talk.record(0);
+    talk.stores(2, 1);
+    talk.answer(|question, out| match question {
+        Question::Finish { then, .. } => then.no_account(out),
+        other => panic!("{other:?}"),
+    });
+    talk.hears(&["ER no_account"]);
+    assert!(talk.is_closed());
+}
+
+#[test]
+fn an_upload_that_the_authority_has_forgotten_is_let_go_and_the_session_goes_on() {
+    let mut talk = Talk::upload(3, 0);
+    talk.record(2);
+    talk.line(r#"{"commandType":"RT"}"#);
+    talk.answer(|question, out| match question {
+        Question::Append { then, .. } => then.no_upload(out),
+        other => panic!("{other:?}"),
+    });
+    talk.takes_token();
+    talk.record(1);
+    talk.hears(&["ER no_upload", TOKEN, "ER no_upload"]);
+
+    let mut talk = Talk::upload(3, 2);
+    talk.record(0);
+    talk.stores(2, 1);
+    talk.answer(|question, out| match question {
+        Question::Finish { then, .. } => then.no_upload(out),
+        other => panic!("{other:?}"),
+    });
+    talk.hears(&["ER no_upload"]);
+    assert!(talk.waits());
+}
+
+#[test]
 fn nine_lines_that_are_not_json_are_survived_and_the_tenth_closes() {
     let mut talk = Talk::member();
     for last in ["{}", r#"{"commandType":"UC","data":""}"#, "RT"] {

@@ -5,15 +5,17 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bluetrace_authority::accounts::LoggedIn;
 use bluetrace_authority::store::{NoticeId, UploadBegun, UploadKey};
+use bluetrace_authority::uploads::{RecordsAppended, UploadFinished};
 use bluetrace_authority::{Authority, AuthorityError, Member};
 use bluetrace_protocol::frame::LineDecoder;
 use bluetrace_protocol::limits::MAX_RECORD_BATCH;
 use bluetrace_protocol::message::{ErrorCode, Reply};
-use bluetrace_protocol::session::server::{Failure, NoticeHandle, Question, ServerSession, Step, UploadHandle};
+use bluetrace_protocol::session::server::{
+    ACCOUNT_REMOVED, Failure, NoticeHandle, Question, ServerSession, Step, UPLOAD_FORGOTTEN, UploadHandle,
+};
 use bluetrace_protocol::{Clock, Moment, Uploaded};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -22,7 +24,7 @@ use tracing::{error, warn};
 use crate::complaints::Complaints;
 use crate::console::{Console, ConsoleEvent};
 use crate::limits::{Limits, OUTPUT_HIGH_WATER, OUTPUT_KEPT, READ_BUFFER_LARGE, READ_BUFFER_SMALL};
-use crate::listener::Peer;
+use crate::listener::{LOGIN_TOO_SLOW, Peer};
 use crate::shutdown::Shutdown;
 use crate::stream::send_and_close;
 
@@ -57,6 +59,8 @@ where
     };
     // a peer that goes away, stalls or is cut off ends its own connection and nothing else
     _ = connection.run(peer).await;
+    // the records that it had sent by then need not be sent again
+    connection.is_stored().await;
 }
 
 struct Connection<S> {
@@ -73,7 +77,7 @@ struct Connection<S> {
     shutdown: Shutdown,
 }
 
-type Storing = Pin<Box<dyn Future<Output = Result<u32, AuthorityError>> + Send>>;
+type Storing = Pin<Box<dyn Future<Output = Result<RecordsAppended, AuthorityError>> + Send>>;
 
 type Session = ServerSession<Arc<Member>>;
 
@@ -93,14 +97,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         loop {
             let Some(next) = self.lines(session).await? else { break };
             session = next;
-            match self.read_at_hand().await {
-                Ok(true) => continue,
-                Ok(false) => {}
-                Err(error) => {
-                    // the peer is gone; the records it had sent by then need not be sent again
-                    self.settle(session.pause()).await?;
-                    self.is_stored().await;
-                    return Err(error);
+            // who streams without a pause hears of the end of the server all the same
+            if !self.shutdown.has_begun() {
+                match self.read_at_hand().await {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(error) => {
+                        // the peer is gone; what it had sent by then is not
+                        self.settle(session.pause()).await?;
+                        return Err(error);
+                    }
                 }
             }
             let Some(next) = self.settle(session.pause()).await? else { break };
@@ -118,14 +124,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     self.ended(session).await;
                     return Ok(());
                 }
-                Arrival::TooLong if session.is_member() => break self.out.extend_from_slice(IDLE),
-                Arrival::TooLong => break self.out.extend_from_slice(LOGIN_TOO_SLOW),
-                Arrival::Shutdown => break self.out.extend_from_slice(SHUTTING_DOWN),
+                Arrival::TooLong if session.is_member() => break self.say(IDLE),
+                Arrival::TooLong => break self.say(LOGIN_TOO_SLOW),
+                Arrival::Shutdown => break self.say(SHUTTING_DOWN),
             }
         }
         self.is_stored().await;
-        send_and_close(&mut self.stream, &self.out).await;
-        Ok(())
+        let Self { stream, out, shared, shutdown, .. } = self;
+        tokio::select! {
+            biased;
+            // boxed, as is what is asked: an idle connection should not hold the room
+            () = Box::pin(send_and_close(stream, out)) => Ok(()),
+            () = shutdown.begun_for(shared.limits.shutdown_stall) => Err(io::ErrorKind::TimedOut.into()),
+        }
     }
 
     /// Gives the session every whole line at hand. `None` when the connection is to be closed.
@@ -151,6 +162,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     return Ok(None);
                 }
                 self.send().await?;
+                if self.shutdown.has_begun() {
+                    // what is at hand still was not acknowledged, and its answers could be without number
+                    return Ok(Some(session));
+                }
             }
         }
     }
@@ -166,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     // who streams hears how far it has come; who has gone need not send these again
                     let sent = self.send().await;
                     let durable = first.saturating_add(u32::try_from(records.len()).unwrap_or(u32::MAX));
-                    self.store(UploadKey(upload.0), first, records).await;
+                    self.store(Arc::clone(then.who()), UploadKey(upload.0), first, records).await;
                     sent?;
                     then.stored(durable, &mut self.out)
                 }
@@ -177,9 +192,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     /// Begins to store a whole batch, without waiting for the disk.
-    async fn store(&mut self, upload: UploadKey, first: u32, records: Vec<Uploaded>) {
+    async fn store(&mut self, who: Arc<Member>, upload: UploadKey, first: u32, records: Vec<Uploaded>) {
         let authority = Arc::clone(&self.shared.authority);
-        let mut storing: Storing = Box::pin(async move { authority.append_records(upload, first, records).await });
+        let mut storing: Storing =
+            Box::pin(async move { authority.append_records(&who, upload, first, records).await });
         // the first step puts it into the store's queue, or finds that full
         self.storing = Some(match poll_fn(|context| Poll::Ready(storing.as_mut().poll(context))).await {
             Poll::Pending => storing,
@@ -191,14 +207,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// and the connection is to be closed. It loses nothing that was acknowledged.
     async fn is_stored(&mut self) -> bool {
         let Some(storing) = self.storing.take() else { return true };
-        let stored = storing.await;
-        if let Err(error) = &stored {
-            _ = failure(&self.shared, error);
-            self.out.clear();
-            let message = "the records cannot be stored now; connect again later, and the upload goes on where it was";
-            Reply::error(ErrorCode::Unavailable, message).write_to(None, &mut self.out);
-        }
-        stored.is_ok()
+        let (code, message) = match storing.await {
+            Ok(RecordsAppended::Durable(_)) => return true,
+            Ok(RecordsAppended::NoUpload) => (ErrorCode::NoUpload, UPLOAD_FORGOTTEN),
+            Ok(RecordsAppended::NoAccount) => (ErrorCode::NoAccount, ACCOUNT_REMOVED),
+            Err(error) => match failure(&self.shared, &error) {
+                Failure::Unavailable | Failure::RateLimited => (
+                    ErrorCode::Unavailable,
+                    "the records cannot be stored now; connect again later, and the upload goes on where it was",
+                ),
+                Failure::Internal => (ErrorCode::Internal, "the records cannot be stored; it has been noted there"),
+            },
+        };
+        self.out.clear();
+        Reply::error(code, message).write_to(None, &mut self.out);
+        false
     }
 
     /// Reads what has arrived already, without waiting. `false` if there is nothing.
@@ -227,31 +250,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let buffer = decoder.unread();
         buffer.reserve(*wanted);
         tokio::select! {
+            biased;
+            () = shutdown.begun() => Ok(Arrival::Shutdown),
             read = timeout_at(deadline, stream.read_buf(buffer)) => match read {
                 Ok(Ok(0)) => Ok(Arrival::End),
                 Ok(Ok(_)) => Ok(Arrival::Bytes),
                 Ok(Err(error)) => Err(error),
                 Err(_) => Ok(Arrival::TooLong),
             },
-            () = shutdown.begun() => Ok(Arrival::Shutdown),
         }
     }
 
-    /// Sends what waits. A peer that takes none of it for too long is an error.
+    /// Sends what waits. A peer that takes none of it for too long is an error, and so is one that has not taken all of it soon
+    /// after the server was asked to stop.
     async fn send(&mut self) -> io::Result<()> {
-        let stall: Duration = self.shared.limits.write_stall;
-        let mut sent = 0;
-        while let Some(rest) = self.out.get(sent..).filter(|rest| !rest.is_empty()) {
-            match timeout(stall, self.stream.write(rest)).await?? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                written => sent += written,
+        let Self { stream, out, shared, shutdown, .. } = self;
+        if out.is_empty() {
+            return Ok(());
+        }
+        let Limits { write_stall, shutdown_stall, .. } = shared.limits;
+        let sending = async {
+            let mut sent = 0;
+            while let Some(rest) = out.get(sent..).filter(|rest| !rest.is_empty()) {
+                match timeout(write_stall, stream.write(rest)).await?? {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    written => sent += written,
+                }
             }
+            timeout(write_stall, stream.flush()).await?
+        };
+        tokio::select! {
+            biased;
+            sent = sending => sent?,
+            () = shutdown.begun_for(shutdown_stall) => return Err(io::ErrorKind::TimedOut.into()),
         }
-        if sent > 0 {
-            timeout(stall, self.stream.flush()).await??;
-        }
-        self.out.clear();
+        out.clear();
         Ok(())
+    }
+
+    /// Puts a last line behind what waits.
+    fn say(&mut self, line: &str) {
+        self.out.extend_from_slice(line.as_bytes());
+        self.out.push(b'\n');
     }
 
     /// Gives memory back before a wait that may be long.
@@ -299,44 +339,51 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
             Err(error) => then.failed(failure(shared, &error), out),
         },
         Question::TempIds { count, then } => match authority.issue_temp_ids(then.who(), count, now).await {
-            Ok(records) => {
+            Ok(Some(records)) => {
                 if let Some(first) = records.first() {
                     let (username, first) = (then.who().username.clone(), first.temp_id.clone());
                     console.show(ConsoleEvent::TempIdsIssued { username, first, count });
                 }
                 then.issued(records, out)
             }
+            Ok(None) => then.no_account(out),
             Err(error) => then.failed(failure(shared, &error), out),
         },
         Question::BeginUpload { begin, then } => match authority.begin_upload(then.who(), begin, now).await {
             Ok(UploadBegun::Open { summary: Some(summary), .. }) => then.complete(summary, out),
             Ok(UploadBegun::Open { key, durable, summary: None }) => then.begun(UploadHandle(key.0), durable, out),
             Ok(UploadBegun::Conflict { records }) => then.conflict(records, out),
+            Ok(UploadBegun::NoAccount) => then.no_account(out),
             Err(error) => then.failed(failure(shared, &error), out),
         },
         Question::Append { upload, first, records, then } => {
-            match authority.append_records(UploadKey(upload.0), first, records).await {
-                Ok(durable) => then.stored(durable, out),
+            match authority.append_records(then.who(), UploadKey(upload.0), first, records).await {
+                Ok(RecordsAppended::Durable(durable)) => then.stored(durable, out),
+                Ok(RecordsAppended::NoUpload) => then.no_upload(out),
+                Ok(RecordsAppended::NoAccount) => then.no_account(out),
                 Err(error) => then.failed(failure(shared, &error), out),
             }
         }
         Question::Finish { upload, then } => {
             match authority.finish_upload(then.who(), UploadKey(upload.0), now).await {
-                Ok(finished) => {
-                    if let Some(report) = finished.report {
+                Ok(UploadFinished::Complete { summary, report }) => {
+                    if let Some(report) = report {
                         console.show(ConsoleEvent::ContactLog { username: then.who().username.clone(), report });
                     }
-                    then.finished(finished.summary, out)
+                    then.finished(summary, out)
                 }
+                Ok(UploadFinished::NoUpload) => then.no_upload(out),
+                Ok(UploadFinished::NoAccount) => then.no_account(out),
                 Err(error) => then.failed(failure(shared, &error), out),
             }
         }
         Question::Notices { seen, then } => {
             match authority.unread_notices(then.who(), seen.map(|seen| NoticeId(seen.0)), now).await {
-                Ok(notices) => {
+                Ok(Some(notices)) => {
                     let notices = notices.into_iter().map(|(id, notice)| (NoticeHandle(id.0), notice));
                     then.unread(notices.collect(), out)
                 }
+                Ok(None) => then.no_account(out),
                 Err(error) => then.failed(failure(shared, &error), out),
             }
         }
@@ -376,6 +423,5 @@ fn failure(shared: &Shared, error: &AuthorityError) -> Failure {
     }
 }
 
-const IDLE: &[u8] = b"421 The session was idle for too long. Please log in again\n";
-const LOGIN_TOO_SLOW: &[u8] = b"421 The login took too long. Please try again\n";
-const SHUTTING_DOWN: &[u8] = b"421 The server is shutting down. Please try again later\n";
+const IDLE: &str = "421 The session was idle for too long. Please log in again";
+const SHUTTING_DOWN: &str = "421 The server is shutting down. Please try again later";

@@ -80,6 +80,23 @@ impl DataFolder {
         }
     }
 
+    /// Whether a server serves the folder. Takes the mark for less than a moment, and makes nothing.
+    ///
+    /// # Errors
+    /// [`DataFolderError::Folder`] if that cannot be found out.
+    pub fn is_served(&self) -> Result<bool, DataFolderError> {
+        let error = |source| DataFolderError::Folder { path: self.path.clone(), source };
+        let file = match File::open(self.path.join(LOCK)) {
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file.map_err(error)?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(source)) => Err(error(source)),
+        }
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
@@ -108,13 +125,31 @@ impl DataFolder {
             }
             read => read.map_err(|source| error(source.to_string()))?,
         };
-        MasterKey::from_hex(text.trim()).ok_or_else(|| error("it is not 64 hexadecimal digits".to_owned()))
+        parse_master_key(&text, &path)
+    }
+
+    /// The authority's master key, if there is one. Makes nothing.
+    ///
+    /// # Errors
+    /// As for [`DataFolder::master_key`].
+    pub fn existing_master_key(&self) -> Result<Option<MasterKey>, DataFolderError> {
+        let path = self.path.join(MASTER_KEY);
+        match fs::read_to_string(&path).map(Zeroizing::new) {
+            Ok(text) => parse_master_key(&text, &path).map(Some),
+            Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(DataFolderError::MasterKey { path, reason: source.to_string() }),
+        }
     }
 
     /// The database in it.
     pub fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
     }
+}
+
+fn parse_master_key(text: &str, path: &Path) -> Result<MasterKey, DataFolderError> {
+    let reason = || "it is not 64 hexadecimal digits".to_owned();
+    MasterKey::from_hex(text.trim()).ok_or_else(|| DataFolderError::MasterKey { path: path.into(), reason: reason() })
 }
 
 /// Writes a file that its owner alone may read, whole or not at all.

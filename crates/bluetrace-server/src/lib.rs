@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Beside them [`password_pool`] hashes passwords on as many threads as there are cores, [`console`] shows the operator what
-//! happens, [`jobs`] deletes what is forgotten, and [`complaints`] keeps the log short. Every number that bounds something stands in [`limits`].
+//! happens, [`jobs`] deletes what is forgotten, [`complaints`] keeps the log short, and [`probe`] finds out who has a port. Every number that bounds something stands in [`limits`].
 //!
 //! Nothing here reads a clock for a fact, a configuration or the environment: the binary gives them.
 
@@ -21,6 +21,7 @@ pub mod jobs;
 pub mod limits;
 pub mod listener;
 pub mod password_pool;
+pub mod probe;
 pub mod shutdown;
 pub mod sqlite;
 pub mod stream;

@@ -12,6 +12,8 @@ pub struct Limits {
     pub idle: Duration,
     /// A peer that takes nothing for this long, while there is something for it, is cut off.
     pub write_stall: Duration,
+    /// A peer that does not take what there is for it is given so long, once the server is asked to stop.
+    pub shutdown_stall: Duration,
     /// How long a server that is asked to stop waits for its connections before it drops them.
     pub shutdown_grace: Duration,
     /// Most connections at once; further ones are told to come back later.
@@ -35,6 +37,7 @@ impl Default for Limits {
             login_deadline: LOGIN_DEADLINE,
             idle: IDLE,
             write_stall: WRITE_STALL,
+            shutdown_stall: SHUTDOWN_STALL,
             shutdown_grace: SHUTDOWN_GRACE,
             max_connections: DEFAULT_CONNECTIONS,
             max_connections_per_address: CONNECTIONS_PER_ADDRESS,
@@ -51,6 +54,10 @@ pub const IDLE: Duration = Duration::from_mins(30);
 /// Time in which a peer must take at least a byte of what waits for it: longer than a radio's dead spot, shorter than a
 /// connection that holds its buffers for nothing.
 pub const WRITE_STALL: Duration = Duration::from_secs(30);
+
+/// Time in which a peer must take what waits for it when the server shuts down: an answer on its way over a slow network
+/// arrives, and peers that have stopped to read hold nobody up, however many they are.
+pub const SHUTDOWN_STALL: Duration = Duration::from_secs(1);
 
 /// Time for the appends in progress at a shutdown to be finished and acknowledged; service managers kill after more.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);

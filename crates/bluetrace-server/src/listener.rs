@@ -132,16 +132,16 @@ impl Server {
         F: Fn(Stream, Peer) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let mut house = House::new(self, serve, shutdown.clone());
+        let mut connections = Connections::new(self, serve, shutdown.clone());
         let complaints = Complaints::default();
         loop {
             tokio::select! {
                 biased;
                 () = shutdown.begun() => break,
-                Some(ended) = house.connections.join_next() => log_panic(&ended),
-                Some(ended) = house.refusals.join_next() => log_panic(&ended),
+                Some(ended) = connections.open.join_next() => log_panic(&ended),
+                Some(ended) = connections.refusals.join_next() => log_panic(&ended),
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, address)) => house.enter(stream, address),
+                    Ok((stream, address)) => connections.accept(stream, address),
                     Err(error) => {
                         if let Some(unsaid) = complaints.due(&error.to_string(), Instant::now()) {
                             error!(%error, unsaid, "cannot accept connections; trying again");
@@ -152,11 +152,11 @@ impl Server {
             }
         }
         drop(listener);
-        house.close().await;
+        connections.drain().await;
     }
 
     /// From the first byte to a stream that can carry a session, within the login deadline. `None` if it comes to nothing.
-    async fn meet(&self, mut stream: TcpStream, peer: Peer) -> Option<Stream> {
+    async fn negotiate(&self, mut stream: TcpStream, peer: Peer) -> Option<Stream> {
         let deadline = peer.connected + self.limits.login_deadline;
         match timeout_at(deadline, first_byte(&stream)).await {
             Ok(None) => None,
@@ -177,7 +177,7 @@ impl Server {
         }
     }
 
-    /// Tells a connection that there is no place for it, in the language it speaks.
+    /// Tells a connection beyond the limit that there are too many, over TLS if it speaks TLS.
     async fn refuse(&self, mut stream: TcpStream) {
         match timeout(REFUSAL_WAIT, first_byte(&stream)).await {
             Ok(None) => {}
@@ -192,47 +192,47 @@ impl Server {
     }
 }
 
-/// What a running server holds: everybody who is inside.
-struct House<F> {
+/// The connections of a running server.
+struct Connections<F> {
     server: Arc<Server>,
     serve: Arc<F>,
     shutdown: Shutdown,
-    /// Invariant: `connections.len() <= limits.max_connections`.
-    connections: JoinSet<()>,
-    /// Invariant: `refusals.len() <= REFUSALS_AT_A_TIME`.
+    /// Those that were accepted. Invariant: `open.len() <= limits.max_connections`.
+    open: JoinSet<()>,
+    /// Those beyond the limit that are being told so. Invariant: `refusals.len() <= REFUSALS_AT_A_TIME`.
     refusals: JoinSet<()>,
-    places: Arc<Places>,
+    quota: Arc<AddressQuota>,
 }
 
-impl<F, Fut> House<F>
+impl<F, Fut> Connections<F>
 where
     F: Fn(Stream, Peer) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send + 'static,
 {
     fn new(server: Server, serve: F, shutdown: Shutdown) -> Self {
-        let places = Arc::new(Places::new(server.limits.max_connections_per_address));
-        let (connections, refusals) = (JoinSet::new(), JoinSet::new());
-        Self { server: Arc::new(server), serve: Arc::new(serve), shutdown, connections, refusals, places }
+        let quota = Arc::new(AddressQuota::new(server.limits.max_connections_per_address));
+        let (open, refusals) = (JoinSet::new(), JoinSet::new());
+        Self { server: Arc::new(server), serve: Arc::new(serve), shutdown, open, refusals, quota }
     }
 
-    fn enter(&mut self, stream: TcpStream, address: SocketAddr) {
+    fn accept(&mut self, stream: TcpStream, address: SocketAddr) {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let peer = Peer { address, connected: Instant::now() };
         // a connection that cannot be told so is slower, and no worse
         let _ = stream.set_nodelay(true);
-        let has_room = self.connections.len() < self.server.limits.max_connections;
-        let place = if has_room { Places::take(&self.places, address.ip()) } else { None };
+        let has_room = self.open.len() < self.server.limits.max_connections;
+        let slot = if has_room { AddressQuota::acquire(&self.quota, address.ip()) } else { None };
         let server = Arc::clone(&self.server);
-        if let Some(place) = place {
+        if let Some(slot) = slot {
             let mut shutdown = self.shutdown.clone();
             // boxed: the first steps need more memory than the long time after them, and so give it back
-            let met = Box::pin(async move {
+            let negotiated = Box::pin(async move {
                 tokio::select! {
                     () = shutdown.begun() => None,
-                    met = server.meet(stream, peer) => met,
+                    stream = server.negotiate(stream, peer) => stream,
                 }
             });
-            self.connections.spawn(live(met, peer, Arc::clone(&self.serve), place));
+            self.open.spawn(run_connection(negotiated, peer, Arc::clone(&self.serve), slot));
         } else if self.refusals.len() < REFUSALS_AT_A_TIME {
             self.refusals.spawn(async move { server.refuse(stream).await });
         } else {
@@ -240,31 +240,35 @@ where
         }
     }
 
-    /// Waits for everybody inside, but not for ever.
-    async fn close(mut self) {
+    /// Waits for the open connections to end, up to the grace, and drops those that have not.
+    async fn drain(mut self) {
         self.refusals.abort_all();
         let all_ended = async {
-            while let Some(ended) = self.connections.join_next().await {
+            while let Some(ended) = self.open.join_next().await {
                 log_panic(&ended);
             }
         };
         if timeout(self.server.limits.shutdown_grace, all_ended).await.is_err() {
-            warn!(connections = self.connections.len(), "dropping the connections that did not end in time");
+            warn!(connections = self.open.len(), "dropping the connections that did not end in time");
         }
-        self.connections.shutdown().await;
+        self.open.shutdown().await;
     }
 }
 
-/// A connection's life: the steps until it is `met`, and then what it came for.
-async fn live<F, Fut>(met: impl Future<Output = Option<Stream>>, peer: Peer, serve: Arc<F>, place: Place)
-where
+/// Runs one connection to its end: until it is `negotiated`, and then its session.
+async fn run_connection<F, Fut>(
+    negotiated: impl Future<Output = Option<Stream>>,
+    peer: Peer,
+    serve: Arc<F>,
+    slot: AddressSlot,
+) where
     F: Fn(Stream, Peer) -> Fut,
     Fut: Future<Output = ()>,
 {
-    if let Some(stream) = met.await {
+    if let Some(stream) = negotiated.await {
         serve(stream, peer).await;
     }
-    drop(place);
+    drop(slot);
 }
 
 /// Looks at the first byte and leaves it there. `None` if the connection ends before it.
@@ -276,39 +280,39 @@ async fn first_byte(stream: &TcpStream) -> Option<u8> {
     }
 }
 
-/// Counts the connections of each address.
-struct Places {
-    taken: Mutex<HashMap<IpAddr, usize>>,
-    most: usize,
+/// Counts the connections of each address, up to a number.
+struct AddressQuota {
+    in_use: Mutex<HashMap<IpAddr, usize>>,
+    per_address: usize,
 }
 
-/// One connection's place. It is free again when this is dropped.
-struct Place {
-    places: Arc<Places>,
+/// One connection's share of the quota of its address. Free again when this is dropped.
+struct AddressSlot {
+    quota: Arc<AddressQuota>,
     network: IpAddr,
 }
 
-impl Places {
-    fn new(most: usize) -> Self {
-        Self { taken: Mutex::new(HashMap::new()), most }
+impl AddressQuota {
+    fn new(per_address: usize) -> Self {
+        Self { in_use: Mutex::new(HashMap::new()), per_address }
     }
 
-    fn take(places: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    fn acquire(quota: &Arc<Self>, address: IpAddr) -> Option<AddressSlot> {
         let network = network(address);
-        let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.entry(network).or_insert(0);
-        if *count >= places.most {
+        let mut in_use = quota.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = in_use.entry(network).or_insert(0);
+        if *count >= quota.per_address {
             return None;
         }
         *count += 1;
-        Some(Place { places: Arc::clone(places), network })
+        Some(AddressSlot { quota: Arc::clone(quota), network })
     }
 }
 
-impl Drop for Place {
+impl Drop for AddressSlot {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = taken.entry(self.network) {
+        let mut in_use = self.quota.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = in_use.entry(self.network) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -336,7 +340,8 @@ fn log_panic(ended: &Result<(), JoinError>) {
 const TLS_HANDSHAKE: u8 = 0x16;
 
 const TOO_MANY_CONNECTIONS: &str = "421 Too many connections. Please try again later";
-const LOGIN_TOO_SLOW: &str = "421 The login took too long. Please try again later";
+/// What a peer is told whose login, or whose first byte, did not come within [`Limits::login_deadline`].
+pub(crate) const LOGIN_TOO_SLOW: &str = "421 The login took too long. Please try again later";
 const PLAINTEXT_REFUSED: &str = "530 Plaintext is refused from this address. Use TLS";
 
 #[cfg(test)]
@@ -361,7 +366,7 @@ mod tests {
             let (mut client, stream) = pair().await;
             client.write_all(b"user\n").await.unwrap();
             let peer = Peer { address: SocketAddr::new(address.parse().unwrap(), 9), connected: Instant::now() };
-            let (met, said) = tokio::join!(server.meet(stream, peer), async {
+            let (negotiated, said) = tokio::join!(server.negotiate(stream, peer), async {
                 let mut said = String::new();
                 if !is_served {
                     client.shutdown().await.unwrap();
@@ -369,7 +374,7 @@ mod tests {
                 }
                 said
             });
-            assert_eq!(met.is_some(), is_served, "{address}");
+            assert_eq!(negotiated.is_some(), is_served, "{address}");
             assert_eq!(said, if is_served { "" } else { "530 Plaintext is refused from this address. Use TLS\n" });
         }
     }
@@ -383,8 +388,8 @@ mod tests {
             sender.send(peer.address.ip()).unwrap();
             std::future::ready(())
         };
-        let mut house = House::new(server(), serve, shutdown);
-        house.enter(stream, "[::ffff:127.0.0.1]:9".parse().unwrap());
+        let mut connections = Connections::new(server(), serve, shutdown);
+        connections.accept(stream, "[::ffff:127.0.0.1]:9".parse().unwrap());
         client.write_all(b"user\n").await.unwrap();
         assert_eq!(peers.recv().await, Some(Ipv4Addr::LOCALHOST.into()));
     }
@@ -395,8 +400,8 @@ mod tests {
         let peer = Peer { address: client.local_addr().unwrap(), connected: Instant::now() };
         let server = server();
         let mut said = String::new();
-        let (met, read) = tokio::join!(server.meet(stream, peer), client.read_to_string(&mut said));
-        assert!(met.is_none());
+        let (negotiated, read) = tokio::join!(server.negotiate(stream, peer), client.read_to_string(&mut said));
+        assert!(negotiated.is_none());
         read.unwrap();
         assert_eq!(said, format!("{LOGIN_TOO_SLOW}\n"));
         let waited = peer.connected.elapsed();
@@ -409,24 +414,24 @@ mod tests {
         let (mut client, stream) = pair().await;
         client.write_all(&[TLS_HANDSHAKE, 3, 1]).await.unwrap();
         let peer = Peer { address: client.local_addr().unwrap(), connected: Instant::now() };
-        assert!(server().meet(stream, peer).await.is_none());
+        assert!(server().negotiate(stream, peer).await.is_none());
         assert!(peer.connected.elapsed() >= server().limits.login_deadline);
     }
 
     #[test]
-    fn places_are_counted_by_ipv4_address_and_ipv6_network() {
-        let places = Arc::new(Places::new(2));
-        let take = |address: &str| Places::take(&places, address.parse().unwrap());
-        let (first, second) = (take("192.0.2.1"), take("192.0.2.1"));
-        assert!(take("192.0.2.1").is_none());
-        assert!(take("192.0.2.2").is_some());
+    fn connections_are_counted_by_ipv4_address_and_ipv6_network() {
+        let quota = Arc::new(AddressQuota::new(2));
+        let acquire = |address: &str| AddressQuota::acquire(&quota, address.parse().unwrap());
+        let (first, second) = (acquire("192.0.2.1"), acquire("192.0.2.1"));
+        assert!(acquire("192.0.2.1").is_none());
+        assert!(acquire("192.0.2.2").is_some());
         drop(first);
-        assert!(take("192.0.2.1").is_some());
-        let (third, fourth) = (take("2001:db8::1"), take("2001:db8::2"));
-        assert!(take("2001:db8::3").is_none());
-        assert!(take("2001:db8:0:1::3").is_some());
+        assert!(acquire("192.0.2.1").is_some());
+        let (third, fourth) = (acquire("2001:db8::1"), acquire("2001:db8::2"));
+        assert!(acquire("2001:db8::3").is_none());
+        assert!(acquire("2001:db8:0:1::3").is_some());
         drop((second, third, fourth));
-        assert!(places.taken.lock().unwrap().is_empty(), "nothing is kept of who has gone");
+        assert!(quota.in_use.lock().unwrap().is_empty(), "nothing is kept of who has gone");
     }
 
     #[tokio::test]

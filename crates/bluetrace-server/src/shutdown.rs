@@ -1,6 +1,9 @@
 //! Owns the way in which the end of the server is announced: one [`ShutdownSwitch`], any number of [`Shutdown`]s.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 /// Announces the end. Dropping it does so too.
 #[derive(Debug)]
@@ -33,6 +36,13 @@ impl Shutdown {
     pub async fn begun(&mut self) {
         // an error says that the switch was dropped
         let _ = self.0.wait_for(|has_begun| *has_begun).await;
+    }
+
+    /// Waits for the announcement, and then so long. Safe to cancel; `patience` counts from the call where the announcement
+    /// was before it.
+    pub async fn begun_for(&mut self, patience: Duration) {
+        self.begun().await;
+        sleep(patience).await;
     }
 }
 

@@ -16,6 +16,8 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
+use yasna::tags::TAG_UTCTIME;
+use yasna::{ASN1Result, BERReader, BERReaderSeq, Tag};
 
 use crate::data_folder::write_whole;
 
@@ -23,6 +25,7 @@ use crate::data_folder::write_whole;
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     config: Arc<ServerConfig>,
+    certificate: CertificateDer<'static>,
     fingerprint: String,
 }
 
@@ -94,6 +97,42 @@ impl ServerTls {
         load(&files)
     }
 
+    /// Loads the certificate of a data folder; `None` if there is none. Makes nothing.
+    ///
+    /// # Errors
+    /// As for [`ServerTls::open`].
+    pub fn open_existing(data_folder: &Path) -> Result<Option<Self>, TlsError> {
+        let files = Files { certificate: data_folder.join(CERTIFICATE_FILE), key: data_folder.join(KEY_FILE) };
+        match (exists(&files.certificate)?, exists(&files.key)?) {
+            (true, true) => load(&files).map(Some),
+            (false, false) => Ok(None),
+            (true, false) => Err(TlsError::Half { present: files.certificate, missing: files.key }),
+            (false, true) => Err(TlsError::Half { present: files.key, missing: files.certificate }),
+        }
+    }
+
+    /// The first and the last second at which the certificate is valid, in Unix seconds; `None` if it does not say.
+    pub fn validity_unix(&self) -> Option<(i64, i64)> {
+        // RFC 5280 section 4.1: Certificate { tbsCertificate { [0] version, serial, signature, issuer, validity, .. }, .. }
+        let skip = |reader: BERReader<'_, '_>| reader.read_der().map(drop);
+        let validity = |reader: &mut BERReaderSeq<'_, '_>| {
+            reader.read_optional(|version| version.read_tagged(Tag::context(0), skip))?;
+            (0..3).try_for_each(|_| skip(reader.next()))?;
+            let times = reader.next().read_sequence(|times| Ok((time(times.next())?, time(times.next())?)))?;
+            while reader.read_optional(skip)?.is_some() {}
+            Ok(times)
+        };
+        let certificate = |reader: BERReader<'_, '_>| {
+            reader.read_sequence(|certificate| {
+                let validity = certificate.next().read_sequence(validity)?;
+                skip(certificate.next())?;
+                skip(certificate.next())?;
+                Ok(validity)
+            })
+        };
+        yasna::parse_der(&self.certificate, certificate).ok()
+    }
+
     /// The settings for rustls: TLS 1.3 only, sessions resumable by ticket.
     pub fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.config)
@@ -117,7 +156,7 @@ fn load(files: &Files) -> Result<ServerTls, TlsError> {
     let Some(own) = chain.first() else {
         return Err(unreadable(pem::Error::NoItemsFound, &files.certificate, "certificate", KEY_FILE));
     };
-    let fingerprint = fingerprint(own);
+    let (certificate, fingerprint) = (own.clone(), fingerprint(own));
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|error| unreadable(error, &files.key, "private key", CERTIFICATE_FILE))?;
     let config = config(chain, key).map_err(|source| TlsError::Unusable {
@@ -125,7 +164,7 @@ fn load(files: &Files) -> Result<ServerTls, TlsError> {
         key: files.key.clone(),
         source,
     })?;
-    Ok(ServerTls { config: Arc::new(config), fingerprint })
+    Ok(ServerTls { config: Arc::new(config), certificate, fingerprint })
 }
 
 fn config(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, rustls::Error> {
@@ -140,7 +179,16 @@ fn config(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> R
     Ok(config)
 }
 
-fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+/// A time in either of the forms of RFC 5280.
+fn time(reader: BERReader<'_, '_>) -> ASN1Result<i64> {
+    if reader.lookahead_tag()? == TAG_UTCTIME {
+        reader.read_utctime().map(|time| time.datetime().unix_timestamp())
+    } else {
+        reader.read_generalized_time().map(|time| time.datetime().unix_timestamp())
+    }
+}
+
+pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     let mut text = "sha256:".to_owned();
     for byte in Sha256::digest(certificate) {
         // writing to a String does not fail
@@ -233,6 +281,24 @@ mod tests {
         fs::write(folder.path().join(CERTIFICATE_FILE), format!("{}\n{}", own.pem(), other.pem())).unwrap();
         fs::write(folder.path().join(KEY_FILE), key.serialize_pem()).unwrap();
         assert_eq!(ServerTls::open(folder.path()).unwrap().fingerprint(), fingerprint(own.der()));
+    }
+
+    #[test]
+    fn a_certificate_tells_how_long_it_is_valid() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(ServerTls::open_existing(folder.path()).unwrap().is_none());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a look makes nothing");
+        let key = KeyPair::generate().unwrap();
+        for (from, until) in [(1975, 4096), (2020, 2049), (2020, 2050)] {
+            let mut params = CertificateParams::new(["authority.example".to_owned()]).unwrap();
+            params.not_before = rcgen::date_time_ymd(from, 1, 1);
+            params.not_after = rcgen::date_time_ymd(until, 1, 1);
+            fs::write(folder.path().join(CERTIFICATE_FILE), params.self_signed(&key).unwrap().pem()).unwrap();
+            fs::write(folder.path().join(KEY_FILE), key.serialize_pem()).unwrap();
+            let tls = ServerTls::open_existing(folder.path()).unwrap().unwrap();
+            let expected = (params.not_before.unix_timestamp(), params.not_after.unix_timestamp());
+            assert_eq!(tls.validity_unix(), Some(expected));
+        }
     }
 
     #[test]

@@ -6,20 +6,22 @@ mod support;
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::passwords::{HashCost, InlinePool};
 use bluetrace_authority::store::Store;
 use bluetrace_authority::{Authority, MasterKey, Policy, Scheme};
-use bluetrace_protocol::limits::{MAX_BAD_LINES, MAX_LINE};
+use bluetrace_protocol::limits::{MAX_BAD_LINES, MAX_LINE, MAX_RECORD_BATCH};
 use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
-use bluetrace_server::limits::{IDLE, LOGIN_DEADLINE, Limits, READ_BUFFER_LARGE, WRITE_STALL};
+use bluetrace_server::limits::{IDLE, LOGIN_DEADLINE, Limits, READ_BUFFER_LARGE, SHUTDOWN_STALL, WRITE_STALL};
 use bluetrace_server::listener::{Peer, Server, bind};
 use bluetrace_server::password_pool::ThreadPool;
 use bluetrace_server::shutdown::{ShutdownSwitch, shutdown_channel};
@@ -27,7 +29,9 @@ use bluetrace_server::sqlite::SqliteStore;
 use bluetrace_server::tls::ServerTls;
 use socket2::SockRef;
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex, join, simplex,
+};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -483,6 +487,40 @@ async fn a_sealed_temp_id_is_issued_without_the_store() {
     client.expect("{\"commandType\":\"DT\",\"numOfSend\":0,\"data\":\"").await;
 }
 
+#[tokio::test]
+async fn a_session_of_a_removed_account_is_told_so_once_and_closed() {
+    on_each_store(async |server| {
+        let whole_batch = u32::try_from(MAX_RECORD_BATCH).unwrap();
+        let download = "{\"commandType\":\"DT\",\"id\":1}\n".to_owned();
+        let notices = "{\"commandType\":\"NT\",\"id\":1}\n".to_owned();
+        for request in [
+            download.clone() + &download,
+            notices + TOKEN,
+            begin(1, "new"),
+            records(2 * whole_batch, 0..1),
+            // on its way to the disk while what follows is read
+            records(2 * whole_batch, 0..whole_batch + 1) + &download,
+        ] {
+            let mut client = server.login(BOB, BOBS_PASSWORD).await;
+            client.send(begin(2 * whole_batch, "u-1")).await;
+            client.expect("{\"commandType\":\"UC\"").await;
+            let bob = Username::parse(BOB).unwrap();
+            assert!(server.authority.store().remove_account(bob.clone()).await.unwrap());
+            client.send(&request).await;
+            let answers = client.rest().await;
+            assert_eq!(answers.len(), 1, "{answers:?}");
+            assert!(
+                answers[0].starts_with("{\"commandType\":\"ER\"") && answers[0].contains("\"code\":\"no_account\""),
+                "{answers:?}"
+            );
+            let password = Password::parse(BOBS_PASSWORD).unwrap();
+            assert!(server.authority.open_account(bob, password, server.clock.now()).await.unwrap());
+        }
+        server.login(ALICE, ALICES_PASSWORD).await.token().await;
+    })
+    .await;
+}
+
 // ---- Time, over a pipe with a paused clock
 
 #[tokio::test(start_paused = true)]
@@ -547,7 +585,98 @@ async fn a_session_hears_of_the_end_of_the_server() {
     assert!(rest.len() == 1 && rest[0].starts_with("421 "), "{rest:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_thousand_peers_that_do_not_read_hold_the_end_of_the_server_up_for_a_second_and_no_longer() {
+    let shared = shared_in_memory().await;
+    let (switch, shutdown) = shutdown_channel();
+    let (mut clients, mut serving) = (Vec::new(), JoinSet::new());
+    for _ in 0..1_000 {
+        let (near, far) = duplex(PIPE);
+        serving.spawn(connection::serve(far, loopback_peer(), Arc::clone(&shared), shutdown.clone()));
+        let mut client = LineClient::over(near);
+        client.log_in(ALICE, ALICES_PASSWORD).await;
+        // more than fits into the pipe
+        client.send("{\"commandType\":\"DT\",\"numOfRecv\":100}\n").await;
+        clients.push(client);
+    }
+    // everybody is stuck when there is nothing left to do but to wait
+    sleep(Duration::from_secs(1)).await;
+    assert!(serving.try_join_next().is_none());
+    switch.begin();
+    let begun = Instant::now();
+    while serving.join_next().await.is_some() {}
+    assert!(begun.elapsed() < SHUTDOWN_STALL + Duration::from_millis(100), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_was_taken_is_stored_at_the_end_of_the_server_though_its_peer_does_not_read() {
+    let batch = u32::try_from(MAX_RECORD_BATCH).unwrap();
+    // the answer to the download does not fit, so that the server is stuck when it has taken the batch
+    let download = "{\"commandType\":\"DT\",\"numOfRecv\":100}\n";
+    let taken = download.to_owned() + &records(2 * batch, 0..batch);
+    let behind = records(2 * batch, batch..2 * batch).repeat(2);
+    let ((requests, client_out), (client_in, answers)) = (simplex(taken.len()), simplex(PIPE));
+    let shared = shared_in_memory().await;
+    let (switch, shutdown) = shutdown_channel();
+    let serving = connection::serve(join(requests, answers), loopback_peer(), Arc::clone(&shared), shutdown);
+    let serving = tokio::spawn(serving);
+    let mut client = LineClient::over(join(client_in, client_out));
+    client.log_in(ALICE, ALICES_PASSWORD).await;
+    client.send(begin(2 * batch, "u-1")).await;
+    client.expect("{\"commandType\":\"UC\"").await;
+    client.send(&taken).await;
+    // there is room for so much when the server has read everything before it
+    client.send(&behind[..taken.len()]).await;
+    let begun = Instant::now();
+    switch.begin();
+    serving.await.unwrap();
+    assert!(begun.elapsed() <= SHUTDOWN_STALL * 2, "{:?}", begun.elapsed());
+    let rows = shared.authority.store().uploads(None, 10, shared.clock.now()).await.unwrap();
+    assert_eq!((rows.len(), rows[0].durable), (1, batch));
+}
+
+#[tokio::test]
+async fn who_streams_without_a_pause_hears_of_the_end_of_the_server() {
+    let (switch, shutdown) = shutdown_channel();
+    let mut lines = format!("{ALICE}\n{ALICES_PASSWORD}\n{}", begin(2, "u-1")).into_bytes();
+    // the first record again and again
+    lines.extend_from_slice(records(2, 0..1).repeat(10_000).as_bytes());
+    let end = lines.len();
+    let read = Arc::new(AtomicUsize::new(0));
+    let streamer = Streamer { lines, read: Arc::clone(&read), switch: Some(switch) };
+    let (mut heard, answers) = duplex(end);
+    let shared = shared_in_memory().await;
+    let (peer, stream) = (loopback_peer(), join(streamer, answers));
+    connection::serve(stream, peer, shared, shutdown).await;
+    let mut text = String::new();
+    heard.read_to_string(&mut text).await.unwrap();
+    assert!(text.lines().last().unwrap().starts_with("421 "), "{text}");
+    assert!(read.load(Ordering::Relaxed) < end, "all of it was read first");
+}
+
 // ---- What the tests are made of
+
+/// A peer of whom there is always more at hand, until its end. The server is asked to stop at the second read.
+struct Streamer {
+    lines: Vec<u8>,
+    read: Arc<AtomicUsize>,
+    switch: Option<ShutdownSwitch>,
+}
+
+impl AsyncRead for Streamer {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let begin = self.read.load(Ordering::Relaxed);
+        if begin > 0
+            && let Some(switch) = self.switch.take()
+        {
+            switch.begin();
+        }
+        let end = self.lines.len().min(begin + buf.remaining());
+        buf.put_slice(&self.lines[begin..end]);
+        self.read.store(end, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
@@ -680,23 +809,33 @@ const PIPE: usize = 4 * 1_024;
 
 impl Pipe {
     async fn open() -> (Self, Instant) {
-        let (store, pool) = (Arc::new(MemoryStore::new()), Arc::new(InlinePool));
-        let authority = Arc::new(Authority::new(store, pool, cheap(), &MasterKey::new([7; 32]), rand_seed()));
-        let clock = Arc::new(TestClock::default());
-        open_accounts(&authority, clock.now()).await;
-        let shared = Arc::new(Shared {
-            authority,
-            clock,
-            console: Console::none(),
-            limits: Limits::default(),
-            complaints: Complaints::default(),
-        });
+        let shared = shared_in_memory().await;
         let (switch, shutdown) = shutdown_channel();
         let (near, far) = duplex(PIPE);
-        let peer = Peer { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)), connected: Instant::now() };
+        let peer = loopback_peer();
         let serving = tokio::spawn(connection::serve(far, peer, shared, shutdown));
         (Self { client: LineClient::over(near), switch, serving }, peer.connected)
     }
+}
+
+/// What the connections of a server over pipes share, with two accounts.
+async fn shared_in_memory() -> Arc<Shared> {
+    let policy = Policy { hash_cost: HashCost::INSECURE_FOR_SIMULATION, ..Policy::default() };
+    let (store, pool) = (Arc::new(MemoryStore::new()), Arc::new(InlinePool));
+    let authority = Authority::new(store, pool, policy, &MasterKey::new([7; 32]), rand_seed());
+    let clock = Arc::new(TestClock::default());
+    open_accounts(&authority, clock.now()).await;
+    Arc::new(Shared {
+        authority: Arc::new(authority),
+        clock,
+        console: Console::none(),
+        limits: Limits::default(),
+        complaints: Complaints::default(),
+    })
+}
+
+fn loopback_peer() -> Peer {
+    Peer { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)), connected: Instant::now() }
 }
 
 impl std::ops::Deref for Pipe {

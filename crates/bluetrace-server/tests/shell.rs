@@ -1,4 +1,4 @@
-//! The shell on real loopback sockets, around an echo in place of the authority: one port for plaintext and TLS, places,
+//! The shell on real loopback sockets, around an echo in place of the authority: one port for plaintext and TLS, limits,
 //! refusals, and the end.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers fail as their tests do")]
 
@@ -83,7 +83,7 @@ async fn connections_beyond_the_limit_are_told_so_until_one_ends() {
     let server = Echo::start(Limits { max_connections: 2, ..Limits::default() });
     let mut inside = Vec::new();
     for _ in 0..2 {
-        inside.push(server.enter().await);
+        inside.push(server.connect().await);
     }
     let mut plain = LineClient::connect(server.address).await;
     plain.send("user\nmore that nobody reads\n").await;
@@ -94,24 +94,24 @@ async fn connections_beyond_the_limit_are_told_so_until_one_ends() {
     assert_eq!(silent.rest().await, [TOO_MANY], "after a second at the most");
 
     drop(inside.pop());
-    server.enter_in_the_end().await;
+    server.connect_in_the_end().await;
 }
 
 #[tokio::test]
 async fn connections_beyond_those_of_one_address_are_told_so_until_one_ends() {
     let server = Echo::start(Limits { max_connections_per_address: 1, ..Limits::default() });
-    let inside = server.enter().await;
+    let inside = server.connect().await;
     let mut refused = LineClient::connect(server.address).await;
     refused.send("user\n").await;
     assert_eq!(refused.rest().await, [TOO_MANY]);
     drop(inside);
-    server.enter_in_the_end().await;
+    server.connect_in_the_end().await;
 }
 
 #[tokio::test]
 async fn a_flood_beyond_the_limit_is_dropped_without_a_word_and_harms_nobody() {
     let server = Echo::start(Limits { max_connections: 1, ..Limits::default() });
-    let mut inside = server.enter().await;
+    let mut inside = server.connect().await;
     let mut flood = Vec::new();
     for _ in 0..REFUSALS_AT_A_TIME + 40 {
         flood.push(LineClient::connect(server.address).await);
@@ -128,7 +128,7 @@ async fn a_flood_beyond_the_limit_is_dropped_without_a_word_and_harms_nobody() {
 #[tokio::test]
 async fn a_panicking_connection_ends_alone() {
     let server = Echo::start(Limits::default());
-    let mut other = server.enter().await;
+    let mut other = server.connect().await;
     let mut panicking = LineClient::connect(server.address).await;
     panicking.send("panic\n").await;
     assert_eq!(panicking.line().await, None);
@@ -201,7 +201,7 @@ fn a_server_out_of_open_files_goes_on_when_there_are_some_again() {
 #[ignore = "runs in a process of its own with 64 open files; see the test above"]
 async fn with_few_open_files_connections_wait_until_there_are_more() {
     let server = Echo::start(Limits { max_connections: 1_000, ..Limits::default() });
-    let mut early = server.enter().await;
+    let mut early = server.connect().await;
     let mut files = Vec::new();
     while let Ok(file) = File::open("/dev/null") {
         files.push(file);
@@ -285,7 +285,7 @@ impl Echo {
     }
 
     /// A connection that is being served.
-    async fn enter(&self) -> LineClient {
+    async fn connect(&self) -> LineClient {
         let mut client = LineClient::connect(self.address).await;
         client.send("hello\n").await;
         assert_eq!(client.line().await.as_deref(), Some("hello"));
@@ -293,7 +293,7 @@ impl Echo {
     }
 
     /// A connection that is served once the end of another has been noticed.
-    async fn enter_in_the_end(&self) {
+    async fn connect_in_the_end(&self) {
         let enter = async {
             loop {
                 let mut client = LineClient::connect(self.address).await;

@@ -43,19 +43,32 @@ pub(crate) enum Command {
     Export(ExportOptions),
     /// Look after the keys that seal TempIDs; works while the server runs.
     Keys(KeysOptions),
+    /// Look at the configuration: what is in force, or a sample.
+    Config(ConfigOptions),
+    /// Examine an authority, running or not, and say what to do about each finding; changes nothing.
+    Doctor(DoctorOptions),
     /// Look into sealed TempIDs, or make some: from standard input to standard output, without an authority.
     Tempid(TempIdOptions),
 }
 
-/// Where an authority lives.
+/// Where an authority lives, and its configuration. A command with these is given what the file and the environment say
+/// of its options, where the command line does not ([`crate::config`]).
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AuthorityFolder {
+    /// The configuration [default: `BLUETRACE_CONFIG`, or bluetrace.toml here or in the data folder, if there is one].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Folder of the authority's store, keys and certificate.
     #[arg(long, value_name = "DIR", default_value = "bluetrace-data")]
     pub(crate) data_dir: PathBuf,
 }
 
+/// The settings of a server. Each argument is one: its name, kind, default and text are also those of the key in
+/// `bluetrace.toml`, of the variable and of the sample, by the rules of [`crate::config`]. Nothing else is to be written.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "All of it can also be set in bluetrace.toml and in the environment: see `bluetrace config sample`."
+)]
 pub(crate) struct ServerOptions {
     /// TCP port for devices; 0 takes a free one.
     #[arg(default_value_t = 4000, value_parser = port)]
@@ -269,6 +282,32 @@ fn key_period(text: &str) -> Result<u32, String> {
     seconds(text).and_then(|seconds| {
         if seconds >= MINUTE_S { Ok(seconds) } else { Err("a key seals for a minute or longer".to_owned()) }
     })
+}
+
+// Configuration and doctor.
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigOptions {
+    #[command(subcommand)]
+    pub(crate) action: ConfigAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigAction {
+    /// Show what a server with these options would run with, and where each value comes from.
+    Check(Box<ServerOptions>),
+    /// Print a commented bluetrace.toml that holds the defaults.
+    Sample,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorOptions {
+    /// One JSON object instead of lines.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// As the server that is examined was started with.
+    #[command(flatten)]
+    pub(crate) server: ServerOptions,
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,9 @@
 
 mod client;
 mod command_line;
+mod config;
 mod demo;
+mod doctor;
 mod export;
 mod import;
 mod installation;
@@ -19,14 +21,32 @@ mod user;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use tracing::warn;
 
-use crate::command_line::{Command, CommandLine};
+use crate::command_line::Command;
+use crate::config::{Configuration, Typed};
 
 fn main() -> ExitCode {
-    let command_line = CommandLine::parse();
+    let typed = Typed::read();
+    let command_line = typed.command_line();
     system::start_log(command_line.log_level);
-    let done = match command_line.command {
+    let done = match (typed.settle(&system::variables()), command_line.command) {
+        (Ok((command_line, configuration)), _) => run(command_line.command, configuration),
+        // what cannot be configured can be examined
+        (Err(error), Command::Doctor(options)) => doctor::run(&options, &Err(error)),
+        (Err(error), _) => Err(error),
+    };
+    done.unwrap_or_else(|error| {
+        system::complain(&error);
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command, configuration: Configuration) -> anyhow::Result<ExitCode> {
+    if !matches!(command, Command::Config(_) | Command::Doctor(_)) {
+        configuration.doubts.iter().for_each(|doubt| warn!("{doubt}"));
+    }
+    match command {
         Command::Server(options) => serve::run(options).map(|()| ExitCode::SUCCESS),
         Command::Client(options) => client::run(options),
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
@@ -34,9 +54,7 @@ fn main() -> ExitCode {
         Command::Export(options) => export::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Keys(options) => keys::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Tempid(options) => temp_id::run(&options),
-    };
-    done.unwrap_or_else(|error| {
-        system::complain(&error);
-        ExitCode::FAILURE
-    })
+        Command::Config(options) => config::run(&options, &configuration).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(options) => doctor::run(&options, &Ok(configuration)),
+    }
 }

@@ -86,6 +86,26 @@ fn a_changed_password_revokes_the_tokens_of_before_and_ends_no_session() {
 }
 
 #[test]
+fn a_removed_account_ends_its_device_with_one_line_and_status_1() {
+    let place = Place::with_accounts();
+    let server = place.server();
+    place.write_contact_log(ILL, 3);
+    let mut device = place.device(server.address, ILL, &["--plaintext", "--no-tempid"]);
+    place.administer(&["user", "remove", ILL.0], "").assert_success();
+    device.say("Upload_contact_log");
+    device.expect("the account no longer exists at this authority");
+    let (status, shown) = device.end();
+    assert_eq!(status, Some(1), "{shown:#?}");
+    let told = shown.iter().filter(|line| line.contains("no longer exists")).count();
+    assert_eq!(told, 1, "{shown:#?}");
+    assert!(!shown.iter().any(|line| line.contains("reconnecting") || line.contains("tried again")), "{shown:#?}");
+    let shown = server.stop("TERM").1;
+    assert_eq!(shown.iter().filter(|line| line.ends_with(" login")).count(), 1, "it did not come back: {shown:#?}");
+    let log = fs::read_to_string(place.path("server.log")).unwrap();
+    assert!(!log.contains("ERROR"), "removing an account is no fault: {log}");
+}
+
+#[test]
 fn a_changed_line_of_credentials_updates_its_account_and_a_removed_one_does_nothing() {
     let place = Place::new();
     fs::write(place.path("credentials.txt"), "one first\ntwo second\n").unwrap();

@@ -54,7 +54,15 @@ fn every_error_code_is_on_the_page() {
 
 #[test]
 fn links_between_the_pages_lead_somewhere() {
-    let pages = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/protocol.md"];
+    let pages = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "docs/configuration.md",
+        "docs/protocol.md",
+    ];
     for page in pages {
         let path = root().join(page);
         let text = fs::read_to_string(&path).unwrap();

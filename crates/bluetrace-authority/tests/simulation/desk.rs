@@ -13,9 +13,10 @@ use bluetrace_authority::accounts::LoggedIn;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::passwords::{HashCost, InlinePool};
 use bluetrace_authority::store::{Lockout, NoticeId, Store, UploadBegun, UploadKey};
+use bluetrace_authority::uploads::{RecordsAppended, UploadFinished};
 use bluetrace_authority::{Authority, MasterKey, Member, Policy};
 use bluetrace_protocol::frame::LineDecoder;
-use bluetrace_protocol::session::server::{Failure, NoticeHandle, Question, ServerSession, Step, UploadHandle};
+use bluetrace_protocol::session::server::{NoticeHandle, Question, ServerSession, Step, UploadHandle};
 use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
 
 use crate::model::{ADVICE, Login, Model, Rules, Who};
@@ -193,7 +194,7 @@ impl Desk {
                 then.welcome(Rc::new(Visitor { member, who }), out)
             }
             Question::TempIds { count, then } => {
-                let records = at_once(authority.issue_temp_ids(&then.who().member, count, now)).unwrap();
+                let records = at_once(authority.issue_temp_ids(&then.who().member, count, now)).unwrap().unwrap();
                 model.issued(then.who().who.user, &records, count, now);
                 then.issued(records, out)
             }
@@ -220,7 +221,8 @@ impl Desk {
                 if let Some(last) = notes.delivered.take() {
                     model.read(who.user, last, now);
                 }
-                let unread = at_once(authority.unread_notices(member, seen.map(|seen| NoticeId(seen.0)), now)).unwrap();
+                let unread = authority.unread_notices(member, seen.map(|seen| NoticeId(seen.0)), now);
+                let unread = at_once(unread).unwrap().expect("nobody removes accounts");
                 let expected = model.unread(who.user, now);
                 assert!(
                     unread.iter().map(|(_, notice)| notice).eq(expected.iter().map(|(_, notice)| *notice)),
@@ -263,12 +265,14 @@ impl Desk {
                         then.begun(UploadHandle(key.0), durable, out)
                     }
                     UploadBegun::Conflict { .. } => panic!("an upload changed its length"),
+                    UploadBegun::NoAccount => panic!("nobody removes accounts"),
                 }
             }
             Question::Append { upload, first, records, then } => {
                 let place = notes.upload.expect("an upload was begun");
                 let behind = first + u32::try_from(records.len()).unwrap();
-                let answer = at_once(authority.append_records(UploadKey(upload.0), first, records));
+                let member = &then.who().member;
+                let answer = at_once(authority.append_records(member, UploadKey(upload.0), first, records)).unwrap();
                 let expected = &mut model.uploads[place];
                 if now < expected.forget_at {
                     assert!(first <= expected.durable, "records behind a gap");
@@ -276,32 +280,36 @@ impl Desk {
                         tally.note("records that had come before");
                     }
                     expected.durable = expected.durable.max(behind);
-                    assert_eq!(answer.as_ref().ok(), Some(&expected.durable));
+                    assert_eq!(answer, RecordsAppended::Durable(expected.durable));
                 }
-                let Ok(durable) = answer else {
-                    tally.note("an upload that outlived its retention");
-                    return then.failed(Failure::Internal, out);
-                };
-                then.stored(durable, out)
+                match answer {
+                    RecordsAppended::Durable(durable) => then.stored(durable, out),
+                    RecordsAppended::NoUpload => {
+                        tally.note("an upload that outlived its retention");
+                        then.no_upload(out)
+                    }
+                    RecordsAppended::NoAccount => panic!("nobody removes accounts"),
+                }
             }
             Question::Finish { upload, then } => {
                 let place = notes.upload.expect("an upload was begun");
                 let is_live = now < model.uploads[place].forget_at;
                 let was_finished = model.uploads[place].finished.is_some();
-                let answer = at_once(authority.finish_upload(&then.who().member, UploadKey(upload.0), now));
+                let answer = at_once(authority.finish_upload(&then.who().member, UploadKey(upload.0), now)).unwrap();
                 if is_live {
                     let (summary, notices) = model.finish(place, now);
-                    let answer = answer.as_ref().expect("there is such an upload");
-                    assert_eq!(answer.summary, summary);
-                    assert_eq!(answer.report.is_none(), was_finished, "the console is shown an upload once");
+                    let UploadFinished::Complete { summary: counted, report } = &answer else { panic!("{answer:?}") };
+                    assert_eq!(*counted, summary);
+                    assert_eq!(report.is_none(), was_finished, "the console is shown an upload once");
                     tally.count("a notice left", notices);
                     tally.note(if was_finished { "an upload finished again" } else { "an upload complete" });
                 } else {
                     tally.note("an upload that outlived its retention");
                 }
                 match answer {
-                    Ok(answer) => then.finished(answer.summary, out),
-                    Err(_) => then.failed(Failure::Internal, out),
+                    UploadFinished::Complete { summary, .. } => then.finished(summary, out),
+                    UploadFinished::NoUpload => then.no_upload(out),
+                    UploadFinished::NoAccount => panic!("nobody removes accounts"),
                 }
             }
             other => unreachable!("{other:?}"),

@@ -173,10 +173,10 @@ impl Device {
             }
             Event::LoggedOut => self.token = None,
             Event::RequestFailed { request: Asked::Upload, code, .. } => {
-                assert_eq!(code, "internal", "an upload that is forgotten while it is under way");
+                assert_eq!(code, "no_upload", "an upload that is forgotten while it is under way");
                 self.is_uploading = false;
             }
-            Event::Refused { .. } | Event::RecordRefused { .. } | Event::RequestFailed { .. } => {
+            Event::NoAccount | Event::Refused { .. } | Event::RecordRefused { .. } | Event::RequestFailed { .. } => {
                 panic!("a device in good order was refused: {event:?}")
             }
         }

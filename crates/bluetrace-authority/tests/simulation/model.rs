@@ -315,7 +315,7 @@ impl Model {
             assert!(stored.iter().eq(upload.records[..durable].iter().map(uploaded).collect::<Vec<_>>().iter()));
         }
         for (place, user) in self.users.iter().enumerate() {
-            let unread = at_once(store.unread_notices(user.account, ALL, now)).unwrap();
+            let unread = at_once(store.unread_notices(user.account, ALL, now)).unwrap().unwrap();
             let expected = self.unread(place, now);
             assert!(
                 unread.iter().map(|(_, notice)| notice).eq(expected.iter().map(|(_, notice)| *notice)),

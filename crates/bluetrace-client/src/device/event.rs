@@ -260,6 +260,8 @@ pub enum End {
     NoFiles(Box<StartError>),
     /// The password that was right is so no longer.
     PasswordChanged,
+    /// The account has been removed at the authority.
+    NoAccount,
     /// The server shows another certificate than before.
     CertificateChanged(Box<CertificateChanged>),
     /// The front-end left before the login, or let go of its [`DeviceHandle`](super::DeviceHandle).

@@ -113,6 +113,8 @@ impl Engine {
                 let lasting = code == 530 || !self.was_welcomed && !self.lacks_password;
                 if lasting { self.end = Some(End::Refused { text }) } else { self.on_lost(&text) }
             }
+            // whatever else was asked has no answer either, nor would it have one on another connection
+            Event::NoAccount => self.end = Some(End::NoAccount),
             Event::Welcome => self.on_welcome(),
             Event::TempIds(records) => self.on_temp_ids(records),
             Event::Notices(notices) => self.on_notices(notices),

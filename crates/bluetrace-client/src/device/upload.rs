@@ -27,6 +27,7 @@ pub(super) struct Upload {
     /// How many of them the front-end knows of.
     told: u32,
     state: State,
+    /// Since the authority last acknowledged more than before.
     failures: u32,
     done: Option<Done>,
 }
@@ -60,6 +61,13 @@ impl Upload {
     /// Records acknowledged, and in all.
     pub(super) fn progress(&self) -> (u32, u32) {
         (self.acknowledged, u32::try_from(self.pending.records.len()).unwrap_or(u32::MAX))
+    }
+
+    fn acknowledge(&mut self, acknowledged: u32) {
+        if acknowledged > self.acknowledged {
+            self.failures = 0;
+        }
+        self.acknowledged = acknowledged;
     }
 }
 
@@ -135,7 +143,7 @@ impl Engine {
 
     pub(super) fn on_upload_begun(&mut self, acknowledged: u32, total: u32) {
         let Some(upload) = &mut self.upload else { return };
-        upload.acknowledged = acknowledged;
+        upload.acknowledge(acknowledged);
         if acknowledged > 0 || upload.done.is_none() {
             self.outbox.tell(DeviceEvent::UploadContinued { acknowledged, total });
         }
@@ -143,7 +151,7 @@ impl Engine {
 
     pub(super) fn on_upload_progress(&mut self, acknowledged: u32, total: u32) {
         let Some(upload) = &mut self.upload else { return };
-        upload.acknowledged = acknowledged;
+        upload.acknowledge(acknowledged);
         if acknowledged.saturating_sub(upload.told) > total / STEPS_TOLD {
             upload.told = acknowledged;
             self.outbox.tell(DeviceEvent::UploadProgress { acknowledged, total });
@@ -167,12 +175,8 @@ impl Engine {
     /// The authority did not take it: for the moment, or not at all.
     pub(super) fn on_upload_failed(&mut self, code: &str, message: String) {
         let Some(upload) = &mut self.upload else { return };
-        let passing = [ErrorCode::Unavailable, ErrorCode::Internal, ErrorCode::RateLimited];
-        let retry_in = passing.iter().any(|passing| passing.as_str() == code).then(|| {
-            let wait = FIRST_RETRY * 2_u32.saturating_pow(upload.failures.min(MOST_DOUBLINGS));
-            upload.failures += 1;
-            wait
-        });
+        upload.failures = upload.failures.saturating_add(1);
+        let retry_in = retry_after(code, upload.failures);
         upload.state = match retry_in {
             Some(wait) => State::Waiting(Instant::now() + wait),
             None => State::Refused,
@@ -186,10 +190,12 @@ impl Engine {
 
     /// The connection was lost. The upload goes on with the next.
     pub(super) fn on_upload_interrupted(&mut self) {
-        if let Some(upload) = &mut self.upload
-            && matches!(upload.state, State::Running | State::Refused)
-        {
-            upload.state = State::Waiting(Instant::now());
+        let Some(upload) = &mut self.upload else { return };
+        match upload.state {
+            State::Running => upload.state = State::Waiting(Instant::now()),
+            // a server that closes after each refusal is not asked in a loop
+            State::Refused => upload.state = State::Waiting(Instant::now() + wait_after(upload.failures)),
+            State::Saving(_) | State::Waiting(_) => {}
         }
     }
 
@@ -198,11 +204,52 @@ impl Engine {
     }
 }
 
+/// How long an upload waits that has failed so often, the last time with this code; `None` if this session does not try it
+/// again.
+fn retry_after(code: &str, failures: u32) -> Option<Duration> {
+    let passing = [ErrorCode::Unavailable, ErrorCode::RateLimited, ErrorCode::NoUpload];
+    // the authority says that the same will not succeed: a few times, in case it is wrong
+    let is_worth_it = passing.iter().any(|passing| passing.as_str() == code)
+        || code == ErrorCode::Internal.as_str() && failures <= RETRIES_OF_A_FAULT;
+    is_worth_it.then(|| wait_after(failures))
+}
+
+fn wait_after(failures: u32) -> Duration {
+    FIRST_RETRY * 2_u32.saturating_pow(failures.saturating_sub(1).min(MOST_DOUBLINGS))
+}
+
 /// How often an upload's progress is told in all.
 const STEPS_TOLD: u32 = 50;
 
 /// The wait after the first passing failure, doubling from then on.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 
+/// How often an upload is tried again in one session after faults of the authority (`internal`).
+const RETRIES_OF_A_FAULT: u32 = 3;
+
 /// How often that wait doubles: to 160 s.
 const MOST_DOUBLINGS: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waits(code: &str) -> Vec<Option<u64>> {
+        (1..=8).map(|failures| retry_after(code, failures).map(|wait| wait.as_secs())).collect()
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_ever_more_seldom() {
+        for code in ["unavailable", "rate_limited", "no_upload"] {
+            assert_eq!(waits(code), [5, 10, 20, 40, 80, 160, 160, 160].map(Some), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_authority_is_tried_again_a_few_times_and_a_refusal_never() {
+        assert_eq!(waits("internal"), [Some(5), Some(10), Some(20), None, None, None, None, None]);
+        for code in ["bad_count", "too_large", "upload_not_authorised", "something new"] {
+            assert_eq!(waits(code), [None; 8], "{code}");
+        }
+    }
+}

@@ -340,6 +340,7 @@ impl FrontEnd {
             | End::LoginLost { .. }
             | End::NoFiles(_)
             | End::PasswordChanged
+            | End::NoAccount
             | End::CertificateChanged(_) => ExitStatus::Failure,
         })
     }

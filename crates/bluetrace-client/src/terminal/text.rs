@@ -298,6 +298,9 @@ fn of_end(end: &End) -> Vec<Line> {
         End::PasswordChanged => {
             vec![bad("the authority no longer accepts this password; start again with the new one")]
         }
+        End::NoAccount => {
+            vec![bad("the account no longer exists at this authority; only its operator can open it again")]
+        }
         End::CertificateChanged(changed) => {
             let warning = format!("WARNING: {}", changed.at_length());
             warning.lines().map(bad).collect()

@@ -238,6 +238,35 @@ async fn a_server_that_takes_its_leave_is_told_and_met_again() {
 }
 
 #[tokio::test]
+async fn an_upload_that_the_authority_does_not_take_is_kept_and_goes_when_it_is_asked_for_again() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder, 3);
+    *authority.state.upload_error.lock().unwrap() = "upload_not_authorised";
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    drop(rig.device.submit(Command::Upload).await);
+    rig.until(|event| matches!(event, DeviceEvent::UploadFailed { retry_in: None, .. })).await;
+    assert!(folder.path().join(format!("{USER}_upload.txt")).exists());
+    *authority.state.upload_error.lock().unwrap() = "";
+    drop(rig.device.submit(Command::Upload).await);
+    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(_))).await;
+    assert_uploaded_once(&authority, 3);
+}
+
+#[tokio::test]
+async fn a_device_whose_account_was_removed_ends_and_keeps_its_upload() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder, 3);
+    *authority.state.upload_error.lock().unwrap() = "no_account";
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    drop(rig.device.submit(Command::Upload).await);
+    rig.until(|event| matches!(event, DeviceEvent::Ended(End::NoAccount))).await;
+    assert_eq!(authority.state.uploads_refused.load(Ordering::Relaxed), 1);
+    assert!(folder.path().join(format!("{USER}_upload.txt")).exists());
+}
+
+#[tokio::test]
 async fn an_upload_survives_the_device() {
     let authority = Authority::start().await;
     let folder = tempfile::tempdir().unwrap();

@@ -42,6 +42,9 @@ pub(crate) struct State {
     pub(crate) cut_after: AtomicUsize,
     /// The next request is answered with a farewell, as when the server shuts down.
     pub(crate) says_farewell: AtomicBool,
+    /// Every begin of an upload is answered with this error, if it is not empty; how often is counted.
+    pub(crate) upload_error: Mutex<&'static str>,
+    pub(crate) uploads_refused: AtomicUsize,
     /// Seconds by which its clock is ahead of the devices'.
     pub(crate) ahead_s: AtomicI64,
 }
@@ -180,6 +183,13 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) -> Op
                 let line = answer(json!({}));
                 return say(&mut stream, &line).await;
             }
+            "UC" if request.get("data").is_none() && !state.upload_error.lock().unwrap().is_empty() => {
+                state.uploads_refused.fetch_add(1, Ordering::Relaxed);
+                let code = *state.upload_error.lock().unwrap();
+                let data = json!({"code": code, "message": "as the test wants"});
+                let error = json!({"commandType": "ER", "id": request["id"], "data": data});
+                writeln!(answers, "{error}").unwrap();
+            }
             "UC" if request.get("data").is_none() => {
                 let id = request["upload"].as_str().unwrap().to_owned();
                 let total = usize::try_from(request["numOfSend"].as_u64().unwrap()).unwrap();
@@ -265,8 +275,8 @@ impl RuntimeClock {
 }
 
 impl Clock for RuntimeClock {
-    fn now(&self) -> Timestamp {
-        self.first.plus(i64::try_from(self.began.elapsed().as_secs()).unwrap())
+    fn moment(&self) -> Moment {
+        Moment::from(self.first).plus_ms(i64::try_from(self.began.elapsed().as_millis()).unwrap())
     }
 }
 

@@ -64,6 +64,8 @@ pub enum Event {
         /// The server's text, without the code.
         text: String,
     },
+    /// The account has been removed at the authority. The server closes.
+    NoAccount,
     /// A whole download, in order of their windows.
     TempIds(Vec<Record>),
     /// The server knows the upload; records may flow ([`ClientSession::poll_upload`]).
@@ -318,6 +320,10 @@ impl ClientSession {
                 Ok(Some(Event::LoggedOut))
             }
             Reply::Upload { expected, summary, .. } => self.acknowledgement(expected, summary),
+            Reply::Error { code, .. } if code == ErrorCode::NoAccount.as_str() => {
+                self.phase = Phase::Over;
+                Ok(Some(Event::NoAccount))
+            }
             Reply::Error { code, message } if id.is_some() => self.request_failed(code, message).map(Some),
             Reply::Error { code, message } => Ok(self.record_failed(&code, message)),
         }

@@ -411,6 +411,7 @@ impl<M> Member<M> {
             | ErrorCode::NoUpload
             | ErrorCode::TooLarge
             | ErrorCode::UploadNotAuthorised
+            | ErrorCode::NoAccount
             | ErrorCode::RateLimited
             | ErrorCode::Unavailable
             | ErrorCode::Internal => self.bad_lines = 0,
@@ -466,6 +467,12 @@ fn report(id: Option<&RequestId>, failure: Failure, out: &mut Vec<u8>) {
         Failure::Internal => (ErrorCode::Internal, "a fault of the authority; it has been noted there"),
     };
     Reply::error(code, message).write_to(id, out);
+}
+
+/// Answers a request of an account that has been removed, and ends the session: nothing it could ask has an answer.
+fn refuse_removed<M>(id: Option<&RequestId>, out: &mut Vec<u8>) -> Step<M> {
+    Reply::error(ErrorCode::NoAccount, ACCOUNT_REMOVED).write_to(id, out);
+    Step::Close
 }
 
 impl OpenUpload {
@@ -536,6 +543,11 @@ impl<M> AwaitingTempIds<M> {
         self.member.wait()
     }
 
+    /// The account has been removed: the session is over.
+    pub fn no_account(self, out: &mut Vec<u8>) -> Step<M> {
+        refuse_removed(self.id.as_ref(), out)
+    }
+
     /// None is.
     pub fn failed(self, failure: Failure, out: &mut Vec<u8>) -> Step<M> {
         self.member.fail(self.id.as_ref(), failure, out)
@@ -566,6 +578,11 @@ impl<M> AwaitingNotices<M> {
             self.member.delivered = Some(handle);
         }
         self.member.wait()
+    }
+
+    /// The account has been removed: the session is over.
+    pub fn no_account(self, out: &mut Vec<u8>) -> Step<M> {
+        refuse_removed(self.id.as_ref(), out)
     }
 
     /// There is no answer.
@@ -676,6 +693,11 @@ impl<M> Beginning<M> {
         self.member.wait()
     }
 
+    /// The account has been removed: the session is over.
+    pub fn no_account(self, out: &mut Vec<u8>) -> Step<M> {
+        refuse_removed(self.id.as_ref(), out)
+    }
+
     /// There is no answer.
     pub fn failed(self, failure: Failure, out: &mut Vec<u8>) -> Step<M> {
         self.member.fail(self.id.as_ref(), failure, out)
@@ -720,6 +742,19 @@ impl<M> Appending<M> {
         proceed(self.member, self.deferred, out)
     }
 
+    /// The authority has forgotten the upload. It is let go, and the client begins it again.
+    pub fn no_upload(mut self, out: &mut Vec<u8>) -> Step<M> {
+        let id = self.member.upload.take().and_then(|upload| upload.last_id);
+        Reply::error(ErrorCode::NoUpload, UPLOAD_FORGOTTEN).write_to(id.as_ref(), out);
+        proceed(self.member, self.deferred, out)
+    }
+
+    /// The account has been removed: the session is over.
+    pub fn no_account(self, out: &mut Vec<u8>) -> Step<M> {
+        let id = self.member.upload.and_then(|upload| upload.last_id);
+        refuse_removed(id.as_ref(), out)
+    }
+
     /// They are not. The upload is let go, so that records behind the gap are not taken: the client begins it again.
     pub fn failed(mut self, failure: Failure, out: &mut Vec<u8>) -> Step<M> {
         let id = self.member.upload.take().and_then(|upload| upload.last_id);
@@ -749,6 +784,17 @@ impl<M> Finishing<M> {
         proceed(self.member, self.deferred, out)
     }
 
+    /// The authority has forgotten the upload: the client begins it again.
+    pub fn no_upload(self, out: &mut Vec<u8>) -> Step<M> {
+        Reply::error(ErrorCode::NoUpload, UPLOAD_FORGOTTEN).write_to(self.id.as_ref(), out);
+        proceed(self.member, self.deferred, out)
+    }
+
+    /// The account has been removed: the session is over.
+    pub fn no_account(self, out: &mut Vec<u8>) -> Step<M> {
+        refuse_removed(self.id.as_ref(), out)
+    }
+
     /// It is not; every record is durable, and the client begins it again to learn the rest.
     pub fn failed(self, failure: Failure, out: &mut Vec<u8>) -> Step<M> {
         report(self.id.as_ref(), failure, out);
@@ -763,3 +809,9 @@ fn proceed<M>(member: Member<M>, deferred: Option<String>, out: &mut Vec<u8>) ->
         None => member.wait(),
     }
 }
+
+/// What a session of an account that has been removed is told, with [`ErrorCode::NoAccount`].
+pub const ACCOUNT_REMOVED: &str = "this account no longer exists at this authority";
+
+/// What is said of records of an upload that the authority has forgotten, with [`ErrorCode::NoUpload`].
+pub const UPLOAD_FORGOTTEN: &str = "the authority has forgotten this upload; begin it again";

@@ -107,7 +107,7 @@ impl Ring {
         for day in 0..KEYS {
             // of one key, as many records as of many
             let moment = beginning().plus(DAY * day.min(days - 1) + 60 * day);
-            let issued = authority.issue_temp_ids(&member, 96, moment).await.unwrap();
+            let issued = authority.issue_temp_ids(&member, 96, moment).await.unwrap().unwrap();
             records.extend(issued.into_iter().step_by(4));
         }
         let keyring = authority.keyring(beginning()).await.unwrap();

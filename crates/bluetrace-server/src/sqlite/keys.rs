@@ -9,9 +9,9 @@ use bluetrace_protocol::{Timestamp, Uid, Username};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::convert;
-use super::trouble::Refusal;
+use super::error::JobError;
 
-type Result<T> = std::result::Result<T, Refusal>;
+type Result<T> = std::result::Result<T, JobError>;
 
 /// How far the destruction of a key has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(super) fn give_user_id(connection: &Connection, account: AccountId, candidat
         return Ok(Some(user_id));
     }
     if connection.prepare_cached("SELECT 1 FROM account WHERE user_id = ?1")?.exists([candidate.as_bytes()])? {
-        return Err(Refusal::Failed("the user id is another account's"));
+        return Err(JobError::Failed("the user id is another account's"));
     }
     let given = connection
         .prepare_cached("UPDATE account SET user_id = ?2 WHERE id = ?1")?

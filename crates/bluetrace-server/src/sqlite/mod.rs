@@ -1,14 +1,16 @@
 //! Owns [`SqliteStore`]: the store in one SQLite file, the default.
 //!
 //! WAL and `synchronous=FULL`, so what is acknowledged survives a loss of power. One thread writes and a few read
-//! (`lane`); SQL stands in `write` and `read`, the schema in `schema_*.sql`. Other processes may open the file at the same time.
+//! (`workers`); SQL stands in `write` and `read`, the schema in `schema_*.sql`. Other processes may open the file at the same time.
 
 mod convert;
+mod error;
+mod inspect;
 mod keys;
-mod lane;
 mod open;
 mod read;
-mod trouble;
+mod record_key;
+mod workers;
 mod write;
 
 use std::path::Path;
@@ -17,17 +19,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bluetrace_authority::store::{
     AccountId, AccountOpened, AccountSummary, Expired, ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice,
     NewSealingKey, NoticeId, Owner, PasswordHash, PasswordSource, SealingKeyId, SealingKeyRow, SessionId, SessionState,
-    Shredded, Store, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadKey, UploadRequest, UploadRow,
-    Verdict,
+    Shredded, Store, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadCompleted, UploadKey,
+    UploadRequest, UploadRow, Verdict,
 };
 use bluetrace_protocol::{ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadSummary, Uploaded, Username};
 use rusqlite::Connection;
 
+use self::error::JobError;
+pub use self::inspect::{Inspection, inspect};
 use self::keys::Overwritten;
-use self::lane::Lane;
-use self::open::Place;
+use self::open::Database;
 pub use self::open::{OpenError, SqliteOptions};
-use self::trouble::Refusal;
+use self::workers::Workers;
 
 /// A store in an SQLite file. Needs no async runtime: its futures may be polled by anyone.
 ///
@@ -35,9 +38,9 @@ use self::trouble::Refusal;
 #[derive(Debug)]
 pub struct SqliteStore {
     // in this order: the write-ahead log can be emptied when nobody reads it
-    readers: Lane,
-    writer: Lane,
-    place: Place,
+    readers: Workers,
+    writer: Workers,
+    database: Database,
     /// Whether the log was given its size, and is to be given it again when it was emptied.
     is_log_reserved: AtomicBool,
 }
@@ -56,22 +59,23 @@ impl SqliteStore {
     /// # Errors
     /// As for [`SqliteStore::open`].
     pub fn open_with(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
-        let place = Place { path: path.into(), options };
-        place.prepare()?;
-        let (readers, writer) = (Lane::of_readers(&place)?, Lane::of_writer(&place)?);
-        Ok(Self { readers, writer, place, is_log_reserved: AtomicBool::new(false) })
+        let database = Database { path: path.into(), options };
+        database.prepare()?;
+        let (readers, writer) = (Workers::readers(&database)?, Workers::writer(&database)?);
+        Ok(Self { readers, writer, database, is_log_reserved: AtomicBool::new(false) })
     }
 
     /// Gives the write-ahead log the size to which it grows anyway. A commit then only overwrites what is there, which
     /// takes a disk about half as long as making the file longer each time. Worth it for a process that stays.
     ///
     /// # Errors
-    /// [`StoreError`](bluetrace_authority::store::StoreError) if the disk does not have the 16 MiB. Nothing is lost by that but the speed.
+    /// [`StoreError`](bluetrace_authority::store::StoreError) if the disk does not have the 16 MiB. Nothing is lost by that
+    /// but the speed.
     pub fn reserve_log(&self) -> StoreFuture<'_, ()> {
-        let place = self.place.clone();
+        let database = self.database.clone();
         self.is_log_reserved.store(true, Ordering::Relaxed);
         // within a transaction: nobody else writes to the log meanwhile
-        self.write(1, move |_| place.reserve_log().map_err(|_| Refusal::Failed("the write-ahead log cannot grow")))
+        self.write(1, move |_| database.reserve_log().map_err(|_| JobError::Failed("the write-ahead log cannot grow")))
     }
 
     /// Finishes what is queued and moves all of it into the database file. Blocks meanwhile; later calls fail.
@@ -85,13 +89,13 @@ impl SqliteStore {
         T: Send + 'static,
         F: Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        Box::pin(self.readers.run(1, move |connection| work(connection).map_err(Refusal::from)))
+        Box::pin(self.readers.run(1, move |connection| work(connection).map_err(JobError::from)))
     }
 
     fn write<T, F>(&self, rows: usize, work: F) -> StoreFuture<'_, T>
     where
         T: Send + 'static,
-        F: Fn(&Connection) -> Result<T, Refusal> + Send + 'static,
+        F: Fn(&Connection) -> Result<T, JobError> + Send + 'static,
     {
         Box::pin(self.writer.run(rows, work))
     }
@@ -176,7 +180,7 @@ impl Store for SqliteStore {
         self.write(1, move |c| write::begin_upload(c, &request, now))
     }
 
-    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, u32> {
+    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, Option<u32>> {
         self.write(records.len(), move |c| write::append_records(c, upload, first, &records))
     }
 
@@ -196,7 +200,7 @@ impl Store for SqliteStore {
         summary: UploadSummary,
         notices: Vec<NewNotice>,
         now: Timestamp,
-    ) -> StoreFuture<'_, bool> {
+    ) -> StoreFuture<'_, UploadCompleted> {
         self.write(notices.len(), move |c| write::complete_upload(c, upload, summary, &notices, now))
     }
 
@@ -209,7 +213,7 @@ impl Store for SqliteStore {
         account: AccountId,
         limit: u32,
         now: Timestamp,
-    ) -> StoreFuture<'_, Vec<(NoticeId, ExposureNotice)>> {
+    ) -> StoreFuture<'_, Option<Vec<(NoticeId, ExposureNotice)>>> {
         self.read(move |c| read::unread_notices(c, account, limit, now))
     }
 
@@ -242,7 +246,7 @@ impl Store for SqliteStore {
 
     fn user_id(&self, account: AccountId, candidate: Uid) -> StoreFuture<'_, Option<Uid>> {
         Box::pin(async move {
-            match self.readers.run(1, move |c| keys::user_id(c, account).map_err(Refusal::from)).await? {
+            match self.readers.run(1, move |c| keys::user_id(c, account).map_err(JobError::from)).await? {
                 Some(user_id) => Ok(Some(user_id)),
                 None => self.writer.run(1, move |c| keys::give_user_id(c, account, &candidate)).await,
             }
@@ -272,7 +276,7 @@ impl Store for SqliteStore {
                 Overwritten::Everywhere => return Ok(Shredded::Done),
                 Overwritten::Here => {}
             }
-            let usual_wait = self.place.options.busy_timeout;
+            let usual_wait = self.database.options.busy_timeout;
             if !self.writer.run_between(move |c| keys::empty_log(c, usual_wait)).await? {
                 return Ok(Shredded::Unfinished);
             }

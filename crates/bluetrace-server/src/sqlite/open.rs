@@ -94,7 +94,7 @@ pub(super) enum Access {
 
 /// Where the database is and how it is opened.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
+pub(super) struct Database {
     pub(super) path: PathBuf,
     pub(super) options: SqliteOptions,
 }
@@ -110,7 +110,7 @@ pub(super) struct Files {
 /// Device and number of a file.
 type FileId = (u64, u64);
 
-impl Place {
+impl Database {
     /// Makes the file if there is none, and brings its schema up to date.
     pub(super) fn prepare(&self) -> Result<(), OpenError> {
         let file = |source| OpenError::File { path: self.path.clone(), source };
@@ -181,7 +181,7 @@ impl Place {
         grown
     }
 
-    fn write_ahead_log(&self) -> PathBuf {
+    pub(super) fn write_ahead_log(&self) -> PathBuf {
         let mut path = self.path.clone().into_os_string();
         path.push("-wal");
         path.into()
@@ -213,7 +213,7 @@ impl Place {
     }
 
     /// The version of the schema; 0 for an empty file.
-    fn version(&self, connection: &Transaction<'_>) -> Result<i64, OpenError> {
+    pub(super) fn version(&self, connection: &Transaction<'_>) -> Result<i64, OpenError> {
         let number = |query| connection.query_row(query, [], |row| row.get::<_, i64>(0)).map_err(|e| self.error(e));
         let application = number("PRAGMA application_id")?;
         let version = number("PRAGMA user_version")?;
@@ -228,7 +228,7 @@ impl Place {
         }
     }
 
-    fn error(&self, source: rusqlite::Error) -> OpenError {
+    pub(super) fn error(&self, source: rusqlite::Error) -> OpenError {
         let path = self.path.clone();
         match source.sqlite_error_code() {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => OpenError::Damaged { path },
@@ -257,7 +257,7 @@ const MIGRATIONS: [&str; 3] =
 
 /// The present schema.
 #[expect(clippy::cast_possible_wrap, reason = "a handful of migrations")]
-const SCHEMA: i64 = MIGRATIONS.len() as i64;
+pub(super) const SCHEMA: i64 = MIGRATIONS.len() as i64;
 
 /// `BlTr`: tells the file from those of other programs.
 const APPLICATION: i64 = 0x426c_5472;

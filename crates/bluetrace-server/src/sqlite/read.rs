@@ -4,16 +4,11 @@ use bluetrace_authority::store::{
     AccountId, AccountSummary, Failures, ImportedTempId, LoginState, NoticeId, Owner, SessionId, SessionState,
     UploadKey, UploadRow,
 };
-use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{ExposureNotice, Moment, TempId, Timestamp, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::convert;
-
-/// An upload's number is this many bits to the left of the places of its records.
-pub(super) const PLACE_BITS: u32 = 20;
-
-const _: () = assert!(MAX_UPLOAD_RECORDS <= 1 << PLACE_BITS);
+use super::record_key::{place_of, record_keys_from};
 
 pub(super) fn accounts(
     connection: &Connection,
@@ -43,7 +38,7 @@ pub(super) fn login_state(connection: &Connection, username: &Username, now: Mom
         connection.prepare_cached(convert::ACCOUNT)?.query_row([username.reveal()], convert::account).optional()?;
     let (account, failures) = match account {
         Some((account, failures)) => (Some(account), failures),
-        None => (None, failures_of_stranger(connection, username, now)?),
+        None => (None, failures_of_unknown_username(connection, username, now)?),
     };
     Ok(LoginState { account, blocked_until: failures.blocked_until_after(now) })
 }
@@ -60,11 +55,11 @@ pub(super) fn failures(
         .optional()?;
     match of_account {
         Some((id, failures)) => Ok((Some(id), failures)),
-        None => Ok((None, failures_of_stranger(connection, username, now)?)),
+        None => Ok((None, failures_of_unknown_username(connection, username, now)?)),
     }
 }
 
-fn failures_of_stranger(connection: &Connection, username: &Username, now: Moment) -> Result<Failures> {
+fn failures_of_unknown_username(connection: &Connection, username: &Username, now: Moment) -> Result<Failures> {
     let failures = connection
         .prepare_cached("SELECT in_a_row, blocked_until_ms FROM stranger WHERE username = ?1 AND forget_at > ?2")?
         .query_row(params![username.reveal(), now.timestamp().as_unix()], |row| convert::failures(row, 0))
@@ -110,11 +105,10 @@ pub(super) fn resolve(connection: &Connection, ids: &[TempId], now: Timestamp) -
 
 /// How many of an upload's first records are durable.
 pub(super) fn durable(connection: &Connection, upload: UploadKey) -> Result<u32> {
-    let first_place = upload.0 << PLACE_BITS;
     let mut query =
         connection.prepare_cached("SELECT max(place) FROM uploaded_record WHERE place BETWEEN ?1 AND ?2")?;
-    let last: Option<i64> = query.query_row([first_place, first_place | MAX_PLACE], |row| row.get(0))?;
-    Ok(last.map_or(0, |last| u32::try_from((last & MAX_PLACE) + 1).unwrap_or(u32::MAX)))
+    let last: Option<i64> = query.query_row(record_keys_from(upload, 0), |row| row.get(0))?;
+    Ok(last.map_or(0, |last| place_of(last) + 1))
 }
 
 pub(super) fn uploaded_records(
@@ -126,16 +120,15 @@ pub(super) fn uploaded_records(
 ) -> Result<Vec<Uploaded>> {
     let mut visible =
         connection.prepare_cached("SELECT 1 FROM upload WHERE id = ?1 AND account IS NOT NULL AND forget_at > ?2")?;
-    if i64::from(first) > MAX_PLACE || !visible.exists(params![upload.0, now.as_unix()])? {
+    if !visible.exists(params![upload.0, now.as_unix()])? {
         return Ok(Vec::new());
     }
-    let first_place = upload.0 << PLACE_BITS;
     let mut query = connection.prepare_cached(
         "SELECT temp_id, start, expiry, received, rssi, seen FROM uploaded_record
          WHERE place BETWEEN ?1 AND ?2 ORDER BY place LIMIT ?3",
     )?;
-    let places = params![first_place | i64::from(first), first_place | MAX_PLACE, limit];
-    query.query_map(places, convert::uploaded)?.collect()
+    let [first, last] = record_keys_from(upload, first);
+    query.query_map(params![first, last, limit], convert::uploaded)?.collect()
 }
 
 pub(super) fn uploads(
@@ -169,7 +162,10 @@ pub(super) fn unread_notices(
     account: AccountId,
     limit: u32,
     now: Timestamp,
-) -> Result<Vec<(NoticeId, ExposureNotice)>> {
+) -> Result<Option<Vec<(NoticeId, ExposureNotice)>>> {
+    if !has_account(connection, account)? {
+        return Ok(None);
+    }
     let mut query = connection.prepare_cached(
         "SELECT id, begins, ends, advice FROM notice
          WHERE account = ?1 AND is_read = 0 AND +forget_at > ?2 ORDER BY id LIMIT ?3",
@@ -178,7 +174,11 @@ pub(super) fn unread_notices(
         let notice = ExposureNotice { from: convert::time(row, 1)?, to: convert::time(row, 2)?, advice: row.get(3)? };
         Ok((NoticeId(row.get(0)?), notice))
     })?;
-    rows.collect()
+    rows.collect::<Result<_>>().map(Some)
+}
+
+pub(super) fn has_account(connection: &Connection, account: AccountId) -> Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM account WHERE id = ?1")?.exists([account.0])
 }
 
 pub(super) fn session_state(
@@ -202,6 +202,3 @@ pub(super) fn import_note(connection: &Connection, name: &str) -> Result<Option<
     let mut query = connection.prepare_cached("SELECT note FROM import_note WHERE name = ?1")?;
     query.query_row([name], |row| row.get(0)).optional()
 }
-
-/// The highest place there can be within an upload.
-pub(super) const MAX_PLACE: i64 = (1 << PLACE_BITS) - 1;

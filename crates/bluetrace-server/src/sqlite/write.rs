@@ -3,17 +3,18 @@
 use bluetrace_authority::store::{
     AccountId, AccountOpened, Expired, Failures, ImportedTempId, Lockout, LoginRecorded, MAX_EXPIRED_ROWS,
     MAX_UNKNOWN_USERNAMES, NewNotice, NoticeId, PasswordHash, PasswordSource, SessionId, TempIdImported, TempIdsIssued,
-    UploadBegun, UploadKey, UploadRequest, Verdict,
+    UploadBegun, UploadCompleted, UploadKey, UploadRequest, Verdict,
 };
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{Moment, Record, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::convert;
-use super::read::{self, MAX_PLACE, PLACE_BITS};
-use super::trouble::Refusal;
+use super::error::JobError;
+use super::read;
+use super::record_key::{record_key, record_keys_from};
 
-type Result<T> = std::result::Result<T, Refusal>;
+type Result<T> = std::result::Result<T, JobError>;
 
 pub(super) fn open_account(
     connection: &Connection,
@@ -72,7 +73,7 @@ pub(super) fn record_login(
             .execute(params![id, failures.in_a_row, blocked_until_ms])?;
         return Ok(recorded);
     }
-    forget_stranger(connection, username)?;
+    forget_unknown_username(connection, username)?;
     let strangers: u32 = connection.prepare_cached("SELECT strangers FROM tally")?.query_row([], |row| row.get(0))?;
     if strangers >= MAX_UNKNOWN_USERNAMES {
         connection.prepare_cached("DELETE FROM stranger WHERE age = (SELECT min(age) FROM stranger)")?.execute([])?;
@@ -119,8 +120,8 @@ pub(super) fn issue_temp_ids(
     ids: &[Record],
     forget_at: Timestamp,
 ) -> Result<TempIdsIssued> {
-    if !connection.prepare_cached("SELECT 1 FROM account WHERE id = ?1")?.exists([account.0])? {
-        return Err(NO_SUCH_ACCOUNT);
+    if !read::has_account(connection, account)? {
+        return Ok(TempIdsIssued::NoAccount);
     }
     let mut insert = connection.prepare_cached(
         "INSERT INTO temp_id (temp_id, account, start, expiry, forget_at) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -185,7 +186,7 @@ fn import_temp_id(
 pub(super) fn begin_upload(connection: &Connection, request: &UploadRequest, now: Timestamp) -> Result<UploadBegun> {
     let UploadRequest { account: AccountId(account), upload, records, forget_at } = request;
     if *records > MAX_UPLOAD_RECORDS {
-        return Err(Refusal::Failed("an upload of so many records"));
+        return Err(JobError::Failed("an upload of so many records"));
     }
     let found = connection
         .prepare_cached(
@@ -209,9 +210,7 @@ pub(super) fn begin_upload(connection: &Connection, request: &UploadRequest, now
         Some((UploadKey(old), ..)) => {
             connection.prepare_cached("UPDATE upload SET account = NULL WHERE id = ?1")?.execute([old])?;
         }
-        None if !connection.prepare_cached("SELECT 1 FROM account WHERE id = ?1")?.exists([account])? => {
-            return Err(NO_SUCH_ACCOUNT);
-        }
+        None if !read::has_account(connection, AccountId(*account))? => return Ok(UploadBegun::NoAccount),
         None => {}
     }
     connection
@@ -225,14 +224,14 @@ pub(super) fn append_records(
     upload: UploadKey,
     first: u32,
     records: &[Uploaded],
-) -> Result<u32> {
-    let total: u32 = connection
+) -> Result<Option<u32>> {
+    let total: Option<u32> = connection
         .prepare_cached("SELECT records FROM upload WHERE id = ?1 AND account IS NOT NULL")?
         .query_row([upload.0], |row| row.get(0))
-        .optional()?
-        .ok_or(NO_SUCH_UPLOAD)?;
+        .optional()?;
+    let Some(total) = total else { return Ok(None) };
     let durable = read::durable(connection, upload)?;
-    let known = durable.checked_sub(first).ok_or(Refusal::Failed("records before these are missing"))?;
+    let known = durable.checked_sub(first).ok_or(JobError::Failed("records before these are missing"))?;
     let mut insert = connection.prepare_cached(
         "INSERT INTO uploaded_record (place, temp_id, start, expiry, received, rssi, seen)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -240,7 +239,7 @@ pub(super) fn append_records(
     let new = records.iter().skip(usize::try_from(known).unwrap_or(usize::MAX));
     let mut durable = durable;
     for record in new.take(usize::try_from(total.saturating_sub(durable)).unwrap_or(usize::MAX)) {
-        let place = upload.0 << PLACE_BITS | i64::from(durable);
+        let place = record_key(upload, durable);
         match record {
             Uploaded::Malformed => insert.execute(params![
                 place,
@@ -263,7 +262,7 @@ pub(super) fn append_records(
         };
         durable += 1;
     }
-    Ok(durable)
+    Ok(Some(durable))
 }
 
 pub(super) fn complete_upload(
@@ -272,14 +271,15 @@ pub(super) fn complete_upload(
     summary: UploadSummary,
     notices: &[NewNotice],
     now: Timestamp,
-) -> Result<bool> {
-    let finished: Option<i64> = connection
+) -> Result<UploadCompleted> {
+    let finished: Option<Option<i64>> = connection
         .prepare_cached("SELECT finished FROM upload WHERE id = ?1 AND account IS NOT NULL")?
         .query_row([upload.0], |row| row.get(0))
-        .optional()?
-        .ok_or(NO_SUCH_UPLOAD)?;
-    if finished.is_some() {
-        return Ok(false);
+        .optional()?;
+    match finished {
+        None => return Ok(UploadCompleted::NoUpload),
+        Some(Some(_)) => return Ok(UploadCompleted::Before),
+        Some(None) => {}
     }
     connection
         .prepare_cached(
@@ -300,7 +300,7 @@ pub(super) fn complete_upload(
         let (from, to) = (notice.from.as_unix(), notice.to.as_unix());
         leave.execute(params![account.0, from, to, notice.advice, forget_at.as_unix()])?;
     }
-    Ok(true)
+    Ok(UploadCompleted::Now)
 }
 
 pub(super) fn mark_notices_read(connection: &Connection, account: AccountId, last: NoticeId) -> Result<()> {
@@ -347,12 +347,10 @@ pub(super) fn delete_forgotten(connection: &Connection, now: Timestamp) -> Resul
 
 /// Deletes up to `most` rows of an upload, its last records first and itself at the end, and returns how many.
 fn delete_upload(connection: &Connection, upload: UploadKey, most: usize) -> Result<usize> {
-    let first_place = upload.0 << PLACE_BITS;
-    let durable = i64::from(read::durable(connection, upload)?);
-    let keep = durable.saturating_sub(left_as_i64(most)).max(0);
+    let keep = read::durable(connection, upload)?.saturating_sub(u32::try_from(most).unwrap_or(u32::MAX));
     let deleted = connection
         .prepare_cached("DELETE FROM uploaded_record WHERE place BETWEEN ?1 AND ?2")?
-        .execute([first_place | keep, first_place | MAX_PLACE])?;
+        .execute(record_keys_from(upload, keep))?;
     if deleted >= most {
         return Ok(deleted);
     }
@@ -367,7 +365,7 @@ fn account_named(connection: &Connection, username: &Username) -> Result<Option<
 }
 
 fn create_account(connection: &Connection, username: &Username, now: Timestamp) -> Result<AccountId> {
-    forget_stranger(connection, username)?;
+    forget_unknown_username(connection, username)?;
     connection
         .prepare_cached("INSERT INTO account (username, created) VALUES (?1, ?2)")?
         .execute(params![username.reveal(), now.as_unix()])?;
@@ -391,7 +389,7 @@ fn set_password(
     Ok(())
 }
 
-fn forget_stranger(connection: &Connection, username: &Username) -> Result<()> {
+fn forget_unknown_username(connection: &Connection, username: &Username) -> Result<()> {
     connection.prepare_cached("DELETE FROM stranger WHERE username = ?1")?.execute([username.reveal()])?;
     Ok(())
 }
@@ -399,10 +397,6 @@ fn forget_stranger(connection: &Connection, username: &Username) -> Result<()> {
 fn left_as_i64(left: usize) -> i64 {
     i64::try_from(left).unwrap_or(i64::MAX)
 }
-
-const NO_SUCH_ACCOUNT: Refusal = Refusal::Failed("there is no such account");
-
-const NO_SUCH_UPLOAD: Refusal = Refusal::Failed("there is no such upload");
 
 /// What is forgotten at `?1`, at most `?2` rows, of each kind but uploads.
 const DELETE_FORGOTTEN: [&str; 4] = [

@@ -49,7 +49,11 @@ impl Place {
     /// `bluetrace <arguments>` in this folder, in an environment that says nothing.
     pub(crate) fn bluetrace(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bluetrace"));
-        command.args(arguments).current_dir(&self.0).env_remove("BLUETRACE_LOG").env_remove("BLUETRACE_PASSWORD");
+        let ours = std::env::vars_os().map(|(name, _)| name);
+        for name in ours.filter(|name| name.to_string_lossy().starts_with("BLUETRACE_")) {
+            command.env_remove(name);
+        }
+        command.args(arguments).current_dir(&self.0);
         command
     }
 

@@ -1,6 +1,6 @@
-//! Owns the threads that talk to SQLite: one [`Lane`] with one thread for writing, one with a few for reading.
+//! Owns the threads that talk to SQLite: [`Workers`], of which a store has two: one thread that writes, and a few that read.
 //!
-//! A call waits for room in its lane's queue, then for its answer; it never blocks the thread that polls it. The writer
+//! A call waits for room in the queue, then for its answer; it never blocks the thread that polls it. The writer
 //! takes all that is waiting into one transaction and answers only after the commit: the busier it is, the larger its
 //! groups, and no timer is needed.
 
@@ -13,38 +13,38 @@ use bluetrace_authority::store::StoreError;
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::open::{Access, Files, OpenError, Place};
-use super::trouble::{Refusal, Trouble};
+use super::error::{JobError, TransactionError};
+use super::open::{Access, Database, Files, OpenError};
 
 /// A queue with the threads that serve it.
-pub(super) struct Lane {
+pub(super) struct Workers {
     /// Rows that may still be queued.
     room: Arc<Semaphore>,
     queue: Mutex<Option<Sender<Queued>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl Lane {
+impl Workers {
     /// One thread that writes.
-    pub(super) fn of_writer(place: &Place) -> Result<Self, OpenError> {
-        let (lane, queue) = Self::new(ROOM_OF_WRITER);
-        let mut worker = Worker { place: place.clone(), access: Access::Write, connection: None, files: None };
+    pub(super) fn writer(database: &Database) -> Result<Self, OpenError> {
+        let (workers, queue) = Self::new(WRITER_QUEUE_ROWS);
+        let mut worker = Worker { database: database.clone(), access: Access::Write, connection: None, files: None };
         worker.open()?;
-        lane.spawn(place, "store-writer", move || write_in_groups(worker, &queue))?;
-        Ok(lane)
+        workers.spawn(database, "store-writer", move || write_in_groups(worker, &queue))?;
+        Ok(workers)
     }
 
     /// A few threads that read, each with a connection of its own.
-    pub(super) fn of_readers(place: &Place) -> Result<Self, OpenError> {
-        let (lane, queue) = Self::new(ROOM_OF_READERS);
+    pub(super) fn readers(database: &Database) -> Result<Self, OpenError> {
+        let (workers, queue) = Self::new(READER_QUEUE_CALLS);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..READERS {
-            let mut worker = Worker { place: place.clone(), access: Access::Read, connection: None, files: None };
+            let mut worker = Worker { database: database.clone(), access: Access::Read, connection: None, files: None };
             worker.open()?;
             let queue = Arc::clone(&queue);
-            lane.spawn(place, "store-reader", move || read_one_by_one(worker, &queue))?;
+            workers.spawn(database, "store-reader", move || read_one_by_one(worker, &queue))?;
         }
-        Ok(lane)
+        Ok(workers)
     }
 
     /// Runs `work` in a transaction on one of the threads, and returns its answer once it is durable.
@@ -53,7 +53,7 @@ impl Lane {
     pub(super) async fn run<T, F>(&self, rows: usize, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: Fn(&Connection) -> Result<T, Refusal> + Send + 'static,
+        F: Fn(&Connection) -> Result<T, JobError> + Send + 'static,
     {
         self.enqueue(rows, Manner::InTransaction, work).await
     }
@@ -61,9 +61,9 @@ impl Lane {
     async fn enqueue<T, F>(&self, rows: usize, manner: Manner, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: Fn(&Connection) -> Result<T, Refusal> + Send + 'static,
+        F: Fn(&Connection) -> Result<T, JobError> + Send + 'static,
     {
-        let rows = u32::try_from(rows).unwrap_or(u32::MAX).clamp(1, ROOM_OF_WRITER);
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX).clamp(1, WRITER_QUEUE_ROWS);
         let room = Arc::clone(&self.room).acquire_many_owned(rows).await.map_err(|_| closed())?;
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Task { work, manner, outcome: None, reply });
@@ -75,7 +75,7 @@ impl Lane {
     pub(super) async fn run_between<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: Fn(&Connection) -> Result<T, Refusal> + Send + 'static,
+        F: Fn(&Connection) -> Result<T, JobError> + Send + 'static,
     {
         self.enqueue(1, Manner::Between, work).await
     }
@@ -96,23 +96,23 @@ impl Lane {
         (Self { room, queue: Mutex::new(Some(sender)), threads: Mutex::new(Vec::new()) }, queue)
     }
 
-    fn spawn(&self, place: &Place, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
+    fn spawn(&self, database: &Database, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), OpenError> {
         let thread = thread::Builder::new().name(name.into()).spawn(work);
-        let thread = thread.map_err(|source| OpenError::File { path: place.path.clone(), source })?;
+        let thread = thread.map_err(|source| OpenError::File { path: database.path.clone(), source })?;
         lock(&self.threads).push(thread);
         Ok(())
     }
 }
 
-impl Drop for Lane {
+impl Drop for Workers {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-impl fmt::Debug for Lane {
+impl fmt::Debug for Workers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lane").field("room", &self.room.available_permits()).finish_non_exhaustive()
+        f.debug_struct("Workers").field("room", &self.room.available_permits()).finish_non_exhaustive()
     }
 }
 
@@ -125,9 +125,9 @@ fn write_in_groups(mut worker: Worker, queue: &Receiver<Queued>) {
         drop(rooms);
         let between: Vec<_> = jobs.extract_if(.., |job| job.manner() == Manner::Between).collect();
         let outcome = if jobs.is_empty() { Ok(()) } else { worker.transact(&mut jobs) };
-        let is_one_jobs_alone = outcome.as_ref().is_err_and(|trouble| !trouble.is_everyones) && jobs.len() > 1;
+        let is_of_one_job = outcome.as_ref().is_err_and(|error| !error.affects_every_job) && jobs.len() > 1;
         for job in jobs {
-            if is_one_jobs_alone {
+            if is_of_one_job {
                 // the others must not suffer for it
                 worker.finish_alone(job);
             } else {
@@ -164,7 +164,7 @@ fn read_one_by_one(mut worker: Worker, queue: &Mutex<Receiver<Queued>>) {
 
 /// A thread's connection.
 struct Worker {
-    place: Place,
+    database: Database,
     access: Access,
     /// `None` after trouble with the file: the next job opens it again.
     connection: Option<Connection>,
@@ -174,24 +174,26 @@ struct Worker {
 
 impl Worker {
     fn open(&mut self) -> Result<(), OpenError> {
-        self.connection = Some(self.place.open(self.access)?);
-        self.files = self.place.files();
+        self.connection = Some(self.database.open(self.access)?);
+        self.files = self.database.files();
         Ok(())
     }
 
     /// Runs the jobs in one transaction: all or none.
-    fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), Trouble> {
+    fn transact(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), TransactionError> {
         if self.connection.is_none() {
-            self.open().map_err(|error| Trouble::of_opening(&error))?;
+            self.open().map_err(|error| TransactionError::opening(&error))?;
         }
         // a deleted file takes what is written to it as ever; but nobody will find it there
-        if self.access == Access::Write && (self.files.is_none() || self.place.files() != self.files) {
-            return Err(Trouble::of_missing(&self.place.path));
+        if self.access == Access::Write && (self.files.is_none() || self.database.files() != self.files) {
+            return Err(TransactionError::missing_file(&self.database.path));
         }
-        let Some(connection) = self.connection.take() else { return Err(Trouble::of_missing(&self.place.path)) };
+        let Some(connection) = self.connection.take() else {
+            return Err(TransactionError::missing_file(&self.database.path));
+        };
         let outcome = all_or_none(&connection, self.access, jobs);
-        let outcome = outcome.map_err(|error| Trouble::of(&error, &self.place.path));
-        if !outcome.as_ref().is_err_and(|trouble| trouble.is_of_the_file) {
+        let outcome = outcome.map_err(|error| TransactionError::new(&error, &self.database.path));
+        if !outcome.as_ref().is_err_and(|error| error.needs_reopening) {
             self.connection = Some(connection);
         }
         outcome
@@ -199,9 +201,9 @@ impl Worker {
 
     fn finish_alone(&mut self, job: Box<dyn Job>) {
         let mut jobs = [job];
-        let trouble = self.transact(&mut jobs).err();
+        let error = self.transact(&mut jobs).err();
         let [job] = jobs;
-        job.finish(trouble);
+        job.finish(error);
     }
 }
 
@@ -246,8 +248,8 @@ trait Job: Send {
     fn manner(&self) -> Manner;
     /// Does the work, and keeps the answer. Only an error of SQLite's fails it.
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
-    /// Gives the answer, or the trouble, to the caller.
-    fn finish(self: Box<Self>, trouble: Option<Trouble>);
+    /// Gives the answer, or the error, to the caller.
+    fn finish(self: Box<Self>, error: Option<TransactionError>);
 }
 
 struct Task<T, F> {
@@ -260,7 +262,7 @@ struct Task<T, F> {
 impl<T, F> Job for Task<T, F>
 where
     T: Send,
-    F: Fn(&Connection) -> Result<T, Refusal> + Send,
+    F: Fn(&Connection) -> Result<T, JobError> + Send,
 {
     fn manner(&self) -> Manner {
         self.manner
@@ -269,15 +271,15 @@ where
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         self.outcome = Some(match (self.work)(connection) {
             Ok(answer) => Ok(answer),
-            Err(Refusal::Failed(text)) => Err(StoreError::Failed(text.into())),
-            Err(Refusal::Sql(error)) => return Err(error),
+            Err(JobError::Failed(text)) => Err(StoreError::Failed(text.into())),
+            Err(JobError::Sql(error)) => return Err(error),
         });
         Ok(())
     }
 
-    fn finish(self: Box<Self>, trouble: Option<Trouble>) {
-        let outcome = match trouble {
-            Some(trouble) => Err(trouble.into()),
+    fn finish(self: Box<Self>, error: Option<TransactionError>) {
+        let outcome = match error {
+            Some(error) => Err(error.into()),
             None => self.outcome.unwrap_or_else(|| Err(closed())),
         };
         // a caller that has gone away does not wait for it
@@ -296,13 +298,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Rows that may wait to be written: as many again may be on their way into the database. Larger groups are hardly
 /// faster, and those who wait for the next one would notice.
-const ROOM_OF_WRITER: u32 = 16_384;
+const WRITER_QUEUE_ROWS: u32 = 16_384;
 
 /// How often the writer looks for a next job before it sleeps: some 50 us on a core that nobody else wants.
 const LOOKS_BEFORE_SLEEP: u32 = 128;
 
 /// Calls that may wait to read.
-const ROOM_OF_READERS: u32 = 4_096;
+const READER_QUEUE_CALLS: u32 = 4_096;
 
 /// Threads that read: one may resolve a large upload while the others serve logins.
 const READERS: usize = 3;

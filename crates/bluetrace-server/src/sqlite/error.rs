@@ -1,4 +1,4 @@
-//! Owns what SQLite's errors mean to the authority: [`Trouble`] and [`Refusal`].
+//! Owns what SQLite's errors mean to the authority: [`TransactionError`] and [`JobError`].
 
 use std::path::Path;
 
@@ -9,14 +9,14 @@ use super::open::OpenError;
 
 /// Why a job was not done.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub(super) enum JobError {
     /// It makes no sense, and has changed nothing.
     Failed(&'static str),
     /// SQLite could not do it; its transaction must be rolled back.
     Sql(rusqlite::Error),
 }
 
-impl From<rusqlite::Error> for Refusal {
+impl From<rusqlite::Error> for JobError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sql(error)
     }
@@ -24,22 +24,23 @@ impl From<rusqlite::Error> for Refusal {
 
 /// Why a transaction was rolled back.
 #[derive(Debug, Clone)]
-pub(super) struct Trouble {
+pub(super) struct TransactionError {
     /// What, where and what to do, in one line.
     text: String,
     /// Whether the same may succeed later.
-    is_passing: bool,
+    is_temporary: bool,
     /// Whether every job of the group would fail the same way.
-    pub(super) is_everyones: bool,
+    pub(super) affects_every_job: bool,
     /// Whether the connection may be the reason, and is better opened anew.
-    pub(super) is_of_the_file: bool,
+    pub(super) needs_reopening: bool,
 }
 
-impl Trouble {
-    pub(super) fn of(error: &rusqlite::Error, path: &Path) -> Self {
+impl TransactionError {
+    pub(super) fn new(error: &rusqlite::Error, path: &Path) -> Self {
         let path = path.display();
-        let passing = |text, is_of_the_file| Self { text, is_passing: true, is_everyones: true, is_of_the_file };
-        let lasting = |text| Self { text, is_passing: false, is_everyones: false, is_of_the_file: false };
+        let passing =
+            |text, needs_reopening| Self { text, is_temporary: true, affects_every_job: true, needs_reopening };
+        let lasting = |text| Self { text, is_temporary: false, affects_every_job: false, needs_reopening: false };
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => {
                 passing(format!("no room is left for {path}; free some space, and it goes on by itself"), false)
@@ -67,22 +68,22 @@ impl Trouble {
     }
 
     /// The file has been deleted, or another one has taken its name: what is written to it would be lost with this process.
-    pub(super) fn of_missing(path: &Path) -> Self {
+    pub(super) fn missing_file(path: &Path) -> Self {
         let path = path.display();
         let text = format!(
             "{path} or its write-ahead log has been moved, deleted or replaced while this server uses it; \
              put them back, or stop the server and restore a backup"
         );
-        Self { text, is_passing: true, is_everyones: true, is_of_the_file: false }
+        Self { text, is_temporary: true, affects_every_job: true, needs_reopening: false }
     }
 
-    pub(super) fn of_opening(error: &OpenError) -> Self {
-        Self { text: error.to_string(), is_passing: true, is_everyones: true, is_of_the_file: true }
+    pub(super) fn opening(error: &OpenError) -> Self {
+        Self { text: error.to_string(), is_temporary: true, affects_every_job: true, needs_reopening: true }
     }
 }
 
-impl From<Trouble> for StoreError {
-    fn from(trouble: Trouble) -> Self {
-        if trouble.is_passing { Self::Unavailable(trouble.text) } else { Self::Failed(trouble.text) }
+impl From<TransactionError> for StoreError {
+    fn from(error: TransactionError) -> Self {
+        if error.is_temporary { Self::Unavailable(error.text) } else { Self::Failed(error.text) }
     }
 }
