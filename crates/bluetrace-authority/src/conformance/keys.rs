@@ -27,6 +27,7 @@ pub async fn two_accounts_have_no_user_id_in_common(store: &dyn Store) {
     failed(&store.user_id(bob, uid(1)).await);
     assert_eq!(store.user_id(bob, uid(2)).await.unwrap(), Some(uid(2)));
     assert_eq!(store.user_id(bob, uid(1)).await.unwrap(), Some(uid(2)), "who has one needs no proposal");
+    assert_eq!(store.user_id(AccountId(99), uid(1)).await.unwrap(), None, "nor does who is not there");
 }
 
 /// Two servers may see the same account for the first time.

@@ -32,16 +32,17 @@ pub(super) fn user_id(connection: &Connection, account: AccountId) -> rusqlite::
 }
 
 pub(super) fn give_user_id(connection: &Connection, account: AccountId, candidate: &Uid) -> Result<Option<Uid>> {
-    if let Some(user_id) = user_id(connection, account)? {
-        return Ok(Some(user_id));
+    let user_id = user_id(connection, account)?;
+    if user_id.is_some() || !connection.prepare_cached("SELECT 1 FROM account WHERE id = ?1")?.exists([account.0])? {
+        return Ok(user_id);
     }
     if connection.prepare_cached("SELECT 1 FROM account WHERE user_id = ?1")?.exists([candidate.as_bytes()])? {
         return Err(JobError::Failed("the user id is another account's"));
     }
-    let given = connection
+    connection
         .prepare_cached("UPDATE account SET user_id = ?2 WHERE id = ?1")?
         .execute(params![account.0, candidate.as_bytes()])?;
-    Ok((given > 0).then_some(*candidate))
+    Ok(Some(*candidate))
 }
 
 pub(super) fn accounts_of_user_ids(
