@@ -79,7 +79,8 @@ mod tests {
 
     fn member(logged_in: Timestamp) -> Member {
         let username = Username::parse("alice").unwrap();
-        Member { account: AccountId(1), username, session: SessionId([3; 16]), token_epoch: 0, logged_in }
+        let (account, session) = (AccountId(1), SessionId([3; 16]));
+        Member { account, username, session, token_epoch: 0, logged_in, user_id: None }
     }
 
     fn at(seconds: i64) -> Timestamp {

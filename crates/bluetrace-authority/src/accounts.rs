@@ -79,6 +79,7 @@ impl Authority {
                 session: SessionId(self.random_bytes()),
                 token_epoch: account.token_epoch,
                 logged_in: clock.now(),
+                user_id: self.user_id_to_seal(account.id).await?,
             }),
             (LoginRecorded::Welcome, None) => {
                 return Err(AuthorityError::Internal("a login without an account was recorded as right".to_owned()));
@@ -108,12 +109,15 @@ impl Authority {
     /// Whose a claim is, if its session still goes on.
     pub(crate) async fn member_of(&self, claim: Claim, now: Timestamp) -> Result<Option<Member>, AuthorityError> {
         let state = self.store.session_state(claim.account, claim.session, now).await?;
-        Ok(state.filter(|state| !state.is_revoked && state.token_epoch == claim.token_epoch).map(|state| Member {
+        let good = state.filter(|state| !state.is_revoked && state.token_epoch == claim.token_epoch);
+        let Some(state) = good else { return Ok(None) };
+        Ok(Some(Member {
             account: claim.account,
             username: state.username,
             session: claim.session,
             token_epoch: claim.token_epoch,
             logged_in: claim.logged_in,
+            user_id: self.user_id_to_seal(claim.account).await?,
         }))
     }
 

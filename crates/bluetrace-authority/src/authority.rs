@@ -1,15 +1,16 @@
 //! Owns the [`Authority`]: what it is made of, its rules as numbers, and how it fails. What it does stands in the files
 //! beside this one: [`accounts`](crate::accounts), [`access`](crate::access), [`temp_ids`](crate::temp_ids),
-//! [`uploads`](crate::uploads), [`notices`](crate::notices), [`withdrawals`](crate::withdrawals).
+//! [`keyring`](crate::keyring), [`uploads`](crate::uploads), [`notices`](crate::notices), [`withdrawals`](crate::withdrawals).
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bluetrace_protocol::{Timestamp, Username};
+use bluetrace_protocol::{Timestamp, Uid, Username};
 use rand::rngs::ChaCha12Rng;
 use rand::{Rng, SeedableRng};
 use thiserror::Error;
 
+use crate::keyring::SealingKeys;
 use crate::keys::MasterKey;
 use crate::passwords::{HashCost, PasswordPool, PoolError};
 use crate::store::{AccountId, Lockout, SessionId, Store, StoreError};
@@ -26,6 +27,7 @@ pub struct Authority {
     pub(crate) tokens: TokenKey,
     pub(crate) access_tokens: TokenKey,
     pub(crate) withdrawals: WithdrawalKey,
+    pub(crate) keys: SealingKeys,
     generator: Mutex<ChaCha12Rng>,
 }
 
@@ -34,8 +36,12 @@ pub struct Authority {
 pub struct Policy {
     /// When failed logins block a username.
     pub lockout: Lockout,
+    /// What kind of `TempIDs` is issued. Those of the other kind are resolved all the same.
+    pub temp_id_scheme: Scheme,
     /// For how many seconds a `TempID` may be shown, 1 to 86,400.
     pub temp_id_lifetime_s: u32,
+    /// For how many seconds a sealing key seals, 1 and more. Keys change at multiples of it.
+    pub key_period_s: u32,
     /// For how many seconds `TempIDs`, uploads and notices are kept.
     pub retention_s: u32,
     /// For how many seconds a resume token is good.
@@ -48,6 +54,16 @@ pub struct Policy {
     pub hash_cost: HashCost,
     /// What people who were met are advised to do.
     pub advice: String,
+}
+
+/// A kind of `TempIDs` (PROTOCOL sections 1 and 7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scheme {
+    /// Random digits, stored with their owner and window.
+    #[default]
+    Registry,
+    /// Owner and window under a key of the authority's. Nothing is stored for one.
+    Sealed,
 }
 
 /// Who has logged in: given by a login, asked for by what needs one.
@@ -63,6 +79,8 @@ pub struct Member {
     pub token_epoch: u32,
     /// When the login was.
     pub logged_in: Timestamp,
+    /// The account's user id, where the authority seals `TempIDs`: so that issuing them asks nothing of the store.
+    pub user_id: Option<Uid>,
 }
 
 /// Why the authority has no answer. The texts hold no personal data.
@@ -83,7 +101,9 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             lockout: Lockout { max_failures: bluetrace_protocol::limits::MAX_FAILED_LOGINS, block_duration_s: 60 },
+            temp_id_scheme: Scheme::Registry,
             temp_id_lifetime_s: 15 * 60,
+            key_period_s: 24 * 60 * 60,
             retention_s: 21 * 24 * 60 * 60,
             resume_s: 30 * 60,
             access_s: 10 * 60,
@@ -111,6 +131,7 @@ impl Authority {
             tokens: TokenKey::of_resume_tokens(master_key),
             access_tokens: TokenKey::of_access_tokens(master_key),
             withdrawals: WithdrawalKey::new(master_key),
+            keys: SealingKeys::new(master_key),
             generator: Mutex::new(ChaCha12Rng::from_seed(seed)),
         }
     }

@@ -14,13 +14,21 @@ pub struct MasterKey(Zeroizing<[u8; 32]>);
 
 /// What a derived key is for. A key for one purpose tells nothing of a key for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// Authenticates resume tokens.
     ResumeTokens,
     /// Authenticates access tokens.
     AccessTokens,
     /// Authenticates the proofs of withdrawals.
     Withdrawals,
+    /// Wraps the keys that seal `TempIDs`.
+    WrapSealingKeys,
+    /// Seals upload tokens.
+    UploadTokens,
+    /// Hashes upload codes and PINs.
+    UploadCodes,
+    /// Authenticates cookies.
+    Cookies,
 }
 
 impl MasterKey {
@@ -46,12 +54,17 @@ impl MasterKey {
         Zeroizing::new(hex(&*self.0))
     }
 
-    #[expect(clippy::expect_used, reason = "32 bytes are within what HKDF can expand to")]
-    pub(crate) fn derive(&self, purpose: Purpose) -> Zeroizing<[u8; 32]> {
+    /// The key for a purpose. Never for a log or the disk.
+    #[expect(clippy::expect_used, clippy::missing_panics_doc, reason = "32 bytes are within what HKDF can expand to")]
+    pub fn derive(&self, purpose: Purpose) -> Zeroizing<[u8; 32]> {
         let label = match purpose {
             Purpose::ResumeTokens => "bluetrace resume tokens v1",
             Purpose::AccessTokens => "bluetrace access tokens v1",
             Purpose::Withdrawals => "bluetrace withdrawals v1",
+            Purpose::WrapSealingKeys => "bluetrace wrap sealing keys v1",
+            Purpose::UploadTokens => "bluetrace upload tokens v1",
+            Purpose::UploadCodes => "bluetrace upload codes v1",
+            Purpose::Cookies => "bluetrace cookies v1",
         };
         let mut key = Zeroizing::new([0; 32]);
         Hkdf::<Sha256>::new(None, &*self.0).expand(label.as_bytes(), &mut *key).expect("32 <= 255 * 32");
@@ -67,6 +80,8 @@ impl fmt::Debug for MasterKey {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -77,5 +92,21 @@ mod tests {
         for other in ["", "a7", &"a7".repeat(33), &"+7".repeat(32), &"é".repeat(32)] {
             assert!(MasterKey::from_hex(other).is_none(), "{other}");
         }
+    }
+
+    #[test]
+    fn no_two_purposes_and_no_two_master_keys_have_a_key_in_common() {
+        let purposes = [
+            Purpose::ResumeTokens,
+            Purpose::AccessTokens,
+            Purpose::WrapSealingKeys,
+            Purpose::UploadTokens,
+            Purpose::UploadCodes,
+            Purpose::Cookies,
+        ];
+        let masters = [MasterKey::new([7; 32]), MasterKey::new([8; 32])];
+        let keys: HashSet<_> =
+            masters.iter().flat_map(|master| purposes.map(|purpose| *master.derive(purpose))).collect();
+        assert_eq!(keys.len(), masters.len() * purposes.len());
     }
 }

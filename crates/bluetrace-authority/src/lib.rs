@@ -9,6 +9,7 @@ pub mod authority;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod excerpt;
+pub mod keyring;
 pub mod keys;
 pub mod memory;
 pub mod notices;
@@ -19,6 +20,6 @@ mod tokens;
 pub mod uploads;
 pub mod withdrawals;
 
-pub use authority::{Authority, AuthorityError, Member, Policy};
+pub use authority::{Authority, AuthorityError, Member, Policy, Scheme};
 pub use keys::MasterKey;
 pub use tokens::AccessToken;

@@ -9,14 +9,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{
-    ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username, Window,
+    ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username, Window,
 };
 
 use crate::store::{
     Account, AccountId, AccountOpened, AccountSummary, Expired, Failures, ImportedTempId, Lockout, LoginRecorded,
-    LoginState, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES, NewNotice, NoticeId, Owner, PasswordHash, PasswordSource,
-    SessionId, SessionState, Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun,
-    UploadCompleted, UploadFound, UploadKey, UploadRequest, UploadRow, Verdict,
+    LoginState, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES, NewNotice, NewSealingKey, NoticeId, Owner, PasswordHash,
+    PasswordSource, SealingKeyId, SealingKeyRow, SealingKeyState, SessionId, SessionState, Shredded, Store, StoreError,
+    StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest,
+    UploadRow, Verdict,
 };
 
 /// A store that keeps everything in memory.
@@ -252,6 +253,64 @@ impl Store for MemoryStore {
         ready(Ok(()))
     }
 
+    // ---- User ids and sealing keys
+
+    fn user_id(&self, account: AccountId, candidate: Uid) -> StoreFuture<'_, Option<Uid>> {
+        ready(self.state().user_id(account, candidate))
+    }
+
+    fn accounts_of_user_ids(&self, ids: Vec<Uid>) -> StoreFuture<'_, Vec<Option<(AccountId, Username)>>> {
+        let state = self.state();
+        let account_of = |id| {
+            let account = state.user_ids.get(id)?;
+            Some((*account, state.accounts.get(account)?.account.username.clone()))
+        };
+        ready(Ok(ids.iter().map(account_of).collect()))
+    }
+
+    fn sealing_keys(&self, now: Timestamp) -> StoreFuture<'_, Vec<SealingKeyRow>> {
+        let state = self.state();
+        let seen = |row: &SealingKeyRow| {
+            let is_forgotten = row.state.is_live() && row.term.forget_at <= now;
+            let state = if is_forgotten { SealingKeyState::Shredding } else { row.state.clone() };
+            SealingKeyRow { state, ..*row }
+        };
+        ready(Ok(state.sealing_keys.values().map(seen).collect()))
+    }
+
+    fn add_sealing_key(&self, key: NewSealingKey) -> StoreFuture<'_, bool> {
+        let NewSealingKey { id, term, wrapped } = key;
+        let keys = &mut self.state().sealing_keys;
+        let is_new = keys.last_key_value().is_none_or(|(last, _)| *last < id);
+        if is_new {
+            keys.insert(id, SealingKeyRow { id, term, seals: 0, state: SealingKeyState::Live(wrapped) });
+        }
+        ready(Ok(is_new))
+    }
+
+    fn count_seals(&self, counts: Vec<(SealingKeyId, u64)>) -> StoreFuture<'_, ()> {
+        let mut state = self.state();
+        for (id, seals) in counts {
+            if let Some(row) = state.sealing_keys.get_mut(&id) {
+                row.seals = row.seals.saturating_add(seals);
+            }
+        }
+        ready(Ok(()))
+    }
+
+    fn shred_sealing_key(&self, id: SealingKeyId) -> StoreFuture<'_, Shredded> {
+        ready(Ok(match self.state().sealing_keys.get_mut(&id) {
+            None => Shredded::NoSuchKey,
+            Some(row) => {
+                if let SealingKeyState::Live(wrapped) = &mut row.state {
+                    wrapped.0.fill(0);
+                }
+                row.state = SealingKeyState::Shredded;
+                Shredded::Done
+            }
+        }))
+    }
+
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired> {
         ready(Ok(self.state().expire(now)))
     }
@@ -277,6 +336,8 @@ struct State {
     /// Ended sessions, with the time until which they are remembered.
     revoked: BTreeMap<SessionId, Timestamp>,
     notes: BTreeMap<&'static str, String>,
+    user_ids: BTreeMap<Uid, AccountId>,
+    sealing_keys: BTreeMap<SealingKeyId, SealingKeyRow>,
     /// Every row that is forgotten one day, in that order.
     mortal: BTreeSet<(Timestamp, Mortal)>,
 }
@@ -293,6 +354,7 @@ enum Mortal {
 struct AccountRow {
     account: Account,
     failures: Failures,
+    user_id: Option<Uid>,
 }
 
 struct Stranger {
@@ -342,7 +404,7 @@ impl State {
             token_epoch: 0,
             created: now,
         };
-        self.accounts.insert(id, AccountRow { account, failures: Failures::default() });
+        self.accounts.insert(id, AccountRow { account, failures: Failures::default(), user_id: None });
         self.names.insert(username, id);
         id
     }
@@ -377,6 +439,7 @@ impl State {
     fn remove_account(&mut self, username: &Username) -> bool {
         let Some(id) = self.names.remove(username) else { return false };
         self.accounts.remove(&id);
+        self.user_ids.retain(|_, account| *account != id);
         let Self { temp_ids, uploads, upload_names, notices, mortal, .. } = self;
         for (temp_id, row) in temp_ids.extract_if(.., |_, row| row.account == id) {
             mortal.remove(&(row.forget_at, Mortal::TempId(temp_id)));
@@ -546,6 +609,18 @@ impl State {
 
     fn upload_in_sight(&mut self, upload: UploadKey) -> Option<&mut Upload> {
         self.uploads.get_mut(&upload).filter(|row| row.account.is_some())
+    }
+
+    fn user_id(&mut self, account: AccountId, candidate: Uid) -> Result<Option<Uid>, StoreError> {
+        let Some(row) = self.accounts.get_mut(&account) else { return Ok(None) };
+        if row.user_id.is_none() {
+            if self.user_ids.contains_key(&candidate) {
+                return Err(StoreError::Failed("the user id is another account's".into()));
+            }
+            self.user_ids.insert(candidate, account);
+            row.user_id = Some(candidate);
+        }
+        Ok(row.user_id)
     }
 
     fn revoke_session(&mut self, session: SessionId, until: Timestamp) {

@@ -15,7 +15,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bluetrace_protocol::{
-    ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username, Window,
+    ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username, Window,
 };
 use thiserror::Error;
 
@@ -310,6 +310,81 @@ pub struct Expired {
     pub more: bool,
 }
 
+// ---- Sealing keys
+
+/// The name of a sealing key. Later keys have higher ones, and none is given twice: the rows stay when the keys are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SealingKeyId(pub i64);
+
+/// A sealing key's bytes under the master key's: useless to who has not that. All of one length, so that a store can write
+/// over them in place.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WrappedKey(pub [u8; WRAPPED_KEY_BYTES]);
+
+/// When a sealing key seals, and when it ends.
+///
+/// Invariant: `issues_from < issues_until <= last_expiry < forget_at`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyTerm {
+    /// The first second in which it seals.
+    pub issues_from: Timestamp,
+    /// The first second in which it seals no more.
+    pub issues_until: Timestamp,
+    /// No `TempID` that it seals is valid after this second.
+    pub last_expiry: Timestamp,
+    /// When it is destroyed.
+    pub forget_at: Timestamp,
+}
+
+/// A sealing key that is to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSealingKey {
+    /// Its name: one more than the highest there has ever been.
+    pub id: SealingKeyId,
+    /// Its term.
+    pub term: KeyTerm,
+    /// Its bytes.
+    pub wrapped: WrappedKey,
+}
+
+/// A sealing key as a store knows it, or what is left of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealingKeyRow {
+    /// Its name.
+    pub id: SealingKeyId,
+    /// Its term.
+    pub term: KeyTerm,
+    /// How many `TempIDs` it has sealed, as far as servers have counted them.
+    pub seals: u64,
+    /// What there is of its bytes.
+    pub state: SealingKeyState,
+}
+
+/// What there is of a sealing key's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SealingKeyState {
+    /// They are there.
+    Live(WrappedKey),
+    /// They are out of reach; the store's files may still hold them, until [`Store::shred_sealing_key`] has finished.
+    Shredding,
+    /// They are nowhere in the store's files.
+    Shredded,
+}
+
+/// Outcome of [`Store::shred_sealing_key`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shredded {
+    /// There never was a key of that name.
+    NoSuchKey,
+    /// The bytes are out of reach for good, but something that reads the store keeps its files from being cleaned: call again.
+    Unfinished,
+    /// The bytes are nowhere in the store's files.
+    Done,
+}
+
+/// Bytes of a [`WrappedKey`]: an IV of 16, a key of 32, a tag of 16.
+pub const WRAPPED_KEY_BYTES: usize = 64;
+
 /// Everything the authority asks of a database. See the module for the laws.
 pub trait Store: Send + Sync + fmt::Debug {
     /// Opens an account, or gives a password to one that has none. Failures of the name are forgotten then.
@@ -433,6 +508,31 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Notes something about an import, so that an unchanged file need not be read again.
     fn note_import(&self, name: &'static str, note: String) -> StoreFuture<'_, ()>;
 
+    // ---- User ids and sealing keys
+
+    /// The user id of an account; `candidate` becomes it if the account has none. `None` if there is no such account.
+    /// Fails if another account has the candidate.
+    fn user_id(&self, account: AccountId, candidate: Uid) -> StoreFuture<'_, Option<Uid>>;
+
+    /// Whose each user id is, in the order asked.
+    fn accounts_of_user_ids(&self, ids: Vec<Uid>) -> StoreFuture<'_, Vec<Option<(AccountId, Username)>>>;
+
+    /// Every sealing key there is or was, in the order of their names. One that is forgotten at `now` is
+    /// [`SealingKeyState::Shredding`] or gone.
+    fn sealing_keys(&self, now: Timestamp) -> StoreFuture<'_, Vec<SealingKeyRow>>;
+
+    /// Stores a sealing key, unless its name is not above that of every key there ever was: then another server has been
+    /// first, nothing is changed, and the answer is `false`. Whoever draws the name from [`Store::sealing_keys`] has thus seen
+    /// every key when his is stored.
+    fn add_sealing_key(&self, key: NewSealingKey) -> StoreFuture<'_, bool>;
+
+    /// Adds to the counts of what keys have sealed. Keys that are not there are passed over.
+    fn count_seals(&self, counts: Vec<(SealingKeyId, u64)>) -> StoreFuture<'_, ()>;
+
+    /// Destroys a sealing key's bytes: in the store, in whatever it keeps beside itself to be durable, and so in every later
+    /// copy of either. They are out of reach at once, also where that ends [`Shredded::Unfinished`]. The rest of the row stays.
+    fn shred_sealing_key(&self, id: SealingKeyId) -> StoreFuture<'_, Shredded>;
+
     /// Deletes rows that are forgotten at `now`, at most [`MAX_EXPIRED_ROWS`] of them.
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired>;
 }
@@ -490,5 +590,11 @@ impl fmt::Debug for SessionId {
 impl fmt::Debug for PasswordHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PasswordHash(..)")
+    }
+}
+
+impl fmt::Debug for WrappedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WrappedKey(..)")
     }
 }

@@ -1,9 +1,10 @@
-//! Owns the registry issuer: `TempIDs` drawn at random, checked for uniqueness and remembered with their owner
-//! (PROTOCOL sections 1 and 5).
+//! Owns issuing: `TempIDs` drawn at random, checked for uniqueness and remembered with their owner, or sealed and
+//! forgotten (PROTOCOL sections 1, 5 and 7).
 
+use bluetrace_protocol::sealed::wire_seconds;
 use bluetrace_protocol::{Record, TempId, Timestamp, Window};
 
-use crate::authority::{Authority, AuthorityError, Member};
+use crate::authority::{Authority, AuthorityError, Member, Scheme};
 use crate::store::{ImportedTempId, TempIdImported, TempIdsIssued};
 
 /// How often taken ids are drawn anew before the generator is believed to be broken. One draw in 10^20 is taken by chance.
@@ -22,15 +23,45 @@ impl Authority {
         now: Timestamp,
     ) -> Result<Option<Vec<Record>>, AuthorityError> {
         let lifetime = i64::from(self.policy.temp_id_lifetime_s.max(1));
-        let mut records = Vec::new();
+        let mut windows = Vec::new();
         let mut start = now;
         for _ in 0..count {
             let window = Window::new(start, start.plus(lifetime - 1))
                 .map_err(|error| AuthorityError::Internal(format!("the TempIDs' lifetime: {error}")))?;
-            records.push(Record { temp_id: self.with_generator(TempId::random), window });
+            windows.push(window);
             start = start.plus(lifetime);
         }
-        let forget_at = self.forget_at(start);
+        match self.policy.temp_id_scheme {
+            Scheme::Registry => self.register(member, windows, self.forget_at(start)).await,
+            Scheme::Sealed => self.seal(member, windows, now).await,
+        }
+    }
+
+    /// Seals an id for each window.
+    async fn seal(
+        &self,
+        member: &Member,
+        windows: Vec<Window>,
+        now: Timestamp,
+    ) -> Result<Option<Vec<Record>>, AuthorityError> {
+        let times = windows.iter().map(|window| Some((wire_seconds(window.start())?, wire_seconds(window.expiry())?)));
+        let times: Option<Vec<_>> = times.collect();
+        let times =
+            times.ok_or_else(|| AuthorityError::Internal("a sealed TempID ends before 2038-01-19".to_owned()))?;
+        let Some(sealed) = self.seal_temp_ids(member, &times, now).await? else { return Ok(None) };
+        let records = sealed.iter().zip(windows).map(|(sealed, window)| Record { temp_id: sealed.into(), window });
+        Ok(Some(records.collect()))
+    }
+
+    /// Draws an id for each window, and stores them.
+    async fn register(
+        &self,
+        member: &Member,
+        windows: Vec<Window>,
+        forget_at: Timestamp,
+    ) -> Result<Option<Vec<Record>>, AuthorityError> {
+        let draw = |window| Record { temp_id: self.with_generator(TempId::random), window };
+        let mut records: Vec<_> = windows.into_iter().map(draw).collect();
         for _ in 0..MAX_DRAWS {
             match self.store.issue_temp_ids(member.account, records.clone(), forget_at).await? {
                 TempIdsIssued::Issued => return Ok(Some(records)),

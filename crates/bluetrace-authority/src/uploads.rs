@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::future::{poll_fn, ready};
 use std::task::Poll;
 
+use bluetrace_protocol::limits::SEALED_CHARACTERS;
 use bluetrace_protocol::message::BeginUpload;
 use bluetrace_protocol::{
-    ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Username,
+    ExposureNotice, Opened, Record, SealedTempId, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord,
+    Username,
 };
 
 use crate::authority::{Authority, AuthorityError, Member, hex};
@@ -203,8 +205,15 @@ impl Authority {
         owners: &mut Owners,
         now: Timestamp,
     ) -> Result<Vec<TracedRecord>, AuthorityError> {
-        let ids = owners.missing(&records);
-        owners.add(ids.clone(), self.store.resolve(ids, now).await?);
+        let mut ids = owners.missing(&records);
+        if ids.iter().any(is_sealed) {
+            let opened = self.open_sealed(&records, owners, now).await?;
+            ids.retain(|id| !opened.contains_key(id));
+            self.add_owners(opened, owners, now).await?;
+        }
+        if !ids.is_empty() {
+            owners.add(ids.clone(), self.store.resolve(ids, now).await?);
+        }
         let trace = |record: Uploaded| match record {
             Uploaded::Malformed => TracedRecord { record: None, trace: Trace::Invalid },
             Uploaded::Record(uploaded) => {
@@ -219,6 +228,52 @@ impl Authority {
             }
         };
         Ok(records.into_iter().map(trace).collect())
+    }
+
+    /// Opens those sealed ids whose owner is not known yet.
+    async fn open_sealed(
+        &self,
+        records: &[Uploaded],
+        owners: &Owners,
+        now: Timestamp,
+    ) -> Result<HashMap<TempId, Opened>, AuthorityError> {
+        // asked for anew, so that a key that was destroyed a moment ago opens nothing
+        let keyring = self.keyring(now).await?;
+        let mut opened = HashMap::new();
+        for record in records {
+            let Uploaded::Record(UploadedRecord { record, received, .. }) = record else { continue };
+            if opened.contains_key(&record.temp_id) || owners.0.contains_key(&record.temp_id) {
+                continue;
+            }
+            let Ok(sealed) = SealedTempId::parse(record.temp_id.reveal()) else { continue };
+            // what the device says of the window tells where to look, and is not believed otherwise
+            let said = [record.window.start(), received.unwrap_or(record.window.start())];
+            if let Some(found) = keyring.open(&sealed, &said) {
+                opened.insert(record.temp_id.clone(), found);
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Turns the user ids in opened ids into people, all with one question.
+    async fn add_owners(
+        &self,
+        opened: HashMap<TempId, Opened>,
+        owners: &mut Owners,
+        now: Timestamp,
+    ) -> Result<(), AuthorityError> {
+        let mut user_ids: Vec<_> = opened.values().map(|opened| opened.uid).collect();
+        user_ids.sort_unstable();
+        user_ids.dedup();
+        let accounts = self.store.accounts_of_user_ids(user_ids.clone()).await?;
+        let accounts: HashMap<_, _> = user_ids.into_iter().zip(accounts).collect();
+        let owner_of = |opened: &Opened| {
+            let (account, username) = accounts.get(&opened.uid).cloned().flatten()?;
+            let window = opened.window().filter(|window| now < self.forget_at(window.expiry()))?;
+            Some(Owner { account, username, window })
+        };
+        owners.0.extend(opened.into_iter().map(|(id, opened)| (id, owner_of(&opened))));
+        Ok(())
     }
 
     /// Whether a member's account is there still: asked where an upload is not.
@@ -261,12 +316,20 @@ impl Owners {
     }
 
     fn add(&mut self, ids: Vec<TempId>, owners: Vec<Option<Owner>>) {
-        self.0.extend(ids.into_iter().zip(owners));
+        // a sealed id that nobody was found for may be found with another record, whose moment is right
+        let found = ids.into_iter().zip(owners).filter(|(id, owner)| owner.is_some() || !is_sealed(id));
+        self.0.extend(found);
     }
 
     fn of(&self, id: &TempId) -> Option<Owner> {
         self.0.get(id)?.clone()
     }
+}
+
+/// Whether an id is of the sealed scheme's length, which no registry's has: then it is opened and not looked up, or, as one
+/// imported, looked up when no key opens it.
+fn is_sealed(id: &TempId) -> bool {
+    id.reveal().len() == SEALED_CHARACTERS
 }
 
 /// What adds up while an upload is traced.

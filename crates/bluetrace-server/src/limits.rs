@@ -133,6 +133,10 @@ pub const RETENTION_INTERVAL: Duration = Duration::from_mins(1);
 /// Longest pause of the retention job while the store fails.
 pub const RETENTION_BACK_OFF: Duration = Duration::from_mins(15);
 
+/// Time between two looks after the sealing keys: within it a server takes up a key that an operator or another server began,
+/// and lets go of one that was destroyed.
+pub const KEYS_INTERVAL: Duration = Duration::from_secs(2);
+
 // ---- HTTP
 
 /// Longest head of a request, in bytes.

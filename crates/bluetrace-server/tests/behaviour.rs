@@ -15,7 +15,7 @@ use std::time::Duration;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::passwords::{HashCost, InlinePool};
 use bluetrace_authority::store::Store;
-use bluetrace_authority::{Authority, MasterKey, Policy};
+use bluetrace_authority::{Authority, MasterKey, Policy, Scheme};
 use bluetrace_protocol::limits::{MAX_BAD_LINES, MAX_LINE, MAX_RECORD_BATCH};
 use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
 use bluetrace_server::complaints::Complaints;
@@ -129,7 +129,7 @@ async fn a_block_ends_no_session_and_refuses_no_resume() {
 
 #[tokio::test]
 async fn a_session_is_resumed_after_a_restart_until_it_logs_out() {
-    on_each_store(async |server| {
+    on_each_store_with_each_scheme(async |server| {
         let mut client = server.login(ALICE, ALICES_PASSWORD).await;
         let token = client.token().await;
         let server = server.restart().await;
@@ -164,7 +164,7 @@ async fn a_logout_ends_its_own_connection_and_no_other() {
 
 #[tokio::test]
 async fn a_login_storm_queues_and_other_sessions_are_answered_meanwhile() {
-    let server = TestServer::start_with(Kind::Sqlite, HashCost::STANDARD).await;
+    let server = TestServer::start_with(Kind::Sqlite, Policy::default()).await;
     let mut other = server.login(BOB, BOBS_PASSWORD).await;
     let mut storm = JoinSet::new();
     for _ in 0..200 {
@@ -195,7 +195,7 @@ async fn a_login_storm_queues_and_other_sessions_are_answered_meanwhile() {
 
 #[tokio::test]
 async fn a_session_may_come_byte_by_byte() {
-    on_each_store(async |server| {
+    on_each_store_with_each_scheme(async |server| {
         let mut client = server.connect().await;
         for byte in format!("{ALICE}\r\n{ALICES_PASSWORD}\r\n{{\"commandType\":\"DT\"}}\r\n{LOGOUT}").bytes() {
             client.send([byte]).await;
@@ -210,7 +210,7 @@ async fn a_session_may_come_byte_by_byte() {
 
 #[tokio::test]
 async fn a_whole_session_may_come_in_one_segment_and_is_answered_in_order() {
-    on_each_store(async |server| {
+    on_each_store_with_each_scheme(async |server| {
         let mut client = server.connect().await;
         let command = |id: u32| {
             let command = if id.is_multiple_of(2) { "DT" } else { "RT" };
@@ -421,7 +421,7 @@ async fn a_wrong_record_never_costs_a_right_one() {
 
 #[tokio::test]
 async fn who_was_met_is_shown_to_the_operator_and_given_notice() {
-    on_each_store(async |server| {
+    on_each_store_with_each_scheme(async |server| {
         let mut bob = server.login(BOB, BOBS_PASSWORD).await;
         bob.send("{\"commandType\":\"DT\"}\n").await;
         let answer = bob.line().await.unwrap();
@@ -472,6 +472,19 @@ async fn a_store_that_is_gone_is_an_answer_and_the_session_goes_on() {
     assert!(answer.starts_with("{\"commandType\":\"ER\",\"id\":1,\"data\":{\"code\":\""), "{answer}");
     client.token().await;
     server.attempt(ALICE, ALICES_PASSWORD, "421 ").await;
+}
+
+#[tokio::test]
+async fn a_sealed_temp_id_is_issued_without_the_store() {
+    let policy = Policy { temp_id_scheme: Scheme::Sealed, ..cheap() };
+    let server = TestServer::start_with(Kind::Sqlite, policy).await;
+    let mut client = server.login(ALICE, ALICES_PASSWORD).await;
+    let download = "{\"commandType\":\"DT\"}\n";
+    client.send(download).await;
+    client.expect("{\"commandType\":\"DT\",\"numOfSend\":0,\"data\":\"").await;
+    server.sqlite.as_ref().unwrap().close();
+    client.send(download).await;
+    client.expect("{\"commandType\":\"DT\",\"numOfSend\":0,\"data\":\"").await;
 }
 
 #[tokio::test]
@@ -681,7 +694,7 @@ struct TestServer {
     authority: Arc<Authority>,
     clock: Arc<TestClock>,
     output: Output,
-    hash_cost: HashCost,
+    policy: Policy,
     switch: ShutdownSwitch,
     running: JoinHandle<()>,
 }
@@ -692,26 +705,33 @@ async fn on_each_store(test: impl AsyncFn(TestServer)) {
     }
 }
 
+async fn on_each_store_with_each_scheme(test: impl AsyncFn(TestServer)) {
+    for temp_id_scheme in [Scheme::Registry, Scheme::Sealed] {
+        for kind in [Kind::Memory, Kind::Sqlite] {
+            test(TestServer::start_with(kind, Policy { temp_id_scheme, ..cheap() }).await).await;
+        }
+    }
+}
+
+/// The usual rules, and logins that cost nothing.
+fn cheap() -> Policy {
+    Policy { hash_cost: HashCost::INSECURE_FOR_SIMULATION, ..Policy::default() }
+}
+
 impl TestServer {
     async fn start(kind: Kind) -> Self {
-        Self::start_with(kind, HashCost::INSECURE_FOR_SIMULATION).await
+        Self::start_with(kind, cheap()).await
     }
 
-    async fn start_with(kind: Kind, hash_cost: HashCost) -> Self {
+    async fn start_with(kind: Kind, policy: Policy) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let server = Self::start_at(address, folder, kind, Arc::new(MemoryStore::new()), hash_cost);
+        let server = Self::start_at(address, folder, kind, Arc::new(MemoryStore::new()), policy);
         open_accounts(&server.authority, server.clock.now()).await;
         server
     }
 
-    fn start_at(
-        address: SocketAddr,
-        folder: TempDir,
-        kind: Kind,
-        memory: Arc<MemoryStore>,
-        hash_cost: HashCost,
-    ) -> Self {
+    fn start_at(address: SocketAddr, folder: TempDir, kind: Kind, memory: Arc<MemoryStore>, policy: Policy) -> Self {
         let sqlite = match kind {
             Kind::Memory => None,
             Kind::Sqlite => Some(Arc::new(SqliteStore::open(&folder.path().join("authority.sqlite")).unwrap())),
@@ -722,8 +742,7 @@ impl TestServer {
         };
         let cores = std::thread::available_parallelism().unwrap().get();
         let pool = Arc::new(ThreadPool::start(cores).unwrap());
-        let policy = Policy { hash_cost, ..Policy::default() };
-        let authority = Arc::new(Authority::new(store, pool, policy, &MasterKey::new([7; 32]), rand_seed()));
+        let authority = Arc::new(Authority::new(store, pool, policy.clone(), &MasterKey::new([7; 32]), rand_seed()));
         let clock = Arc::new(TestClock::default());
         let output = Output::default();
         let shared = Arc::new(Shared {
@@ -742,7 +761,7 @@ impl TestServer {
         let running = tokio::spawn(server.run(listener, shutdown, move |stream, peer| {
             connection::serve(stream, peer, Arc::clone(&shared), heard.clone())
         }));
-        Self { address, folder, kind, memory, sqlite, authority, clock, output, hash_cost, switch, running }
+        Self { address, folder, kind, memory, sqlite, authority, clock, output, policy, switch, running }
     }
 
     async fn connect(&self) -> LineClient {
@@ -766,9 +785,9 @@ impl TestServer {
     async fn restart(self) -> Self {
         self.switch.begin();
         timeout(Duration::from_mins(1), self.running).await.unwrap().unwrap();
-        let Self { address, folder, kind, memory, hash_cost, .. } = self;
+        let Self { address, folder, kind, memory, policy, .. } = self;
         drop((self.authority, self.sqlite));
-        Self::start_at(address, folder, kind, memory, hash_cost)
+        Self::start_at(address, folder, kind, memory, policy)
     }
 
     async fn stop_and_read_console(self) -> String {

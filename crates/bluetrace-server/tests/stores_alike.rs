@@ -4,12 +4,12 @@
 use bluetrace_authority::conformance::block_on;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::store::{
-    AccountId, ImportedTempId, Lockout, NewNotice, NoticeId, PasswordHash, PasswordSource, SessionId, Store, UploadKey,
-    UploadRequest, Verdict,
+    AccountId, ImportedTempId, KeyTerm, Lockout, NewNotice, NewSealingKey, NoticeId, PasswordHash, PasswordSource,
+    SealingKeyId, SealingKeyState, SessionId, Store, UploadKey, UploadRequest, Verdict, WRAPPED_KEY_BYTES, WrappedKey,
 };
 use bluetrace_protocol::{
-    ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Username,
-    Window,
+    ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, UploadedRecord,
+    Username, Window,
 };
 use bluetrace_server::sqlite::SqliteStore;
 use proptest::collection::vec;
@@ -47,6 +47,10 @@ enum Call {
     MarkRead { account: i64, last: i64 },
     Revoke { session: u8, memory_s: i64 },
     Note(u8),
+    GiveUserId { account: i64, candidate: u8 },
+    AddKey { id: i64, memory_s: i64 },
+    CountSeals(Vec<(i64, u64)>),
+    ShredKey(i64),
     Expire,
 }
 
@@ -71,7 +75,11 @@ fn call() -> impl Strategy<Value = Call> {
             .prop_map(|(upload, first, records)| Call::Append { upload, first, records }),
         2 => (upload, vec(account.clone(), 0..4), memory_s.clone())
             .prop_map(|(upload, notified, memory_s)| Call::Complete { upload, notified, memory_s }),
-        1 => (account, 0..9_i64).prop_map(|(account, last)| Call::MarkRead { account, last }),
+        1 => (account.clone(), 0..9_i64).prop_map(|(account, last)| Call::MarkRead { account, last }),
+        2 => (account, 0..4_u8).prop_map(|(account, candidate)| Call::GiveUserId { account, candidate }),
+        2 => (1..6_i64, memory_s.clone()).prop_map(|(id, memory_s)| Call::AddKey { id, memory_s }),
+        1 => vec((1..6_i64, 0..u64::MAX), 0..4).prop_map(Call::CountSeals),
+        1 => (1..6_i64).prop_map(Call::ShredKey),
         1 => (0..3_u8, memory_s).prop_map(|(session, memory_s)| Call::Revoke { session, memory_s }),
         1 => any::<u8>().prop_map(Call::Note),
         1 => Just(Call::Expire),
@@ -125,6 +133,23 @@ fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
         Call::MarkRead { account, last } => shown(store.mark_notices_read(AccountId(account), NoticeId(last))),
         Call::Revoke { session, memory_s } => shown(store.revoke_session(SessionId([session; 16]), now.plus(memory_s))),
         Call::Note(number) => shown(store.note_import("file", number.to_string())),
+        Call::GiveUserId { account, candidate } => {
+            let user_id = block_on(store.user_id(AccountId(account), Uid::from_bytes([candidate; 21])));
+            user_id.map_or_else(|_| "failed".into(), |user_id| format!("{:?}", user_id.map(|id| id.reveal())))
+        }
+        Call::AddKey { id, memory_s } => {
+            let (issues_from, issues_until) = (now, now.plus(10));
+            let term =
+                KeyTerm { issues_from, issues_until, last_expiry: now.plus(20), forget_at: now.plus(30 + memory_s) };
+            let wrapped = WrappedKey([now.as_unix().to_be_bytes()[7]; WRAPPED_KEY_BYTES]);
+            shown(store.add_sealing_key(NewSealingKey { id: SealingKeyId(id), term, wrapped }))
+        }
+        // no more than SQLite can count
+        Call::CountSeals(counts) => {
+            let counts = counts.into_iter().map(|(id, seals)| (SealingKeyId(id), seals >> 20)).collect();
+            shown(store.count_seals(counts))
+        }
+        Call::ShredKey(id) => shown(store.shred_sealing_key(SealingKeyId(id))),
         // how the rows of removed accounts are counted is each store's own affair
         Call::Expire => {
             while block_on(store.expire(now)).unwrap().more {}
@@ -169,6 +194,14 @@ fn sight(store: &dyn Store, moment: Moment) -> Vec<String> {
         }
     }
     sight.push(format!("{:?}", block_on(store.import_note("file")).unwrap()));
+    let user_ids = (0..4).map(|number| Uid::from_bytes([number; 21])).collect();
+    for owner in block_on(store.accounts_of_user_ids(user_ids)).unwrap() {
+        sight.push(owner.map_or_else(String::new, |(account, name)| format!("{account:?} {}", name.reveal())));
+    }
+    for row in block_on(store.sealing_keys(now)).unwrap() {
+        let bytes = if let SealingKeyState::Live(wrapped) = &row.state { Some(wrapped.0) } else { None };
+        sight.push(format!("{row:?} {bytes:?}"));
+    }
     sight
 }
 

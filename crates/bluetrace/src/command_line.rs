@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use bluetrace_authority::Scheme;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     User(UserOptions),
     /// Write what the authority holds to standard output; works while the server runs.
     Export(ExportOptions),
+    /// Look after the keys that seal TempIDs; works while the server runs.
+    Keys(KeysOptions),
     /// Look at the configuration: what is in force, or a sample.
     Config(ConfigOptions),
     /// Examine an authority, running or not, and say what to do about each finding; changes nothing.
@@ -84,6 +87,12 @@ pub(crate) struct ServerOptions {
     /// TempIDs to import at start [default: tempIDs.txt, if there is one].
     #[arg(long, value_name = "FILE")]
     pub(crate) tempids: Option<PathBuf>,
+    /// What kind of TempIDs to issue. Those of the other kind are resolved all the same.
+    #[arg(long, value_name = "SCHEME", value_enum, default_value_t = TempIdScheme::Registry)]
+    pub(crate) tempid_scheme: TempIdScheme,
+    /// How long a key seals TempIDs before the next one does, at least a minute.
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = key_period)]
+    pub(crate) key_period: u32,
     /// How long a TempID may be shown, up to a day.
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = temp_id_lifetime)]
     pub(crate) tempid_lifetime: u32,
@@ -110,10 +119,10 @@ pub(crate) struct ServerOptions {
     pub(crate) allow_plaintext: bool,
     // ---- the HTTPS API
     /// Address of the HTTPS API, or `off` [default: 127.0.0.1:4080].
-    #[arg(long, value_name = "ADDR", value_parser = http_place)]
+    #[arg(id = "http_address", long = "http", value_name = "ADDR", value_parser = http_place, help_heading = "HTTP")]
     pub(crate) http: Option<HttpPlace>,
     /// Do not limit the rates of an account or an address over HTTP: for a server behind a proxy that does, or a measurement.
-    #[arg(long)]
+    #[arg(id = "http_no_rate_limits", long = "no-rate-limits", help_heading = "HTTP")]
     pub(crate) no_rate_limits: bool,
 }
 
@@ -230,6 +239,63 @@ pub(crate) enum ExportKind {
 pub(crate) enum ExportFormat {
     Csv,
     Jsonl,
+}
+
+// ---- Sealing keys
+
+/// A kind of TempIDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TempIdScheme {
+    /// Random digits; a row of the database for each.
+    Registry,
+    /// OpenTrace's: owner and window under a key that changes daily; nothing is stored for one.
+    Sealed,
+}
+
+impl From<TempIdScheme> for Scheme {
+    fn from(scheme: TempIdScheme) -> Self {
+        match scheme {
+            TempIdScheme::Registry => Self::Registry,
+            TempIdScheme::Sealed => Self::Sealed,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeysOptions {
+    #[command(subcommand)]
+    pub(crate) action: KeysAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysAction {
+    /// List the keys there are and were: when each seals, its age, how often it has sealed. Never the keys themselves.
+    List {
+        #[command(flatten)]
+        folder: AuthorityFolder,
+    },
+    /// Begin a new key at once. The one before goes on opening what it sealed.
+    Rotate {
+        #[command(flatten)]
+        folder: AuthorityFolder,
+    },
+    /// Destroy a key before its time: no TempID that it sealed can be resolved any more.
+    Shred {
+        /// Its number in the list.
+        id: i64,
+        /// Do not ask whether that is meant.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        folder: AuthorityFolder,
+    },
+}
+
+fn key_period(text: &str) -> Result<u32, String> {
+    const MINUTE_S: u32 = 60;
+    seconds(text).and_then(|seconds| {
+        if seconds >= MINUTE_S { Ok(seconds) } else { Err("a key seals for a minute or longer".to_owned()) }
+    })
 }
 
 // Configuration and doctor.

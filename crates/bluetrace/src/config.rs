@@ -760,16 +760,16 @@ mod tests {
     #[test]
     fn a_heading_makes_a_section_and_a_secret_is_not_shown() {
         let definition = super::server()
-            .arg(Arg::new("http_address").long("http").help_heading("HTTP").value_parser(value_parser!(SocketAddr)))
+            .arg(Arg::new("radio_address").long("radio").help_heading("RADIO").value_parser(value_parser!(SocketAddr)))
             .arg(Arg::new("code_webhook").long("code-webhook").hide_env_values(true).default_value("hidden"));
         let settings = settings(&definition);
         let by_id = |id: &str| settings.iter().find(|setting| setting.id == id).unwrap().clone();
-        let http = by_id("http_address");
-        assert_eq!((&*http.section, &*http.key, &*http.variable), ("http", "address", "BLUETRACE_HTTP_ADDRESS"));
-        assert_eq!(settings.last().unwrap().id, "http_address", "each section in one piece");
-        let text = "[http]\naddress = \"127.0.0.1:4080\"\n";
+        let radio = by_id("radio_address");
+        assert_eq!((&*radio.section, &*radio.key, &*radio.variable), ("radio", "address", "BLUETRACE_RADIO_ADDRESS"));
+        assert_eq!(settings.last().unwrap().id, "radio_address", "each section in one piece");
+        let text = "[radio]\naddress = \"127.0.0.1:4080\"\n";
         let file = File { path: FILE_NAME.into(), text: text.to_owned(), found_in: None };
-        assert_eq!(file.values(&definition, &settings).unwrap()["http_address"].text, "127.0.0.1:4080");
+        assert_eq!(file.values(&definition, &settings).unwrap()["radio_address"].text, "127.0.0.1:4080");
 
         let secret = by_id("code_webhook");
         let value = secret.default.clone();

@@ -13,11 +13,18 @@ use serde::Serialize;
 use crate::command_line::{ExportFormat, ExportKind, ExportOptions};
 use crate::installation::Installation;
 use crate::runtime::block_on;
-use crate::system::{SystemClock, to_stdout};
+use crate::system::{self, SystemClock, to_stdout};
 
 pub(crate) fn run(options: &ExportOptions) -> anyhow::Result<()> {
     let installation = Installation::open_existing(&options.folder, Arc::new(InlinePool))?;
     let (authority, now) = (&installation.authority, SystemClock.now());
+    if options.what == ExportKind::Tempids
+        && !block_on(async { Ok(authority.store().sealing_keys(now).await?) })?.is_empty()
+    {
+        system::say(
+            "sealed TempIDs are not listed: they are not stored, and open with their keys (`bluetrace keys list`)",
+        );
+    }
     to_stdout(|out| match (options.what, options.format) {
         (ExportKind::Tempids, ExportFormat::Csv) => block_on(temp_ids(authority.store(), now, |row| {
             Ok(writeln!(out, "{} {} {} {}", row.username, row.temp_id, row.start, row.expiry)?)

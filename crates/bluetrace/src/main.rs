@@ -11,6 +11,7 @@ mod doctor;
 mod export;
 mod import;
 mod installation;
+mod keys;
 mod passwords;
 mod runtime;
 mod serve;
@@ -51,6 +52,7 @@ fn run(command: Command, configuration: Configuration) -> anyhow::Result<ExitCod
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::User(options) => user::run(options).map(|()| ExitCode::SUCCESS),
         Command::Export(options) => export::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Keys(options) => keys::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Tempid(options) => temp_id::run(&options),
         Command::Config(options) => config::run(&options, &configuration).map(|()| ExitCode::SUCCESS),
         Command::Doctor(options) => doctor::run(&options, &Ok(configuration)),

@@ -16,7 +16,9 @@ use bluetrace_server::console::{Console, ConsoleEvent};
 use bluetrace_server::data_folder::{DataFolder, ServerLock};
 use bluetrace_server::http::{HttpApi, Probe, Rates};
 use bluetrace_server::jobs;
-use bluetrace_server::limits::{HTTP_HEAD_DEADLINE, HTTP_SHARE_OF_CONNECTIONS, Limits, RETENTION_INTERVAL};
+use bluetrace_server::limits::{
+    HTTP_HEAD_DEADLINE, HTTP_SHARE_OF_CONNECTIONS, KEYS_INTERVAL, Limits, RETENTION_INTERVAL,
+};
 use bluetrace_server::listener::{self, Refusals, Server};
 use bluetrace_server::password_pool::ThreadPool;
 use bluetrace_server::shutdown::{Shutdown, ShutdownSwitch, shutdown_channel};
@@ -102,6 +104,7 @@ pub(crate) struct RunningServer {
     serving: JoinHandle<()>,
     serving_http: Option<JoinHandle<()>>,
     forgetting: JoinHandle<()>,
+    keeping_keys: JoinHandle<()>,
     _lock: ServerLock,
 }
 
@@ -120,6 +123,7 @@ impl RunningServer {
         let store = installation.store.clone();
         let forgetting = jobs::delete_forgotten(store, clock.clone(), RETENTION_INTERVAL, shutdown.clone());
         let authority = installation.authority.clone();
+        let keeping_keys = jobs::keep_keys(authority.clone(), clock.clone(), KEYS_INTERVAL, shutdown.clone());
         let shared =
             Arc::new(Shared { authority, clock, console, limits: limits.clone(), complaints: Complaints::default() });
         let server = Server { tls: tls.config(), allow_plaintext, limits, refusals: Refusals::OF_SESSIONS };
@@ -135,6 +139,7 @@ impl RunningServer {
             serving: tokio::spawn(server.run(listener, shutdown, each)),
             serving_http,
             forgetting: tokio::spawn(forgetting),
+            keeping_keys: tokio::spawn(keeping_keys),
             _lock: lock,
         })
     }
@@ -147,6 +152,10 @@ impl RunningServer {
             serving.await.context("the HTTPS API")?;
         }
         self.forgetting.await.context("the retention job")?;
+        self.keeping_keys.await.context("the job of the sealing keys")?;
+        if let Err(error) = self.installation.authority.count_seals().await {
+            warn!(%error, "what was sealed since the last count is not counted");
+        }
         let store = self.installation.store;
         tokio::task::spawn_blocking(move || store.close()).await.context("closing the store")
     }
@@ -155,7 +164,9 @@ impl RunningServer {
 fn policy(options: &ServerOptions) -> Policy {
     Policy {
         lockout: Lockout { max_failures: MAX_FAILED_LOGINS, block_duration_s: options.block_duration },
+        temp_id_scheme: options.tempid_scheme.into(),
         temp_id_lifetime_s: options.tempid_lifetime,
+        key_period_s: options.key_period,
         retention_s: options.retention,
         resume_s: options.resume_lifetime,
         ..Policy::default()

@@ -16,7 +16,7 @@ use bluetrace_protocol::message::ErrorCode;
 use bluetrace_protocol::{TempId, Timestamp};
 use serde_json::Value;
 use socket2::SockRef;
-use support::{RunningServer, root};
+use support::{RunningServer, SCHEMES, root};
 
 #[test]
 fn the_dialogues_on_the_page_are_the_vector_files() {
@@ -34,11 +34,11 @@ fn the_dialogues_on_the_page_are_the_vector_files() {
 
 #[test]
 fn a_real_server_holds_every_dialogue() {
-    let failures: Vec<String> = vectors()
-        .into_iter()
-        .filter_map(|(path, text)| {
-            let server = RunningServer::start();
-            hold(&text, server.address).err().map(|error| format!("{path}: {error}"))
+    let dialogues = SCHEMES.iter().flat_map(|scheme| vectors().into_iter().map(move |vector| (scheme, vector)));
+    let failures: Vec<String> = dialogues
+        .filter_map(|(scheme, (path, text))| {
+            let server = RunningServer::start(scheme);
+            hold(&text, server.address).err().map(|error| format!("{path}, {scheme:?}: {error}"))
         })
         .collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));

@@ -11,14 +11,20 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use support::{RunningServer, root};
+use support::{RunningServer, SCHEMES, root};
 
 /// Longer than anything here takes: a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_contact_between_two_python_devices_is_traced_across_a_cut_connection() {
-    let server = RunningServer::start();
+    for scheme in SCHEMES {
+        trace_a_contact(&scheme);
+    }
+}
+
+fn trace_a_contact(scheme: &[&str]) {
+    let server = RunningServer::start(scheme);
     let mut met = PythonClient::start(server.address, "+61410888888", "banksia and wattle");
     let mut ill = PythonClient::start(cutting_proxy(server.address), "+61410999999", "waratah");
     met.say("Download_tempID");
@@ -43,7 +49,7 @@ fn a_contact_between_two_python_devices_is_traced_across_a_cut_connection() {
 
 #[test]
 fn the_python_client_tells_a_wrong_password_and_a_wrong_command() {
-    let server = RunningServer::start();
+    let server = RunningServer::start(&[]);
     let mut client = PythonClient::start(server.address, "+61410999999", "a guess\nwaratah");
     client.say("Frobnicate");
     client.expect("Error. Invalid command");

@@ -12,17 +12,23 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bluetrace_protocol::Timestamp;
+use bluetrace_protocol::{TempId, Timestamp};
 use rexpect::session::{Options, PtySession, spawn_with_options};
 use support::{
-    Device, ILL, MET, PATIENCE, Place, RunningServer, Session, hostile_server, now, record, root, send_datagram,
-    wait_until,
+    Device, ILL, MET, PATIENCE, Place, RunningServer, SCHEMES, Session, hostile_server, now, record, root,
+    send_datagram, wait_until,
 };
 
 #[test]
 fn a_contact_is_traced_as_in_the_sample_interaction() {
+    for scheme in SCHEMES {
+        trace_a_contact(&scheme);
+    }
+}
+
+fn trace_a_contact(scheme: &[&str]) {
     let place = Place::with_accounts();
-    let mut server = place.server();
+    let mut server = place.server_with(scheme);
     let mut ill = Device::run(&mut place.device_command(server.address, "device"), &place.path("device.log"));
     let mut met = Device::run(&mut place.device_command(server.address, "other"), &place.path("other.log"));
     for line in [ILL.0, "a guess", ILL.1, "Download_tempID"] {
@@ -376,7 +382,7 @@ fn is_match<'a>(pattern: &'a str, line: &str, bound: &mut BTreeMap<&'a str, Stri
 fn length_of(class: &str, line: &str) -> Option<usize> {
     let digits = line.bytes().take_while(u8::is_ascii_digit).count();
     match class {
-        "tempid" => (digits == 20).then_some(20),
+        "tempid" => [20, 84].into_iter().find(|&length| line.get(..length).is_some_and(|id| TempId::parse(id).is_ok())),
         "number" => (digits > 0).then_some(digits),
         "time" => line.get(..19).filter(|text| Timestamp::parse(text).is_ok()).map(str::len),
         "fingerprint" => line.get(..71).filter(|text| text.starts_with("sha256:")).map(str::len),

@@ -318,7 +318,7 @@ impl Desk {
 }
 
 impl Seen {
-    const EVERYTHING: [&str; 24] = [
+    const EVERYTHING: [&str; 26] = [
         "a login",
         "a wrong password",
         "a block",
@@ -343,6 +343,8 @@ impl Seen {
         "a notice left",
         "a notice delivered",
         "a notice forgotten unread",
+        "a sealing key made ahead",
+        "a sealing key destroyed",
     ];
 
     pub(crate) fn note(&mut self, what: &'static str) {
@@ -419,6 +421,8 @@ impl Connection {
 fn authority(store: &Arc<MemoryStore>, rules: &Rules, start: u8) -> Authority {
     let policy = Policy {
         lockout: Lockout { max_failures: 3, block_duration_s: rules.block_s },
+        temp_id_scheme: rules.scheme,
+        key_period_s: rules.key_period_s,
         temp_id_lifetime_s: rules.lifetime_s,
         retention_s: rules.retention_s,
         resume_s: rules.resume_s,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bluetrace_authority::Scheme;
 use bluetrace_authority::accounts::LoggedIn;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::store::{AccountId, Store};
@@ -15,8 +16,9 @@ use crate::desk::at_once;
 
 /// The numbers of a world.
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_field_names, reason = "a number of seconds says so")]
 pub(crate) struct Rules {
+    pub(crate) scheme: Scheme,
+    pub(crate) key_period_s: u32,
     pub(crate) lifetime_s: u32,
     pub(crate) retention_s: u32,
     pub(crate) block_s: u32,
@@ -64,6 +66,8 @@ struct Issued {
     owner: usize,
     window: Window,
     forget_at: Timestamp,
+    /// A record that says to be of a later moment, by its window and by when it was heard, is not looked into.
+    believed_until: Timestamp,
 }
 
 /// An upload, from its begin to its end in the store. One of the same name that is begun after that is another.
@@ -191,12 +195,19 @@ impl Model {
         assert_eq!(u32::try_from(records.len()).unwrap(), count);
         let lifetime = i64::from(self.rules.lifetime_s);
         let end = now.plus(lifetime * i64::from(count));
-        let forget_at = self.forget_at(end);
+        // the keys of sealed ids change at the multiples of their period
+        let key_ends = now.plus(i64::from(self.rules.key_period_s));
+        let key_ends = key_ends.plus(-key_ends.as_unix().rem_euclid(self.rules.key_period_s.into()));
         let mut start = now;
         for Record { temp_id, window } in records {
             assert_eq!((window.start(), window.expiry()), (start, start.plus(lifetime - 1)), "windows are consecutive");
             start = start.plus(lifetime);
-            let before = self.issued.insert(temp_id.clone(), Issued { owner: user, window: *window, forget_at });
+            let (forget_at, believed_until) = match self.rules.scheme {
+                Scheme::Registry => (self.forget_at(end), Timestamp::MAX),
+                Scheme::Sealed => (self.forget_at(window.expiry()), key_ends.plus(100 * lifetime)),
+            };
+            let issued = Issued { owner: user, window: *window, forget_at, believed_until };
+            let before = self.issued.insert(temp_id.clone(), issued);
             assert!(before.is_none(), "a TempID was issued twice");
         }
     }
@@ -228,7 +239,9 @@ impl Model {
         // from the begin of the first window to the end of the last
         let mut met = BTreeMap::<usize, (Timestamp, Timestamp)>::new();
         for ContactLogEntry { record, received } in &*records {
-            let Some(issued) = self.issued.get(&record.temp_id).filter(|issued| now < issued.forget_at) else {
+            let said = record.window.start().min(*received);
+            let is_found = |issued: &&Issued| now < issued.forget_at && said <= issued.believed_until;
+            let Some(issued) = self.issued.get(&record.temp_id).filter(is_found) else {
                 summary.unknown += 1;
                 continue;
             };
@@ -317,6 +330,10 @@ impl Model {
 
     fn check_temp_ids(&self, store: &MemoryStore, now: Timestamp) {
         let listed = at_once(store.temp_ids(None, 100_000, now)).unwrap();
+        if self.rules.scheme == Scheme::Sealed {
+            assert!(listed.is_empty(), "a sealed TempID is stored");
+            return;
+        }
         let live = self.issued.iter().filter(|(_, issued)| now < issued.forget_at);
         let expected: Vec<_> = live.map(|(id, issued)| (&self.users[issued.owner].name, id, issued.window)).collect();
         let found = listed.iter().map(|line| (&line.username, &line.record.temp_id, line.record.window));

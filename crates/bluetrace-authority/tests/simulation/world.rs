@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bluetrace_authority::Scheme;
 use bluetrace_authority::store::Store;
 use bluetrace_protocol::session::client::ClientSession;
 use bluetrace_protocol::{Beacon, Heard, Record, TempId, Timestamp, UploadId, Window, judge};
@@ -31,6 +32,8 @@ impl World {
     pub(crate) fn new(seed: u64, is_told: bool) -> Self {
         let mut dice = Dice::new(seed);
         let rules = Rules {
+            scheme: *dice.pick(&[Scheme::Registry, Scheme::Sealed]),
+            key_period_s: *dice.pick(&[600, 3_600, 86_400]),
             lifetime_s: *dice.pick(&[20, 60, 900]),
             retention_s: *dice.pick(&[300, 7_200, 86_400]),
             block_s: *dice.pick(&[0, 5, 60, 60]),
@@ -381,6 +384,9 @@ impl World {
 
     fn expire(&mut self) {
         while at_once(self.desk.store.expire(self.desk.now())).unwrap().more {}
+        let kept = at_once(self.desk.authority.keep_keys(self.desk.now())).unwrap();
+        self.desk.seen.count("a sealing key made ahead", kept.made.into());
+        self.desk.seen.count("a sealing key destroyed", kept.shredded.into());
         self.tell(|_| "the authority forgets".to_owned());
     }
 

@@ -8,6 +8,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 mod idle;
+mod keyring;
 mod line_client;
 mod logins;
 mod raw_sqlite;
@@ -32,6 +33,7 @@ fn main() {
     uploads::pipelined(&mut bench, &runtime);
     uploads::stop_and_wait(&mut bench, &runtime);
     temp_ids::run(&mut bench, &runtime);
+    keyring::run(&mut bench, &runtime);
     logins::run(&mut bench, &runtime);
     idle::run(&mut bench, &runtime);
     bench.finish().unwrap();

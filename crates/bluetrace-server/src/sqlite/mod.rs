@@ -6,6 +6,7 @@
 mod convert;
 mod error;
 mod inspect;
+mod keys;
 mod open;
 mod read;
 mod record_key;
@@ -13,19 +14,22 @@ mod workers;
 mod write;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bluetrace_authority::store::{
     AccountId, AccountOpened, AccountSummary, Expired, ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice,
-    NoticeId, Owner, PasswordHash, PasswordSource, SessionId, SessionState, Store, StoreFuture, TempIdImported,
-    TempIdsIssued, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest, UploadRow, Verdict,
+    NewSealingKey, NoticeId, Owner, PasswordHash, PasswordSource, SealingKeyId, SealingKeyRow, SessionId, SessionState,
+    Shredded, Store, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadCompleted, UploadFound, UploadKey,
+    UploadRequest, UploadRow, Verdict,
 };
 use bluetrace_protocol::{
-    ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username,
+    ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username,
 };
 use rusqlite::Connection;
 
 use self::error::JobError;
 pub use self::inspect::{Inspection, inspect};
+use self::keys::Overwritten;
 use self::open::Database;
 pub use self::open::{OpenError, SqliteOptions};
 use self::workers::Workers;
@@ -39,6 +43,8 @@ pub struct SqliteStore {
     readers: Workers,
     writer: Workers,
     database: Database,
+    /// Whether the log was given its size, and is to be given it again when it was emptied.
+    is_log_reserved: AtomicBool,
 }
 
 impl SqliteStore {
@@ -57,7 +63,8 @@ impl SqliteStore {
     pub fn open_with(path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
         let database = Database { path: path.into(), options };
         database.prepare()?;
-        Ok(Self { readers: Workers::readers(&database)?, writer: Workers::writer(&database)?, database })
+        let (readers, writer) = (Workers::readers(&database)?, Workers::writer(&database)?);
+        Ok(Self { readers, writer, database, is_log_reserved: AtomicBool::new(false) })
     }
 
     /// How many rows wait to be written.
@@ -78,6 +85,7 @@ impl SqliteStore {
     /// but the speed.
     pub fn reserve_log(&self) -> StoreFuture<'_, ()> {
         let database = self.database.clone();
+        self.is_log_reserved.store(true, Ordering::Relaxed);
         // within a transaction: nobody else writes to the log meanwhile
         self.write(1, move |_| database.reserve_log().map_err(|_| JobError::Failed("the write-ahead log cannot grow")))
     }
@@ -253,6 +261,53 @@ impl Store for SqliteStore {
 
     fn note_import(&self, name: &'static str, note: String) -> StoreFuture<'_, ()> {
         self.write(1, move |c| write::note_import(c, name, &note))
+    }
+
+    // ---- User ids and sealing keys
+
+    fn user_id(&self, account: AccountId, candidate: Uid) -> StoreFuture<'_, Option<Uid>> {
+        Box::pin(async move {
+            match self.readers.run(1, move |c| keys::user_id(c, account).map_err(JobError::from)).await? {
+                Some(user_id) => Ok(Some(user_id)),
+                None => self.writer.run(1, move |c| keys::give_user_id(c, account, &candidate)).await,
+            }
+        })
+    }
+
+    fn accounts_of_user_ids(&self, ids: Vec<Uid>) -> StoreFuture<'_, Vec<Option<(AccountId, Username)>>> {
+        self.read(move |c| keys::accounts_of_user_ids(c, &ids))
+    }
+
+    fn sealing_keys(&self, now: Timestamp) -> StoreFuture<'_, Vec<SealingKeyRow>> {
+        self.read(move |c| keys::sealing_keys(c, now))
+    }
+
+    fn add_sealing_key(&self, key: NewSealingKey) -> StoreFuture<'_, bool> {
+        self.write(1, move |c| keys::add_sealing_key(c, &key))
+    }
+
+    fn count_seals(&self, counts: Vec<(SealingKeyId, u64)>) -> StoreFuture<'_, ()> {
+        self.write(1, move |c| keys::count_seals(c, &counts))
+    }
+
+    fn shred_sealing_key(&self, id: SealingKeyId) -> StoreFuture<'_, Shredded> {
+        Box::pin(async move {
+            match self.writer.run(1, move |c| keys::overwrite(c, id)).await? {
+                Overwritten::Never => return Ok(Shredded::NoSuchKey),
+                Overwritten::Everywhere => return Ok(Shredded::Done),
+                Overwritten::Here => {}
+            }
+            let usual_wait = self.database.options.busy_timeout;
+            if !self.writer.run_between(move |c| keys::empty_log(c, usual_wait)).await? {
+                return Ok(Shredded::Unfinished);
+            }
+            self.writer.run(1, move |c| keys::note_gone(c, id)).await?;
+            if self.is_log_reserved.load(Ordering::Relaxed) {
+                // without it writing is slower, and nothing else
+                _ = self.reserve_log().await;
+            }
+            Ok(Shredded::Done)
+        })
     }
 
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired> {

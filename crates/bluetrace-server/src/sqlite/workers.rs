@@ -57,12 +57,29 @@ impl Workers {
         T: Send + 'static,
         F: Fn(&Connection) -> Result<T, JobError> + Send + 'static,
     {
+        self.enqueue(rows, Manner::InTransaction, work).await
+    }
+
+    async fn enqueue<T, F>(&self, rows: usize, manner: Manner, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection) -> Result<T, JobError> + Send + 'static,
+    {
         let rows = u32::try_from(rows).unwrap_or(u32::MAX).clamp(1, WRITER_QUEUE_ROWS);
         let room = Arc::clone(&self.room).acquire_many_owned(rows).await.map_err(|_| closed())?;
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Task { work, outcome: None, reply });
+        let job = Box::new(Task { work, manner, outcome: None, reply });
         lock(&self.queue).as_ref().ok_or_else(closed)?.send(Queued { job, room }).map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
+    }
+
+    /// Runs `work` by itself and outside a transaction, for what SQLite does not do within one.
+    pub(super) async fn run_between<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection) -> Result<T, JobError> + Send + 'static,
+    {
+        self.enqueue(1, Manner::Between, work).await
     }
 
     /// Finishes what is queued and ends the threads. Blocks meanwhile. Later calls fail.
@@ -114,7 +131,8 @@ fn write_in_groups(mut worker: Worker, queue: &Receiver<Queued>) {
         // the rooms of a group are held until it is whole, which bounds it
         let (mut jobs, rooms): (Vec<_>, Vec<_>) = waiting.map(|Queued { job, room }| (job, room)).unzip();
         drop(rooms);
-        let outcome = worker.transact(&mut jobs);
+        let between: Vec<_> = jobs.extract_if(.., |job| job.manner() == Manner::Between).collect();
+        let outcome = if jobs.is_empty() { Ok(()) } else { worker.transact(&mut jobs) };
         let is_of_one_job = outcome.as_ref().is_err_and(|error| !error.affects_every_job) && jobs.len() > 1;
         for job in jobs {
             if is_of_one_job {
@@ -123,6 +141,9 @@ fn write_in_groups(mut worker: Worker, queue: &Receiver<Queued>) {
             } else {
                 job.finish(outcome.as_ref().err().cloned());
             }
+        }
+        for job in between {
+            worker.finish_alone(job);
         }
     }
 }
@@ -195,6 +216,11 @@ impl Worker {
 }
 
 fn all_or_none(connection: &Connection, access: Access, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+    if let [job] = jobs
+        && job.manner() == Manner::Between
+    {
+        return job.run(connection);
+    }
     let begin = match access {
         Access::Write => "BEGIN IMMEDIATE",
         Access::Read => "BEGIN",
@@ -215,9 +241,20 @@ struct Queued {
     room: OwnedSemaphorePermit,
 }
 
+/// How a call wants to be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// In a transaction, together with others.
+    InTransaction,
+    /// Alone, and in none.
+    Between,
+}
+
 /// A call that is waiting.
 trait Job: Send {
-    /// Does the work within a transaction, and keeps the answer. Only an error of SQLite's fails it.
+    /// How it is to be run.
+    fn manner(&self) -> Manner;
+    /// Does the work, and keeps the answer. Only an error of SQLite's fails it.
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
     /// Gives the answer, or the error, to the caller.
     fn finish(self: Box<Self>, error: Option<TransactionError>);
@@ -225,6 +262,7 @@ trait Job: Send {
 
 struct Task<T, F> {
     work: F,
+    manner: Manner,
     outcome: Option<Result<T, StoreError>>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -234,6 +272,10 @@ where
     T: Send,
     F: Fn(&Connection) -> Result<T, JobError> + Send,
 {
+    fn manner(&self) -> Manner {
+        self.manner
+    }
+
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         self.outcome = Some(match (self.work)(connection) {
             Ok(answer) => Ok(answer),

@@ -21,6 +21,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const ILL: (&str, &str) = ("+61410999999", "waratah");
 pub(crate) const MET: (&str, &str) = ("+61410888888", "banksia and wattle");
 
+/// What tells a server what kind of `TempIDs` to issue.
+pub(crate) const SCHEMES: [[&str; 2]; 2] = [["--tempid-scheme", "registry"], ["--tempid-scheme", "sealed"]];
+
 /// A folder in which servers, devices and commands run. The authority's data folder is `data` in it.
 #[derive(Debug)]
 pub(crate) struct Place(TempDir);
@@ -228,10 +231,10 @@ pub(crate) struct RunningServer {
 
 impl RunningServer {
     /// Starts a server with the accounts and `TempIDs` of `vectors/sessions/server`, in a folder of its own.
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start(options: &[&str]) -> Self {
         let place = Place::with_accounts();
         fs::copy(root().join("vectors/sessions/server/tempIDs.txt"), place.path("tempIDs.txt")).unwrap();
-        let mut server = place.server();
+        let mut server = place.server_with(options);
         server.place = Some(place);
         server
     }

@@ -8,6 +8,10 @@
     reason = "a case is a test: it panics where a store breaks a law"
 )]
 
+mod keys;
+
+pub use self::keys::*;
+
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -87,6 +91,17 @@ macro_rules! store_conformance {
             expire_deletes_large_uploads_in_parts
             expire_deletes_only_what_is_forgotten
             concurrent_calls_of_every_kind_do_not_disturb_each_other
+            // keys
+            an_account_has_one_user_id_given_when_it_is_first_asked_for
+            two_accounts_have_no_user_id_in_common
+            racing_questions_for_a_user_id_have_one_answer
+            user_ids_lead_to_accounts_in_the_order_asked_until_they_are_removed
+            sealing_keys_are_listed_in_the_order_of_their_names_with_what_they_were_added_with
+            a_sealing_key_is_added_only_above_every_name_there_ever_was
+            racing_additions_of_a_sealing_key_have_one_winner
+            seals_of_several_servers_add_up
+            a_forgotten_sealing_key_is_out_of_reach_before_it_is_shredded
+            a_shredded_sealing_key_leaves_its_row_and_nothing_else
         }
     };
     (@cases $open:expr; $($case:ident)*) => {
@@ -1161,10 +1176,9 @@ const SUMMARY: UploadSummary = UploadSummary { records: 9, resolved: 4, unknown:
 mod tests {
     #[test]
     fn every_case_is_in_the_list() {
-        let text = include_str!("conformance.rs");
-        let (list, cases) = text.split_once("(@cases $open:expr; $($case:ident)*)").unwrap();
+        let (list, cases) = include_str!("mod.rs").split_once("(@cases $open:expr; $($case:ident)*)").unwrap();
         let is_case = |line: &&str| line.starts_with("pub async fn ") && line.ends_with("(store: &dyn Store) {");
-        for case in cases.lines().filter(is_case) {
+        for case in [cases, include_str!("keys.rs")].into_iter().flat_map(str::lines).filter(is_case) {
             let name = case.trim_start_matches("pub async fn ").trim_end_matches("(store: &dyn Store) {");
             assert!(list.contains(&format!("            {name}\n")), "{name}");
         }

@@ -1,0 +1,126 @@
+//! Owns `bluetrace keys`: the keys that seal `TempIDs`, from the operator's command line, also while the server runs.
+
+use std::io::{self, BufRead as _, Write};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use bluetrace_authority::passwords::InlinePool;
+use bluetrace_authority::store::{SealingKeyId, SealingKeyRow, SealingKeyState, Shredded, Store as _};
+use bluetrace_protocol::{Clock as _, Timestamp};
+use bluetrace_server::limits::KEYS_INTERVAL;
+
+use crate::command_line::{AuthorityFolder, KeysAction, KeysOptions};
+use crate::installation::Installation;
+use crate::runtime::block_on;
+use crate::system::{self, SystemClock, to_stdout};
+
+pub(crate) fn run(options: &KeysOptions) -> anyhow::Result<()> {
+    match &options.action {
+        KeysAction::List { folder } => to_stdout(|out| list(folder, out)),
+        KeysAction::Rotate { folder } => rotate(folder),
+        KeysAction::Shred { id, yes, folder } => shred(SealingKeyId(*id), *yes, folder),
+    }
+}
+
+fn list(folder: &AuthorityFolder, out: &mut dyn Write) -> anyhow::Result<()> {
+    let installation = open(folder)?;
+    let now = SystemClock.now();
+    let rows = block_on(async { Ok(installation.store.sealing_keys(now).await?) })?;
+    let in_use = rows.iter().rfind(|row| row.state.is_live() && row.term.seals_at(now)).map(|row| row.id);
+    writeln!(
+        out,
+        "{:>6}  {:<19}  {:<19}  {:<9}  {:>7}  {:>13}  {:<19}",
+        "id", "seals from", "until", "state", "age", "seals", "destroyed at"
+    )?;
+    for row in &rows {
+        let SealingKeyRow { id, term, seals, state } = row;
+        let state = match state {
+            SealingKeyState::Live(_) if in_use == Some(*id) => "seals",
+            SealingKeyState::Live(_) if now < term.issues_from => "to come",
+            SealingKeyState::Live(_) => "opens",
+            SealingKeyState::Shredding => "shredding",
+            SealingKeyState::Shredded => "shredded",
+        };
+        let age = age(now.seconds_since(term.issues_from));
+        let (from, until, end) = (term.issues_from, term.issues_until, term.forget_at);
+        writeln!(out, "{:>6}  {from}  {until}  {state:<9}  {age:>7}  {seals:>13}  {end}", id.0)?;
+    }
+    Ok(())
+}
+
+fn rotate(folder: &AuthorityFolder) -> anyhow::Result<()> {
+    let installation = open(folder)?;
+    let now = SystemClock.now();
+    let Some(id) = block_on(async { Ok(installation.authority.rotate_key(now).await?) })? else {
+        bail!("no key seals now: a server with --tempid-scheme sealed makes one by itself when it starts");
+    };
+    writeln!(
+        io::stdout(),
+        "key {} seals from now on; a running server takes it up within {} s, and the one before goes on opening",
+        id.0,
+        KEYS_INTERVAL.as_secs()
+    )?;
+    Ok(())
+}
+
+fn shred(id: SealingKeyId, is_meant: bool, folder: &AuthorityFolder) -> anyhow::Result<()> {
+    let installation = open(folder)?;
+    let now = SystemClock.now();
+    let rows = block_on(async { Ok(installation.store.sealing_keys(now).await?) })?;
+    let Some(row) = rows.into_iter().find(|row| row.id == id) else { bail!(NO_SUCH_KEY) };
+    if row.state.is_live() && !is_meant {
+        ask(&row, now)?;
+    }
+    match block_on(async { Ok(installation.store.shred_sealing_key(id).await?) })? {
+        Shredded::NoSuchKey => bail!(NO_SUCH_KEY),
+        Shredded::Unfinished => bail!(
+            "the key opens nothing any more, but its bytes are still in the database's write-ahead log: something reads the \
+             database. A running server goes on trying; without one, shred it again later"
+        ),
+        Shredded::Done => {
+            writeln!(io::stdout(), "shredded; backups that were made before still hold it: destroy those too")?;
+            Ok(())
+        }
+    }
+}
+
+/// Says what will be lost, and goes on only if somebody types `yes`.
+fn ask(row: &SealingKeyRow, now: Timestamp) -> anyhow::Result<()> {
+    let SealingKeyRow { id, term, seals, .. } = row;
+    let (id, from, until, last) = (id.0, term.issues_from, term.issues_until, term.last_expiry);
+    let seals = if *seals == 0 { "as far as is counted none" } else { &seals.to_string() };
+    system::say(&format!(
+        "Key {id} sealed TempIDs from {from} to {until} (counted so far: {seals}), valid until {last} at the latest.\n\
+         Without it none of them leads to anybody: records of them, also in uploads that are here already, become unknown."
+    ));
+    if term.seals_at(now) {
+        system::say(&format!(
+            "It seals now: what devices have of it is useless until they download anew, and what a running server issues of it \
+             within the next {} s as well. `bluetrace keys rotate` before avoids the latter.",
+            KEYS_INTERVAL.as_secs()
+        ));
+    }
+    system::say("There is no way back. Type yes to destroy it:");
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).context("cannot read the answer from standard input")?;
+    if line.trim() != "yes" {
+        bail!("nothing was changed; to go on without being asked, add --yes");
+    }
+    Ok(())
+}
+
+fn open(folder: &AuthorityFolder) -> anyhow::Result<Installation> {
+    Installation::open_existing(folder, Arc::new(InlinePool))
+}
+
+/// A number of seconds in the largest unit that is whole, so that a list is easy to read.
+fn age(seconds: i64) -> String {
+    match seconds {
+        ..0 => "-".to_owned(),
+        0..3_600 => format!("{} min", seconds / 60),
+        3_600..86_400 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+const NO_SUCH_KEY: &str = "there is no key of that number; `bluetrace keys list` shows them";
