@@ -60,6 +60,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
         rates: (!options.no_rate_limits).then(Rates::default),
         probes: probes(&installation, passwords),
     });
+    let asked_to_end = system::asked_to_end()?;
     let server = RunningServer::start(ServerParts {
         tls,
         console: Console::start(Box::new(io::stdout())).context("cannot start the console's thread")?,
@@ -71,7 +72,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
         listener,
     })?;
     info!(address = %server.address, data_dir = %folder.path().display(), "serving");
-    system::asked_to_end().await?;
+    asked_to_end.await;
     info!("ending: no new connections; finishing what is under way");
     server.stop().await
 }

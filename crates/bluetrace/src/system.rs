@@ -121,11 +121,15 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// Waits until the user or a service manager asks this process to end.
-pub(crate) async fn asked_to_end() -> anyhow::Result<()> {
+/// Listens for the user or a service manager to ask this process to end: from this call on, and not only from the time that
+/// somebody waits for what it returns. Who is told that a server listens may end it at once.
+pub(crate) fn asked_to_end() -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    tokio::select! {
-        ended = tokio::signal::ctrl_c() => ended.context("cannot listen for SIGINT"),
-        _ = terminate.recv() => Ok(()),
-    }
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

@@ -8,6 +8,8 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bluetrace_authority::store::{SealingKeyRow, SealingKeyState};
+use bluetrace_protocol::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -42,6 +44,9 @@ pub(crate) struct Metrics {
     queues: Family<QueueLabels, Gauge>,
     store_up: Gauge,
     store_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
+    sealing_keys: Family<KeyLabels, Gauge>,
+    key_age_seconds: Gauge,
+    key_seals: Gauge,
     probes: Vec<Probe>,
 }
 
@@ -67,6 +72,11 @@ struct QueueLabels {
     queue: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyLabels {
+    state: &'static str,
+}
+
 /// A request that is under way, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct UnderWay<'a>(&'a Metrics);
@@ -88,6 +98,12 @@ impl Metrics {
         registry.register("http_records_received", "Uploaded records received over HTTP", Counter::clone(&records));
         registry.register("queue_depth", "What waits in the server's queues", Family::clone(&queues));
         registry.register("store_up", "Whether the store answers: 1 or 0", Gauge::clone(&store_up));
+        let (sealing_keys, key_age_seconds, key_seals) = (Family::default(), Gauge::default(), Gauge::default());
+        registry.register("sealing_keys", "Sealing keys by their state", Family::clone(&sealing_keys));
+        let help = "How long the sealing key in use has been in use";
+        registry.register("sealing_key_age_seconds", help, Gauge::clone(&key_age_seconds));
+        let help = "TempIDs sealed with the key in use, as far as they are counted";
+        registry.register("sealing_key_seals", help, Gauge::clone(&key_seals));
         let help = "How long the store took to answer a small question";
         registry.register("store_answer_seconds", help, Gauge::clone(&store_seconds));
         Self {
@@ -101,6 +117,9 @@ impl Metrics {
             queues,
             store_up,
             store_seconds,
+            sealing_keys,
+            key_age_seconds,
+            key_seals,
             probes,
         }
     }
@@ -126,6 +145,25 @@ impl Metrics {
     /// Counts `TempIDs` issued.
     pub(crate) fn issued(&self, count: u32) {
         self.temp_ids.inc_by(count.into());
+    }
+
+    /// Takes note of the sealing keys, as they are at `now`.
+    fn keys(&self, keys: &[SealingKeyRow], now: Timestamp) {
+        let mut counts = [("live", 0), ("shredding", 0), ("shredded", 0)];
+        for key in keys {
+            let [live, shredding, shredded] = &mut counts;
+            match key.state {
+                SealingKeyState::Live(_) => live.1 += 1,
+                SealingKeyState::Shredding => shredding.1 += 1,
+                SealingKeyState::Shredded => shredded.1 += 1,
+            }
+        }
+        for (state, count) in counts {
+            self.sealing_keys.get_or_create(&KeyLabels { state }).set(count);
+        }
+        let in_use = keys.iter().find(|key| matches!(key.state, SealingKeyState::Live(_)) && key.term.seals_at(now));
+        self.key_age_seconds.set(in_use.map_or(0, |key| now.seconds_since(key.term.issues_from)));
+        self.key_seals.set(in_use.map_or(0, |key| i64::try_from(key.seals).unwrap_or(i64::MAX)));
     }
 
     /// Counts records received.
@@ -154,9 +192,12 @@ pub(crate) async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, Pro
         let depth = i64::try_from((probe.depth)()).unwrap_or(i64::MAX);
         metrics.queues.get_or_create(&QueueLabels { queue: probe.queue }).set(depth);
     }
-    let asked = Instant::now();
-    let answered = timeout(HTTP_READY_WAIT, api.ask_store()).await;
-    metrics.store_up.set(i64::from(matches!(answered, Ok(Ok(())))));
+    let (asked, now) = (Instant::now(), api.now());
+    let keys = timeout(HTTP_READY_WAIT, api.shared.authority.store().sealing_keys(now)).await;
+    metrics.store_up.set(i64::from(matches!(keys, Ok(Ok(_)))));
+    if let Ok(Ok(keys)) = keys {
+        metrics.keys(&keys, now);
+    }
     metrics.store_seconds.set(asked.elapsed().as_secs_f64());
     let mut text = String::new();
     encode(&mut text, &metrics.registry)

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bluetrace_authority::authority::Scheme;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::passwords::{HashCost, InlinePool};
 use bluetrace_authority::store::Store;
@@ -59,7 +60,13 @@ impl Site {
     pub(crate) async fn over_sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join("authority.sqlite")).unwrap());
-        Self::start_in(folder, store, Some(Rates::default())).await
+        Self::start_in(folder, store, Some(Rates::default()), Scheme::Registry).await
+    }
+
+    /// One that seals its `TempIDs`.
+    pub(crate) async fn sealed() -> Self {
+        let (folder, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+        Self::start_in(folder, store, Some(Rates::default()), Scheme::Sealed).await
     }
 
     /// Another server of the same authority.
@@ -70,12 +77,12 @@ impl Site {
     }
 
     async fn start_over(store: Arc<dyn Store>, rates: Option<Rates>) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), store, rates).await
+        Self::start_in(tempfile::tempdir().unwrap(), store, rates, Scheme::Registry).await
     }
 
-    async fn start_in(folder: TempDir, store: Arc<dyn Store>, rates: Option<Rates>) -> Self {
+    async fn start_in(folder: TempDir, store: Arc<dyn Store>, rates: Option<Rates>, scheme: Scheme) -> Self {
         let (switch, shutdown) = shutdown_channel();
-        let Parts { api, clock, output } = Parts::over(Arc::clone(&store), rates, shutdown.clone()).await;
+        let Parts { api, clock, output } = Parts::over(Arc::clone(&store), rates, scheme, shutdown.clone()).await;
         let tls = ServerTls::open(folder.path()).unwrap().config();
         let listener = bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
         let address = listener.local_addr().unwrap();
@@ -152,8 +159,14 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    pub(crate) async fn over(store: Arc<dyn Store>, rates: Option<Rates>, shutdown: Shutdown) -> Self {
-        let policy = Policy { hash_cost: HashCost::INSECURE_FOR_SIMULATION, ..Policy::default() };
+    pub(crate) async fn over(
+        store: Arc<dyn Store>,
+        rates: Option<Rates>,
+        temp_id_scheme: Scheme,
+        shutdown: Shutdown,
+    ) -> Self {
+        let hash_cost = HashCost::INSECURE_FOR_SIMULATION;
+        let policy = Policy { hash_cost, temp_id_scheme, ..Policy::default() };
         let authority = Authority::new(store, Arc::new(InlinePool), policy, &MasterKey::new([7; 32]), seed());
         let (clock, output) = (Arc::new(TestClock::default()), Output::default());
         for (username, password) in [ALICE, BOB] {

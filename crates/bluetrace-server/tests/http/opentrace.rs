@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{ALICE, Answer, Site, text};
+use crate::harness::{ALICE, Answer, BOB, Site, text};
 
 #[tokio::test]
 async fn the_captured_exchanges_are_answered_to_the_letter() {
@@ -55,6 +55,25 @@ async fn a_batch_is_a_hundred_ids_with_whole_seconds_in_the_order_of_the_referen
     );
     assert!(answer.body.starts_with(&front), "{}", answer.body);
     assert!(answer.body.ends_with(r#"}],"refreshTime":1586433600}}"#), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn sealed_ids_are_fetched_uploaded_and_found_like_any_others() {
+    let site = Site::sealed().await;
+    let (alice, bob) = (site.login(ALICE).await, site.login(BOB).await);
+    let fetched = site.ask("POST", "/getTempIDs", Some(&bob), Some(json!({"data": null}))).await.expect(200);
+    let ids = fetched["result"]["tempIDs"].as_array().unwrap();
+    assert!(ids.iter().all(|id| text(&id["tempID"]).len() == 84), "{fetched}");
+    let met = json!({"tempId": ids[9]["tempID"], "start": ids[9]["startTime"], "expiry": ids[9]["expiryTime"]});
+    site.clock.advance_ms(9 * 900_000 + 1_000);
+    let alice_again = site.login(ALICE).await;
+    site.get("/v1/notices", &alice).await.expect_problem(401, "unauthenticated");
+    site.begin("u", 1, &alice_again).await;
+    let sent = site.send("u", 0, &met.to_string(), &alice_again).await.expect(200);
+    assert_eq!(sent["summary"]["resolved"], 1, "{sent}");
+    let metrics = site.ask("GET", "/metrics", None, None).await.body;
+    let age = metrics.lines().find_map(|line| line.strip_prefix("bluetrace_sealing_key_age_seconds "));
+    assert!(age.is_some_and(|age| age.parse::<u64>().unwrap() > 0), "{metrics}");
 }
 
 #[tokio::test]

@@ -131,6 +131,7 @@ impl DemoAuthority {
             narrator
                 .tell(&format!("    {}: username {}, password {}", person.name, person.phone_number, person.password));
         }
+        let asked_to_end = system::asked_to_end()?;
         let mut console = self.console.into_inner();
         let show = async {
             while let Some(line) = console.recv().await {
@@ -138,7 +139,7 @@ impl DemoAuthority {
             }
         };
         tokio::select! {
-            asked = system::asked_to_end() => asked?,
+            () = asked_to_end => {}
             () = show => {}
         }
         self.server.stop().await
