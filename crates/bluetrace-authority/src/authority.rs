@@ -1,6 +1,6 @@
 //! Owns the [`Authority`]: what it is made of, its rules as numbers, and how it fails. What it does stands in the files
 //! beside this one: [`accounts`](crate::accounts), [`temp_ids`](crate::temp_ids), [`uploads`](crate::uploads),
-//! [`notices`](crate::notices).
+//! [`notices`](crate::notices), [`codes`](crate::codes).
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +10,7 @@ use rand::rngs::ChaCha12Rng;
 use rand::{Rng, SeedableRng};
 use thiserror::Error;
 
+use crate::codes::CodeKeys;
 use crate::keys::MasterKey;
 use crate::passwords::{HashCost, PasswordPool, PoolError};
 use crate::store::{AccountId, Lockout, SessionId, Store, StoreError};
@@ -23,6 +24,7 @@ pub struct Authority {
     pub(crate) passwords: Arc<dyn PasswordPool>,
     pub(crate) policy: Policy,
     pub(crate) tokens: TokenKey,
+    pub(crate) codes: CodeKeys,
     generator: Mutex<ChaCha12Rng>,
 }
 
@@ -39,6 +41,8 @@ pub struct Policy {
     pub resume_s: u32,
     /// For how many seconds after its login a session can be continued, however often its token is renewed.
     pub session_s: u32,
+    /// Whether an upload takes a code that an official has issued.
+    pub require_upload_codes: bool,
     /// What a password hash costs.
     pub hash_cost: HashCost,
     /// What people who were met are advised to do.
@@ -82,6 +86,7 @@ impl Default for Policy {
             retention_s: 21 * 24 * 60 * 60,
             resume_s: 30 * 60,
             session_s: 7 * 24 * 60 * 60,
+            require_upload_codes: false,
             hash_cost: HashCost::STANDARD,
             advice: "You were near a person who has tested positive. Stay away from others and ask the health authority for a test."
                 .to_owned(),
@@ -98,8 +103,8 @@ impl Authority {
         master_key: &MasterKey,
         seed: [u8; 32],
     ) -> Self {
-        let tokens = TokenKey::new(master_key);
-        Self { store, passwords, policy, tokens, generator: Mutex::new(ChaCha12Rng::from_seed(seed)) }
+        let (tokens, codes) = (TokenKey::new(master_key), CodeKeys::new(master_key));
+        Self { store, passwords, policy, tokens, codes, generator: Mutex::new(ChaCha12Rng::from_seed(seed)) }
     }
 
     /// The rules it follows.

@@ -17,6 +17,10 @@ pub struct MasterKey(Zeroizing<[u8; 32]>);
 pub(crate) enum Purpose {
     /// Authenticates resume tokens.
     ResumeTokens,
+    /// Hashes upload codes.
+    UploadCodes,
+    /// Makes handshake PINs of what is stored.
+    HandshakePins,
 }
 
 impl MasterKey {
@@ -46,6 +50,8 @@ impl MasterKey {
     pub(crate) fn derive(&self, purpose: Purpose) -> Zeroizing<[u8; 32]> {
         let label = match purpose {
             Purpose::ResumeTokens => "bluetrace resume tokens v1",
+            Purpose::UploadCodes => "bluetrace upload codes v1",
+            Purpose::HandshakePins => "bluetrace handshake pins v1",
         };
         let mut key = Zeroizing::new([0; 32]);
         Hkdf::<Sha256>::new(None, &*self.0).expand(label.as_bytes(), &mut *key).expect("32 <= 255 * 32");

@@ -5,6 +5,8 @@
 
 pub mod accounts;
 pub mod authority;
+mod code_book;
+pub mod codes;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod excerpt;

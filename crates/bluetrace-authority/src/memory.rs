@@ -12,11 +12,13 @@ use bluetrace_protocol::{
     ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username, Window,
 };
 
+use crate::code_book::{CodeBook, CodeEntry};
 use crate::store::{
-    Account, AccountId, AccountOpened, AccountSummary, Expired, Failures, ImportedTempId, Lockout, LoginRecorded,
-    LoginState, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES, NewNotice, NoticeId, Owner, PasswordHash, PasswordSource,
-    SessionId, SessionState, Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun,
-    UploadCompleted, UploadKey, UploadRequest, UploadRow, Verdict,
+    Account, AccountId, AccountOpened, AccountSummary, CodeCheck, CodeIssued, CodeRedeemed, CodeRevoked, CodeState,
+    CodeVerdict, Expired, Failures, FoundCode, ImportedTempId, Lockout, LoginRecorded, LoginState, MAX_EXPIRED_ROWS,
+    MAX_UNKNOWN_USERNAMES, NewNotice, NewUploadCode, NoticeId, Owner, PasswordHash, PasswordSource, PinSeed,
+    PresentedCode, SessionId, SessionState, Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun,
+    UploadCodeId, UploadCodeRow, UploadCompleted, UploadKey, UploadRequest, UploadRow, Verdict,
 };
 
 /// A store that keeps everything in memory.
@@ -237,6 +239,58 @@ impl Store for MemoryStore {
         ready(Ok(()))
     }
 
+    // ---- Upload codes and handshake PINs
+
+    fn issue_upload_code(&self, code: NewUploadCode, now: Timestamp) -> StoreFuture<'_, CodeIssued> {
+        ready(Ok(self.state().codes.issue(code, now)))
+    }
+
+    fn upload_codes(
+        &self,
+        after: Option<UploadCodeId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<UploadCodeRow>> {
+        let state = self.state();
+        let codes = state.codes.in_sight(now).filter(|(id, _)| after.is_none_or(|after| *id > after));
+        let rows = codes.map(|(id, entry)| UploadCodeRow {
+            id,
+            form: entry.code.form,
+            case: entry.code.case.clone(),
+            issued_by: entry.code.issued_by.clone(),
+            issued: entry.issued,
+            expires: entry.code.expires,
+            state: state.code_state(entry),
+        });
+        ready(Ok(rows.take(rows_in(limit)).collect()))
+    }
+
+    fn revoke_upload_code(&self, id: UploadCodeId, now: Timestamp) -> StoreFuture<'_, CodeRevoked> {
+        ready(Ok(self.state().revoke_upload_code(id, now)))
+    }
+
+    fn redeem_upload_code(
+        &self,
+        account: AccountId,
+        code: PresentedCode,
+        forget_at: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, CodeRedeemed> {
+        ready(Ok(self.state().redeem_upload_code(account, code, forget_at, now)))
+    }
+
+    fn handshake_pin(
+        &self,
+        account: AccountId,
+        candidate: PinSeed,
+        ends: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Option<(PinSeed, Timestamp)>> {
+        let mut state = self.state();
+        let has_account = state.accounts.contains_key(&account);
+        ready(Ok(has_account.then(|| state.codes.pin(account, candidate, ends, now))))
+    }
+
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired> {
         ready(Ok(self.state().expire(now)))
     }
@@ -262,6 +316,7 @@ struct State {
     /// Ended sessions, with the time until which they are remembered.
     revoked: BTreeMap<SessionId, Timestamp>,
     notes: BTreeMap<&'static str, String>,
+    codes: CodeBook,
     /// Every row that is forgotten one day, in that order.
     mortal: BTreeSet<(Timestamp, Mortal)>,
 }
@@ -370,6 +425,7 @@ impl State {
             mortal.remove(&(row.forget_at, Mortal::Upload(key)));
         }
         upload_names.retain(|(account, _), _| *account != id);
+        self.codes.remove_account(id);
         for ((account, notice), row) in notices.extract_if(.., |(account, _), _| *account == id) {
             mortal.remove(&(row.forget_at, Mortal::Notice(account, notice)));
         }
@@ -462,7 +518,7 @@ impl State {
     }
 
     fn begin_upload(&mut self, request: UploadRequest, now: Timestamp) -> Result<UploadBegun, StoreError> {
-        let UploadRequest { account, upload, records, forget_at } = request;
+        let UploadRequest { account, upload, records, forget_at, code } = request;
         if records > MAX_UPLOAD_RECORDS {
             return Err(StoreError::Failed("an upload of so many records".into()));
         }
@@ -471,17 +527,29 @@ impl State {
         }
         let name = (account, upload.clone());
         if let Some(key) = self.upload_names.get(&name)
-            && let Some(row) = self.uploads.get_mut(key)
+            && let Some(row) = self.uploads.get(key)
         {
             if now < row.forget_at {
-                let summary = row.finished.map(|(_, summary)| summary);
-                return Ok(if row.records == records {
-                    UploadBegun::Open { key: *key, durable: row.durable(), summary }
-                } else {
-                    UploadBegun::Conflict { records: row.records }
+                if row.records != records {
+                    return Ok(UploadBegun::Conflict { records: row.records });
+                }
+                let (key, durable, summary) = (*key, row.durable(), row.finished.map(|(_, summary)| summary));
+                let is_let_in = code == CodeCheck::NotRequired || summary.is_some() || self.codes.lets_in(key, now);
+                return Ok(match if is_let_in { Ok(None) } else { self.check_code(account, &upload, code, now) } {
+                    Ok(code) => {
+                        self.redeem_for(code, account, key, forget_at, now);
+                        UploadBegun::Open { key, durable, summary }
+                    }
+                    Err(refused) => refused,
                 });
             }
-            row.account = None;
+        }
+        let code = match self.check_code(account, &upload, code, now) {
+            Ok(code) => code,
+            Err(refused) => return Ok(refused),
+        };
+        if let Some(forgotten) = self.upload_names.get(&name).and_then(|key| self.uploads.get_mut(key)) {
+            forgotten.account = None;
         }
         self.last_upload += 1;
         let key = UploadKey(self.last_upload);
@@ -490,7 +558,117 @@ impl State {
         self.uploads.insert(key, row);
         self.upload_names.insert(name, key);
         self.mortal.insert((forget_at, Mortal::Upload(key)));
+        self.redeem_for(code, account, key, forget_at, now);
         Ok(UploadBegun::Open { key, durable: 0, summary: None })
+    }
+
+    /// The code that lets an upload in, if it needs one; or the refusal.
+    fn check_code(
+        &mut self,
+        account: AccountId,
+        upload: &UploadId,
+        check: CodeCheck,
+        now: Timestamp,
+    ) -> Result<Option<UploadCodeId>, UploadBegun> {
+        let presented = match check {
+            CodeCheck::NotRequired => return Ok(None),
+            CodeCheck::Required(None) => return Err(UploadBegun::CodeRequired),
+            CodeCheck::Required(Some(presented)) => presented,
+        };
+        let (id, verdict) = self.judge_code(account, Some(upload.clone()), presented, now);
+        match verdict {
+            CodeVerdict::Accept => Ok(id),
+            CodeVerdict::RefuseOwn { left } | CodeVerdict::RefuseAndCount { left } => {
+                Err(UploadBegun::CodeRefused { left })
+            }
+            CodeVerdict::TooMany { until } => Err(UploadBegun::TooManyCodes { until }),
+        }
+    }
+
+    fn judge_code(
+        &mut self,
+        account: AccountId,
+        upload: Option<UploadId>,
+        presented: PresentedCode,
+        now: Timestamp,
+    ) -> (Option<UploadCodeId>, CodeVerdict) {
+        let found = self.codes.with_hash(presented.hash, now).map(|(id, entry)| {
+            let redeemed_by = entry.redeemed.map(|(by, _)| by);
+            (id, FoundCode { redeemed_by, is_over: entry.revoked.is_some() || entry.is_used })
+        });
+        let (id, found) = found.unzip();
+        (id, self.codes.judge(account, upload, presented, found, now))
+    }
+
+    fn redeem_for(
+        &mut self,
+        code: Option<UploadCodeId>,
+        account: AccountId,
+        upload: UploadKey,
+        forget_at: Timestamp,
+        now: Timestamp,
+    ) {
+        let before = code.and_then(|code| self.codes.redeem(code, account, Some(upload), forget_at, now));
+        if let Some(before) = before {
+            self.drop_upload(before);
+        }
+    }
+
+    fn redeem_upload_code(
+        &mut self,
+        account: AccountId,
+        code: PresentedCode,
+        forget_at: Timestamp,
+        now: Timestamp,
+    ) -> CodeRedeemed {
+        if !self.accounts.contains_key(&account) {
+            return CodeRedeemed::NoAccount;
+        }
+        match self.judge_code(account, None, code, now) {
+            (id, CodeVerdict::Accept) => {
+                if let Some(id) = id {
+                    self.codes.redeem(id, account, None, forget_at, now);
+                }
+                CodeRedeemed::Redeemed
+            }
+            (_, CodeVerdict::RefuseOwn { left } | CodeVerdict::RefuseAndCount { left }) => {
+                CodeRedeemed::Refused { left }
+            }
+            (_, CodeVerdict::TooMany { until }) => CodeRedeemed::TooMany { until },
+        }
+    }
+
+    fn revoke_upload_code(&mut self, id: UploadCodeId, now: Timestamp) -> CodeRevoked {
+        let Some(entry) = self.codes.find_mut(id, now) else { return CodeRevoked::NoSuchCode };
+        if entry.is_used {
+            return CodeRevoked::Used;
+        }
+        entry.revoked.get_or_insert(now);
+        if let Some(upload) = entry.upload.take() {
+            self.drop_upload(upload);
+        }
+        CodeRevoked::Revoked
+    }
+
+    fn code_state(&self, entry: &CodeEntry) -> CodeState {
+        if let Some(at) = entry.revoked {
+            return CodeState::Revoked { at };
+        }
+        let redeemed = entry.redeemed.and_then(|(by, at)| Some((self.accounts.get(&by)?, at)));
+        let Some((row, at)) = redeemed else { return CodeState::Live };
+        let by = row.account.username.clone();
+        if entry.is_used { CodeState::Used { by, at } } else { CodeState::Redeemed { by, at } }
+    }
+
+    /// Takes an unfinished upload out of sight. [`Self::expire`] deletes it.
+    fn drop_upload(&mut self, key: UploadKey) {
+        let Some(row) = self.uploads.get_mut(&key) else { return };
+        if let Some(account) = row.account.take() {
+            self.upload_names.remove(&(account, row.id.clone()));
+        }
+        self.mortal.remove(&(row.forget_at, Mortal::Upload(key)));
+        row.forget_at = Timestamp::MIN;
+        self.mortal.insert((row.forget_at, Mortal::Upload(key)));
     }
 
     fn append_records(
@@ -518,6 +696,7 @@ impl State {
             return UploadCompleted::Before;
         }
         row.finished = Some((now, summary));
+        self.codes.complete(upload);
         for NewNotice { account, notice, forget_at } in notices {
             if self.accounts.contains_key(&account) {
                 self.last_notice += 1;
@@ -545,7 +724,11 @@ impl State {
     }
 
     fn expire(&mut self, now: Timestamp) -> Expired {
-        let mut rows = 0;
+        let mut rows = self.codes.expire(MAX_EXPIRED_ROWS, now);
+        if rows == MAX_EXPIRED_ROWS {
+            let is_mortal = self.mortal.first().is_some_and(|(forget_at, _)| *forget_at <= now);
+            return Expired { rows: u64::from(rows), more: is_mortal || self.codes.has_forgotten(now) };
+        }
         while let Some((forget_at, row)) = self.mortal.first().filter(|(forget_at, _)| *forget_at <= now).cloned() {
             let left = MAX_EXPIRED_ROWS - rows;
             if left == 0 {

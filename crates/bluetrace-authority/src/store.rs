@@ -213,6 +213,8 @@ pub struct UploadRequest {
     pub records: u32,
     /// When the upload and its records are forgotten, if it is a new one.
     pub forget_at: Timestamp,
+    /// What it takes to be let in.
+    pub code: CodeCheck,
 }
 
 /// Outcome of [`Store::begin_upload`].
@@ -234,6 +236,18 @@ pub enum UploadBegun {
     },
     /// There is no such account.
     NoAccount,
+    /// An upload code is required, and was not presented. Nothing was changed.
+    CodeRequired,
+    /// The upload code is none that this account can use. No upload was begun.
+    CodeRefused {
+        /// Wrong ones that are still free before none is looked at.
+        left: u32,
+    },
+    /// There were too many wrong upload codes: this one was not looked at, and nothing was changed.
+    TooManyCodes {
+        /// When the next is looked at.
+        until: Timestamp,
+    },
 }
 
 /// Outcome of [`Store::complete_upload`].
@@ -297,6 +311,207 @@ pub struct Expired {
     pub more: bool,
 }
 
+// ---- Upload codes and handshake PINs
+
+/// The store's number for an upload code, by which operators name it. Later ones have higher numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UploadCodeId(pub i64);
+
+/// An upload code under a key of the authority's: useless to who has not that.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CodeHash(pub [u8; 32]);
+
+/// How an upload code is written. A code can only be hit by guesses of its own form, so each form has limits of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CodeForm {
+    /// Six digits: all that `OpenTrace`'s apps let a person type.
+    Six,
+    /// Eight characters.
+    Eight,
+}
+
+/// What bounds the guessing of upload codes. Whoever guesses as fast as this lets everybody together hits any of `max_live`
+/// codes within one window with a probability of at most `max_live * max_wrong / codes there can be`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CodeLimits {
+    /// For how many seconds a wrong code counts.
+    pub window_s: u32,
+    /// Wrong codes that an account may present in a window.
+    pub max_wrong_by_account: u32,
+    /// Wrong codes of one form that all accounts together may present in a window.
+    pub max_wrong: u32,
+    /// Codes of one form that may be waiting for whom they are for.
+    pub max_live: u32,
+}
+
+/// An upload code as a device presents it. One that has the form of no code counts as wrong to the account alone: it can hit
+/// nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PresentedCode {
+    /// What it is.
+    pub hash: CodeHash,
+    /// How it is written, if as a code.
+    pub form: Option<CodeForm>,
+    /// The limits of that form.
+    pub limits: CodeLimits,
+}
+
+/// What it takes to begin an upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeCheck {
+    /// An account.
+    NotRequired,
+    /// An upload code, too: this one, if any was presented.
+    Required(Option<PresentedCode>),
+}
+
+/// An upload code that is to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewUploadCode {
+    /// What it is.
+    pub hash: CodeHash,
+    /// How it is written.
+    pub form: CodeForm,
+    /// What the operator calls the case.
+    pub case: String,
+    /// Who issued it.
+    pub issued_by: String,
+    /// When it can no longer be redeemed; then it is forgotten, if it has not been.
+    pub expires: Timestamp,
+    /// The limits of its form.
+    pub limits: CodeLimits,
+}
+
+/// Outcome of [`Store::issue_upload_code`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeIssued {
+    /// It is stored.
+    Issued(UploadCodeId),
+    /// It is not: there is such a code. Draw another.
+    Taken,
+    /// It is not: so many are waiting that guessing would become easy.
+    TooManyLive,
+}
+
+/// An upload code in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadCodeRow {
+    /// The store's number for it.
+    pub id: UploadCodeId,
+    /// How it is written.
+    pub form: CodeForm,
+    /// What the operator calls the case.
+    pub case: String,
+    /// Who issued it.
+    pub issued_by: String,
+    /// When it was issued.
+    pub issued: Timestamp,
+    /// When it could, or can, no longer be redeemed.
+    pub expires: Timestamp,
+    /// How far it has come.
+    pub state: CodeState,
+}
+
+/// How far an upload code has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CodeState {
+    /// Nobody has redeemed it.
+    Live,
+    /// It lets this account finish one upload, and nobody else.
+    Redeemed {
+        /// The account's name.
+        by: Username,
+        /// When that was.
+        at: Timestamp,
+    },
+    /// The upload it was for is complete.
+    Used {
+        /// The account's name.
+        by: Username,
+        /// When it was redeemed.
+        at: Timestamp,
+    },
+    /// An operator has taken it back.
+    Revoked {
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// Outcome of [`Store::revoke_upload_code`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeRevoked {
+    /// It is of no more use, now or since before. An upload under way with it is dropped.
+    Revoked,
+    /// Its upload is complete. Nothing was changed.
+    Used,
+    /// There is no code of that number, or it is forgotten.
+    NoSuchCode,
+}
+
+/// Outcome of [`Store::redeem_upload_code`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeRedeemed {
+    /// It is this account's, now or since before, and its upload is not complete.
+    Redeemed,
+    /// It is none that this account can use.
+    Refused {
+        /// Wrong ones that are still free before none is looked at.
+        left: u32,
+    },
+    /// There were too many wrong ones: this one was not looked at, and nothing was changed.
+    TooMany {
+        /// When the next is looked at.
+        until: Timestamp,
+    },
+    /// There is no such account.
+    NoAccount,
+}
+
+/// What a store knows of the code that is presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundCode {
+    /// Who has redeemed it.
+    pub redeemed_by: Option<AccountId>,
+    /// Whether it is of no more use: revoked, or its upload complete.
+    pub is_over: bool,
+}
+
+/// Wrong codes that still count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrongCodes {
+    /// How many.
+    pub count: u32,
+    /// When the first of them counts no more; of no meaning where there are none.
+    pub first_ends: Timestamp,
+}
+
+/// What a store does with the code that is presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeVerdict {
+    /// It lets this account in: from now on it is this account's.
+    Accept,
+    /// It is over, and was this account's own: it does not count as wrong.
+    RefuseOwn {
+        /// Wrong codes that are still free.
+        left: u32,
+    },
+    /// It is wrong, and counts.
+    RefuseAndCount {
+        /// Wrong codes that are still free after this one.
+        left: u32,
+    },
+    /// It is not looked at.
+    TooMany {
+        /// When the next is.
+        until: Timestamp,
+    },
+}
+
+/// What of a handshake PIN is stored. The PIN follows from it with a key of the authority's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PinSeed(pub [u8; 16]);
+
 /// Everything the authority asks of a database. See the module for the laws.
 pub trait Store: Send + Sync + fmt::Debug {
     /// Opens an account, or gives a password to one that has none. Failures of the name are forgotten then.
@@ -356,6 +571,11 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Begins an upload, or finds the one this account has begun under this id. Fails for more than `MAX_UPLOAD_RECORDS`
     /// records.
+    ///
+    /// Where a code is required, an upload goes on without one if it is complete or a code has been redeemed for it; any other
+    /// has to present one ([`PresentedCode::judge`]). A code belongs to the account that presents it first, for one upload:
+    /// presented by it for another, it moves there, and the unfinished one is dropped. Presenting the same wrong code again for
+    /// the same upload does not count again.
     fn begin_upload(&self, request: UploadRequest, now: Timestamp) -> StoreFuture<'_, UploadBegun>;
 
     /// Stores the records of an upload from place `first` (0 for the first) on, and returns how many of its first records are
@@ -416,6 +636,42 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Notes something about an import, so that an unchanged file need not be read again.
     fn note_import(&self, name: &'static str, note: String) -> StoreFuture<'_, ()>;
 
+    // ---- Upload codes and handshake PINs
+
+    /// Stores an upload code, unless there is one of the same hash or too many of its form are waiting.
+    fn issue_upload_code(&self, code: NewUploadCode, now: Timestamp) -> StoreFuture<'_, CodeIssued>;
+
+    /// Up to `limit` upload codes after `after`, in order of their numbers.
+    fn upload_codes(
+        &self,
+        after: Option<UploadCodeId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<UploadCodeRow>>;
+
+    /// Takes an upload code back.
+    fn revoke_upload_code(&self, id: UploadCodeId, now: Timestamp) -> StoreFuture<'_, CodeRevoked>;
+
+    /// Makes an upload code this account's ahead of the upload, under the rules of [`Store::begin_upload`]. Every wrong one
+    /// counts. Redeemed, it is kept until `forget_at` at the least.
+    fn redeem_upload_code(
+        &self,
+        account: AccountId,
+        code: PresentedCode,
+        forget_at: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, CodeRedeemed>;
+
+    /// The seed of an account's handshake PIN and when it ends; `candidate`, until `ends`, becomes it if there is none.
+    /// `None` if there is no such account.
+    fn handshake_pin(
+        &self,
+        account: AccountId,
+        candidate: PinSeed,
+        ends: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Option<(PinSeed, Timestamp)>>;
+
     /// Deletes rows that are forgotten at `now`, at most [`MAX_EXPIRED_ROWS`] of them.
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired>;
 }
@@ -461,6 +717,48 @@ impl Failures {
     pub fn forgotten_at(self, now: Moment) -> Timestamp {
         let after_a_day = now.plus_ms(1_000 * UNKNOWN_USERNAME_MEMORY_S);
         self.blocked_until.map_or(after_a_day, |until| until.max(after_a_day)).timestamp_rounded_up()
+    }
+}
+
+impl PresentedCode {
+    /// What becomes of it: `found` is what there is of its hash, `by_account` and `of_form` are the wrong ones that count. Every
+    /// store decides with this.
+    ///
+    /// Who has presented too many wrong ones learns nothing of a further one, not even that it is right; but a code that is
+    /// the account's own already tells it nothing, and is good however much was guessed meanwhile.
+    pub fn judge(
+        &self,
+        account: AccountId,
+        found: Option<FoundCode>,
+        by_account: WrongCodes,
+        of_form: WrongCodes,
+    ) -> CodeVerdict {
+        let left = self.limits.max_wrong_by_account.saturating_sub(by_account.count);
+        if let Some(code) = found.filter(|code| code.redeemed_by == Some(account)) {
+            return if code.is_over { CodeVerdict::RefuseOwn { left } } else { CodeVerdict::Accept };
+        }
+        if left == 0 {
+            return CodeVerdict::TooMany { until: by_account.first_ends };
+        }
+        if self.form.is_some() && of_form.count >= self.limits.max_wrong {
+            return CodeVerdict::TooMany { until: of_form.first_ends };
+        }
+        match found {
+            Some(FoundCode { redeemed_by: None, is_over: false }) => CodeVerdict::Accept,
+            Some(_) | None => CodeVerdict::RefuseAndCount { left: left - 1 },
+        }
+    }
+}
+
+impl fmt::Debug for CodeHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CodeHash(..)")
+    }
+}
+
+impl fmt::Debug for PinSeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PinSeed(..)")
     }
 }
 

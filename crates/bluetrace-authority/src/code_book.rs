@@ -1,0 +1,183 @@
+//! Owns [`CodeBook`]: upload codes, wrong ones and handshake PINs, as the store in memory keeps them.
+
+use std::collections::BTreeMap;
+
+use bluetrace_protocol::{Timestamp, UploadId};
+
+use crate::store::{
+    AccountId, CodeForm, CodeHash, CodeIssued, CodeVerdict, FoundCode, NewUploadCode, PinSeed, PresentedCode,
+    UploadCodeId, UploadKey, WrongCodes,
+};
+
+/// Codes and PINs. Uploads are told apart by their keys and looked up elsewhere.
+#[derive(Default)]
+pub(crate) struct CodeBook {
+    last_code: i64,
+    last_wrong: u64,
+    codes: BTreeMap<UploadCodeId, CodeEntry>,
+    /// A wrong code counts once for each upload; one that came without an upload has a number of its own.
+    wrong: BTreeMap<(AccountId, WrongFor, CodeHash), WrongCode>,
+    pins: BTreeMap<AccountId, (PinSeed, Timestamp)>,
+}
+
+/// An upload code.
+pub(crate) struct CodeEntry {
+    pub(crate) code: NewUploadCode,
+    pub(crate) issued: Timestamp,
+    pub(crate) revoked: Option<Timestamp>,
+    /// Who has redeemed it, and when.
+    pub(crate) redeemed: Option<(AccountId, Timestamp)>,
+    /// The upload it was last redeemed for.
+    pub(crate) upload: Option<UploadKey>,
+    /// Whether that is complete.
+    pub(crate) is_used: bool,
+    forget_at: Timestamp,
+}
+
+/// What a wrong code was presented for.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum WrongFor {
+    Upload(UploadId),
+    Itself(u64),
+}
+
+struct WrongCode {
+    form: Option<CodeForm>,
+    forget_at: Timestamp,
+}
+
+impl CodeBook {
+    pub(crate) fn issue(&mut self, code: NewUploadCode, now: Timestamp) -> CodeIssued {
+        if self.in_sight(now).any(|(_, entry)| entry.code.hash == code.hash) {
+            return CodeIssued::Taken;
+        }
+        let is_live = |entry: &CodeEntry| entry.redeemed.is_none() && entry.revoked.is_none();
+        let live = self.in_sight(now).filter(|(_, entry)| entry.code.form == code.form && is_live(entry)).count();
+        if u32::try_from(live).unwrap_or(u32::MAX) >= code.limits.max_live {
+            return CodeIssued::TooManyLive;
+        }
+        self.last_code += 1;
+        let id = UploadCodeId(self.last_code);
+        let forget_at = code.expires;
+        let entry =
+            CodeEntry { code, issued: now, revoked: None, redeemed: None, upload: None, is_used: false, forget_at };
+        self.codes.insert(id, entry);
+        CodeIssued::Issued(id)
+    }
+
+    /// Codes that are not forgotten, in order of their numbers.
+    pub(crate) fn in_sight(&self, now: Timestamp) -> impl Iterator<Item = (UploadCodeId, &CodeEntry)> {
+        self.codes.iter().filter(move |(_, entry)| now < entry.forget_at).map(|(id, entry)| (*id, entry))
+    }
+
+    pub(crate) fn find_mut(&mut self, id: UploadCodeId, now: Timestamp) -> Option<&mut CodeEntry> {
+        self.codes.get_mut(&id).filter(|entry| now < entry.forget_at)
+    }
+
+    pub(crate) fn with_hash(&self, hash: CodeHash, now: Timestamp) -> Option<(UploadCodeId, &CodeEntry)> {
+        self.in_sight(now).find(|(_, entry)| entry.code.hash == hash)
+    }
+
+    /// Whether a code lets this upload go on.
+    pub(crate) fn lets_in(&self, upload: UploadKey, now: Timestamp) -> bool {
+        self.in_sight(now).any(|(_, entry)| entry.upload == Some(upload) && entry.revoked.is_none())
+    }
+
+    /// Judges a code, and counts it if it is wrong. `found` is what there is of its hash.
+    pub(crate) fn judge(
+        &mut self,
+        account: AccountId,
+        upload: Option<UploadId>,
+        presented: PresentedCode,
+        found: Option<FoundCode>,
+        now: Timestamp,
+    ) -> CodeVerdict {
+        let by_account = self.wrong_codes(now, |by, _| by == account);
+        let of_form = self.wrong_codes(now, |_, form| form.is_some() && form == presented.form);
+        let verdict = presented.judge(account, found, by_account, of_form);
+        if matches!(verdict, CodeVerdict::RefuseAndCount { .. }) {
+            self.last_wrong += 1;
+            let wrong_for = upload.map_or(WrongFor::Itself(self.last_wrong), WrongFor::Upload);
+            let forget_at = now.plus(i64::from(presented.limits.window_s));
+            let entry = WrongCode { form: presented.form, forget_at };
+            let wrong = self.wrong.entry((account, wrong_for, presented.hash));
+            wrong
+                .and_modify(|known| {
+                    if known.forget_at <= now {
+                        known.forget_at = forget_at;
+                    }
+                })
+                .or_insert(entry);
+        }
+        verdict
+    }
+
+    /// Gives a code to an account and its upload, and returns the upload it was for before.
+    pub(crate) fn redeem(
+        &mut self,
+        id: UploadCodeId,
+        account: AccountId,
+        upload: Option<UploadKey>,
+        forget_at: Timestamp,
+        now: Timestamp,
+    ) -> Option<UploadKey> {
+        let entry = self.codes.get_mut(&id)?;
+        entry.redeemed.get_or_insert((account, now));
+        entry.forget_at = entry.forget_at.max(forget_at);
+        let upload = upload?;
+        entry.upload.replace(upload).filter(|before| *before != upload)
+    }
+
+    /// Notes that an upload is complete: the code it was let in with is used.
+    pub(crate) fn complete(&mut self, upload: UploadKey) {
+        for entry in self.codes.values_mut() {
+            entry.is_used |= entry.upload == Some(upload);
+        }
+    }
+
+    pub(crate) fn pin(
+        &mut self,
+        account: AccountId,
+        candidate: PinSeed,
+        ends: Timestamp,
+        now: Timestamp,
+    ) -> (PinSeed, Timestamp) {
+        let pin = self.pins.entry(account).or_insert((candidate, ends));
+        if pin.1 <= now {
+            *pin = (candidate, ends);
+        }
+        *pin
+    }
+
+    /// What is an account's own goes with it. Wrong codes stay until they count no more, or who opens account after account
+    /// could guess without end.
+    pub(crate) fn remove_account(&mut self, account: AccountId) {
+        self.codes.retain(|_, entry| entry.redeemed.is_none_or(|(by, _)| by != account));
+        self.pins.remove(&account);
+    }
+
+    /// Deletes up to `most` entries that are forgotten, and returns how many.
+    pub(crate) fn expire(&mut self, most: u32, now: Timestamp) -> u32 {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let codes = self.codes.extract_if(.., |_, entry| entry.forget_at <= now).take(most).count();
+        let wrong = self.wrong.extract_if(.., |_, wrong| wrong.forget_at <= now).take(most - codes).count();
+        let pins = self.pins.extract_if(.., |_, (_, ends)| *ends <= now).take(most - codes - wrong).count();
+        u32::try_from(codes + wrong + pins).unwrap_or(u32::MAX)
+    }
+
+    /// Whether anything is forgotten and not deleted.
+    pub(crate) fn has_forgotten(&self, now: Timestamp) -> bool {
+        self.codes.values().any(|entry| entry.forget_at <= now)
+            || self.wrong.values().any(|wrong| wrong.forget_at <= now)
+            || self.pins.values().any(|(_, ends)| *ends <= now)
+    }
+
+    fn wrong_codes(&self, now: Timestamp, counts: impl Fn(AccountId, Option<CodeForm>) -> bool) -> WrongCodes {
+        let counting = |((by, ..), wrong): &(&(AccountId, WrongFor, CodeHash), &WrongCode)| {
+            now < wrong.forget_at && counts(*by, wrong.form)
+        };
+        let ends: Vec<_> = self.wrong.iter().filter(counting).map(|(_, wrong)| wrong.forget_at).collect();
+        let count = u32::try_from(ends.len()).unwrap_or(u32::MAX);
+        WrongCodes { count, first_ends: ends.into_iter().min().unwrap_or(now) }
+    }
+}
