@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bluetrace_protocol::{Timestamp, UploadId};
 
 use crate::store::{
-    AccountId, CodeForm, CodeHash, CodeIssued, CodeVerdict, FoundCode, NewUploadCode, PinSeed, PresentedCode,
+    AccountId, CodeForm, CodeHash, CodeIssued, CodeVerdict, FoundCode, Guesses, NewUploadCode, PinSeed, PresentedCode,
     UploadCodeId, UploadKey, WrongCodes,
 };
 
@@ -92,22 +92,18 @@ impl CodeBook {
         found: Option<FoundCode>,
         now: Timestamp,
     ) -> CodeVerdict {
-        let by_account = self.wrong_codes(now, |by, _| by == account);
-        let of_form = self.wrong_codes(now, |_, form| form.is_some() && form == presented.form);
-        let verdict = presented.judge(account, found, by_account, of_form);
+        self.last_wrong += 1;
+        let wrong_for = upload.map_or(WrongFor::Itself(self.last_wrong), WrongFor::Upload);
+        let this = (account, wrong_for, presented.hash);
+        let guesses = Guesses {
+            by_account: self.wrong_codes(now, |by, _| by == account),
+            of_form: self.wrong_codes(now, |_, form| form.is_some() && form == presented.form),
+            is_counted: self.wrong.get(&this).is_some_and(|wrong| now < wrong.forget_at),
+        };
+        let verdict = presented.judge(account, found, guesses);
         if matches!(verdict, CodeVerdict::RefuseAndCount { .. }) {
-            self.last_wrong += 1;
-            let wrong_for = upload.map_or(WrongFor::Itself(self.last_wrong), WrongFor::Upload);
             let forget_at = now.plus(i64::from(presented.limits.window_s));
-            let entry = WrongCode { form: presented.form, forget_at };
-            let wrong = self.wrong.entry((account, wrong_for, presented.hash));
-            wrong
-                .and_modify(|known| {
-                    if known.forget_at <= now {
-                        known.forget_at = forget_at;
-                    }
-                })
-                .or_insert(entry);
+            self.wrong.insert(this, WrongCode { form: presented.form, forget_at });
         }
         verdict
     }

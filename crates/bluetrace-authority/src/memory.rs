@@ -578,7 +578,7 @@ impl State {
         let (id, verdict) = self.judge_code(account, Some(upload.clone()), presented, now);
         match verdict {
             CodeVerdict::Accept => Ok(id),
-            CodeVerdict::RefuseOwn { left } | CodeVerdict::RefuseAndCount { left } => {
+            CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left } => {
                 Err(UploadBegun::CodeRefused { left })
             }
             CodeVerdict::TooMany { until } => Err(UploadBegun::TooManyCodes { until }),
@@ -631,9 +631,7 @@ impl State {
                 }
                 CodeRedeemed::Redeemed
             }
-            (_, CodeVerdict::RefuseOwn { left } | CodeVerdict::RefuseAndCount { left }) => {
-                CodeRedeemed::Refused { left }
-            }
+            (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => CodeRedeemed::Refused { left },
             (_, CodeVerdict::TooMany { until }) => CodeRedeemed::TooMany { until },
         }
     }

@@ -477,6 +477,17 @@ pub struct FoundCode {
     pub is_over: bool,
 }
 
+/// What a store knows of wrong codes when one is presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guesses {
+    /// Those of the account.
+    pub by_account: WrongCodes,
+    /// Those of the form, of all accounts.
+    pub of_form: WrongCodes,
+    /// Whether this very code counts already, presented by this account for this upload.
+    pub is_counted: bool,
+}
+
 /// Wrong codes that still count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WrongCodes {
@@ -491,8 +502,8 @@ pub struct WrongCodes {
 pub enum CodeVerdict {
     /// It lets this account in: from now on it is this account's.
     Accept,
-    /// It is over, and was this account's own: it does not count as wrong.
-    RefuseOwn {
+    /// It is wrong, and does not count: it was the account's own, or counts already.
+    Refuse {
         /// Wrong codes that are still free.
         left: u32,
     },
@@ -721,21 +732,15 @@ impl Failures {
 }
 
 impl PresentedCode {
-    /// What becomes of it: `found` is what there is of its hash, `by_account` and `of_form` are the wrong ones that count. Every
-    /// store decides with this.
+    /// What becomes of it, where `found` is what there is of its hash. Every store decides with this.
     ///
     /// Who has presented too many wrong ones learns nothing of a further one, not even that it is right; but a code that is
     /// the account's own already tells it nothing, and is good however much was guessed meanwhile.
-    pub fn judge(
-        &self,
-        account: AccountId,
-        found: Option<FoundCode>,
-        by_account: WrongCodes,
-        of_form: WrongCodes,
-    ) -> CodeVerdict {
+    pub fn judge(&self, account: AccountId, found: Option<FoundCode>, guesses: Guesses) -> CodeVerdict {
+        let Guesses { by_account, of_form, is_counted } = guesses;
         let left = self.limits.max_wrong_by_account.saturating_sub(by_account.count);
         if let Some(code) = found.filter(|code| code.redeemed_by == Some(account)) {
-            return if code.is_over { CodeVerdict::RefuseOwn { left } } else { CodeVerdict::Accept };
+            return if code.is_over { CodeVerdict::Refuse { left } } else { CodeVerdict::Accept };
         }
         if left == 0 {
             return CodeVerdict::TooMany { until: by_account.first_ends };
@@ -745,6 +750,7 @@ impl PresentedCode {
         }
         match found {
             Some(FoundCode { redeemed_by: None, is_over: false }) => CodeVerdict::Accept,
+            Some(_) | None if is_counted => CodeVerdict::Refuse { left },
             Some(_) | None => CodeVerdict::RefuseAndCount { left: left - 1 },
         }
     }

@@ -2,7 +2,7 @@
 
 use bluetrace_authority::store::{
     AccountId, CodeCheck, CodeForm, CodeHash, CodeIssued, CodeRedeemed, CodeRevoked, CodeState, CodeVerdict, FoundCode,
-    NewUploadCode, PinSeed, PresentedCode, UploadBegun, UploadCodeId, UploadCodeRow, UploadKey, WrongCodes,
+    Guesses, NewUploadCode, PinSeed, PresentedCode, UploadBegun, UploadCodeId, UploadCodeRow, UploadKey, WrongCodes,
 };
 use bluetrace_protocol::{Timestamp, UploadId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -55,7 +55,7 @@ pub(super) fn upload_codes(
     let rows = query.query_map(params![after.map_or(0, |id| id.0), now.as_unix(), limit], |row| {
         Ok(UploadCodeRow {
             id: UploadCodeId(row.get(0)?),
-            form: if row.get::<_, i64>(1)? == characters(CodeForm::Six) { CodeForm::Six } else { CodeForm::Eight },
+            form: form(row, 1)?,
             case: row.get(2)?,
             issued_by: row.get(3)?,
             issued: convert::time(row, 4)?,
@@ -108,7 +108,7 @@ pub(super) fn redeem_upload_code(
             redeem(connection, found, account, None, forget_at, now)?;
             CodeRedeemed::Redeemed
         }
-        (_, CodeVerdict::RefuseOwn { left } | CodeVerdict::RefuseAndCount { left }) => CodeRedeemed::Refused { left },
+        (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => CodeRedeemed::Refused { left },
         (_, CodeVerdict::TooMany { until }) => CodeRedeemed::TooMany { until },
     })
 }
@@ -136,7 +136,7 @@ pub(super) fn check(
     };
     Ok(match judge(connection, account, Some(upload), presented, now)? {
         (found, CodeVerdict::Accept) => Ok(found),
-        (_, CodeVerdict::RefuseOwn { left } | CodeVerdict::RefuseAndCount { left }) => {
+        (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => {
             Err(UploadBegun::CodeRefused { left })
         }
         (_, CodeVerdict::TooMany { until }) => Err(UploadBegun::TooManyCodes { until }),
@@ -219,36 +219,24 @@ fn judge(
     now: Timestamp,
 ) -> Result<(Option<Found>, CodeVerdict)> {
     let found = find(connection, presented.hash, now)?;
-    let by_account = wrong_codes(
-        connection,
-        "SELECT count(*), min(forget_at) FROM wrong_code WHERE account = ?1 AND +forget_at > ?2",
-        account.0,
-        now,
-    )?;
     let form = presented.form.map_or(0, characters);
-    let of_form = wrong_codes(
-        connection,
-        "SELECT count(*), min(forget_at) FROM wrong_code WHERE characters = ?1 AND forget_at > ?2",
-        form,
-        now,
-    )?;
-    let verdict = presented.judge(account, found.map(|found| found.code), by_account, of_form);
+    let is_counted = connection
+        .prepare_cached("SELECT 1 FROM wrong_code WHERE account = ?1 AND upload = ?2 AND hash = ?3 AND forget_at > ?4")?
+        .exists(params![account.0, upload.map(UploadId::reveal), presented.hash.0, now.as_unix()])?;
+    let guesses = Guesses {
+        by_account: wrong_codes(connection, WRONG_BY_ACCOUNT, account.0, now)?,
+        of_form: wrong_codes(connection, WRONG_OF_FORM, form, now)?,
+        is_counted,
+    };
+    let verdict = presented.judge(account, found.map(|found| found.code), guesses);
     if matches!(verdict, CodeVerdict::RefuseAndCount { .. }) {
         let forget_at = now.plus(i64::from(presented.limits.window_s));
         connection
             .prepare_cached(
-                "INSERT INTO wrong_code (account, upload, hash, characters, forget_at) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (account, upload, hash) DO UPDATE SET forget_at = excluded.forget_at
-                 WHERE forget_at <= ?6",
+                "INSERT OR REPLACE INTO wrong_code (account, upload, hash, characters, forget_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
-            .execute(params![
-                account.0,
-                upload.map(UploadId::reveal),
-                presented.hash.0,
-                form,
-                forget_at.as_unix(),
-                now.as_unix()
-            ])?;
+            .execute(params![account.0, upload.map(UploadId::reveal), presented.hash.0, form, forget_at.as_unix()])?;
     }
     Ok((found, verdict))
 }
@@ -284,9 +272,21 @@ fn drop_upload(connection: &Connection, upload: UploadKey) -> Result<()> {
     Ok(())
 }
 
+fn form(row: &Row<'_>, column: usize) -> rusqlite::Result<CodeForm> {
+    match row.get(column)? {
+        6 => Ok(CodeForm::Six),
+        8 => Ok(CodeForm::Eight),
+        other => Err(rusqlite::Error::IntegralValueOutOfRange(column, other)),
+    }
+}
+
 const fn characters(form: CodeForm) -> i64 {
     match form {
         CodeForm::Six => 6,
         CodeForm::Eight => 8,
     }
 }
+
+const WRONG_BY_ACCOUNT: &str = "SELECT count(*), min(forget_at) FROM wrong_code WHERE account = ?1 AND +forget_at > ?2";
+
+const WRONG_OF_FORM: &str = "SELECT count(*), min(forget_at) FROM wrong_code WHERE characters = ?1 AND forget_at > ?2";
