@@ -4,6 +4,7 @@
 //! This file is the table of contents: a command, and the file that carries it out.
 
 mod client;
+mod code;
 mod command_line;
 mod demo;
 mod export;
@@ -31,6 +32,8 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options).map(|()| ExitCode::SUCCESS),
         Command::User(options) => user::run(options).map(|()| ExitCode::SUCCESS),
         Command::Export(options) => export::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Code(options) => code::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Pin(options) => code::pin(&options).map(|()| ExitCode::SUCCESS),
         Command::Tempid(options) => temp_id::run(&options),
     };
     done.unwrap_or_else(|error| {

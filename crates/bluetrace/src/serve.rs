@@ -129,6 +129,7 @@ fn policy(options: &ServerOptions) -> Policy {
         temp_id_lifetime_s: options.tempid_lifetime,
         retention_s: options.retention,
         resume_s: options.resume_lifetime,
+        require_upload_codes: options.require_upload_codes,
         ..Policy::default()
     }
 }

@@ -216,7 +216,7 @@ async fn an_upload_that_is_cut_goes_on_where_it_was() {
     write_log(&folder, 1_000);
     authority.state.cut_after.store(400, Ordering::Relaxed);
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    let done = rig.device.submit(Command::Upload).await;
+    let done = rig.device.submit(Command::Upload(None)).await;
     rig.until(|event| matches!(event, DeviceEvent::Resumed)).await;
     rig.until(|event| matches!(event, DeviceEvent::UploadContinued { acknowledged: 400, total: 1_000 })).await;
     rig.until(|event| matches!(event, DeviceEvent::UploadComplete(summary) if summary.records == 1_000)).await;
@@ -244,11 +244,11 @@ async fn an_upload_that_the_authority_does_not_take_is_kept_and_goes_when_it_is_
     write_log(&folder, 3);
     *authority.state.upload_error.lock().unwrap() = "upload_not_authorised";
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    drop(rig.device.submit(Command::Upload).await);
+    drop(rig.device.submit(Command::Upload(None)).await);
     rig.until(|event| matches!(event, DeviceEvent::UploadFailed { retry_in: None, .. })).await;
     assert!(folder.path().join(format!("{USER}_upload.txt")).exists());
     *authority.state.upload_error.lock().unwrap() = "";
-    drop(rig.device.submit(Command::Upload).await);
+    drop(rig.device.submit(Command::Upload(None)).await);
     rig.until(|event| matches!(event, DeviceEvent::UploadComplete(_))).await;
     assert_uploaded_once(&authority, 3);
 }
@@ -260,7 +260,7 @@ async fn a_device_whose_account_was_removed_ends_and_keeps_its_upload() {
     write_log(&folder, 3);
     *authority.state.upload_error.lock().unwrap() = "no_account";
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    drop(rig.device.submit(Command::Upload).await);
+    drop(rig.device.submit(Command::Upload(None)).await);
     rig.until(|event| matches!(event, DeviceEvent::Ended(End::NoAccount))).await;
     assert_eq!(authority.state.uploads_refused.load(Ordering::Relaxed), 1);
     assert!(folder.path().join(format!("{USER}_upload.txt")).exists());
@@ -273,7 +273,7 @@ async fn an_upload_survives_the_device() {
     write_log(&folder, 1_000);
     authority.state.cut_after.store(400, Ordering::Relaxed);
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    drop(rig.device.submit(Command::Upload).await);
+    drop(rig.device.submit(Command::Upload(None)).await);
     rig.until(|event| matches!(event, DeviceEvent::Disconnected { .. })).await;
     drop(rig.events);
     rig.device.join().await;
