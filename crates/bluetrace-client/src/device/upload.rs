@@ -84,7 +84,9 @@ impl Engine {
             // the code that it waited for
             Some(upload) if code.is_some() && !matches!(upload.state, State::Saving(_) | State::Running) => {
                 upload.pending.code = code;
-                let earlier = upload.done.replace(done);
+                let is_connected = self.session.as_ref().is_some_and(ClientSession::is_member);
+                let (done, now) = if is_connected { (Some(done), None) } else { (None, Some(done)) };
+                let earlier = mem::replace(&mut upload.done, done).or(now);
                 let before = match mem::replace(&mut upload.state, State::Refused) {
                     State::Forgetting(work) => Some(work),
                     State::Saving(_) | State::Waiting(_) | State::Running | State::Refused => None,
