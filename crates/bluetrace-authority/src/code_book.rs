@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use bluetrace_protocol::{Timestamp, UploadId};
+use bluetrace_protocol::{Timestamp, UploadId, Username};
 
 use crate::store::{
-    AccountId, CodeForm, CodeHash, CodeIssued, CodeVerdict, FoundCode, Guesses, NewUploadCode, PinSeed, PresentedCode,
-    UploadCodeId, UploadKey, WrongCodes,
+    AccountId, CodeCheck, CodeForm, CodeHash, CodeIssued, CodeRedeemed, CodeRevoked, CodeState, CodeVerdict, FoundCode,
+    Guesses, NewUploadCode, PinSeed, PresentedCode, UploadBegun, UploadCodeId, UploadCodeRow, UploadKey, WrongCodes,
 };
 
 /// Codes and PINs. Uploads are told apart by their keys and looked up elsewhere.
@@ -21,22 +21,31 @@ pub(crate) struct CodeBook {
 }
 
 /// An upload code.
-pub(crate) struct CodeEntry {
-    pub(crate) code: NewUploadCode,
-    pub(crate) issued: Timestamp,
-    pub(crate) revoked: Option<Timestamp>,
+struct CodeEntry {
+    code: NewUploadCode,
+    issued: Timestamp,
+    revoked: Option<Timestamp>,
     /// Who has redeemed it, and when.
-    pub(crate) redeemed: Option<(AccountId, Timestamp)>,
+    redeemed: Option<(AccountId, Timestamp)>,
     /// The upload it was last redeemed for.
-    pub(crate) upload: Option<UploadKey>,
+    upload: Option<UploadKey>,
     /// Whether that is complete.
-    pub(crate) is_used: bool,
+    is_used: bool,
     forget_at: Timestamp,
+}
+
+/// For whom a code is redeemed.
+#[derive(Clone, Copy)]
+pub(crate) struct Redemption {
+    pub(crate) account: AccountId,
+    /// `None`: ahead of any upload.
+    pub(crate) upload: Option<UploadKey>,
+    pub(crate) forget_at: Timestamp,
 }
 
 /// What a wrong code was presented for.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum WrongFor {
+enum WrongFor {
     Upload(UploadId),
     Itself(u64),
 }
@@ -65,17 +74,35 @@ impl CodeBook {
         CodeIssued::Issued(id)
     }
 
-    /// Codes that are not forgotten, in order of their numbers.
-    pub(crate) fn in_sight(&self, now: Timestamp) -> impl Iterator<Item = (UploadCodeId, &CodeEntry)> {
-        self.codes.iter().filter(move |(_, entry)| now < entry.forget_at).map(|(id, entry)| (*id, entry))
+    /// Codes with numbers after `after`, in their order.
+    pub(crate) fn rows(
+        &self,
+        after: Option<UploadCodeId>,
+        now: Timestamp,
+        name_of: impl Fn(AccountId) -> Option<Username>,
+    ) -> impl Iterator<Item = UploadCodeRow> {
+        let codes = self.in_sight(now).filter(move |(id, _)| after.is_none_or(|after| *id > after));
+        codes.map(move |(id, entry)| UploadCodeRow {
+            id,
+            form: entry.code.form,
+            case: entry.code.case.clone(),
+            issued_by: entry.code.issued_by.clone(),
+            issued: entry.issued,
+            expires: entry.code.expires,
+            state: entry.state(&name_of),
+        })
     }
 
-    pub(crate) fn find_mut(&mut self, id: UploadCodeId, now: Timestamp) -> Option<&mut CodeEntry> {
-        self.codes.get_mut(&id).filter(|entry| now < entry.forget_at)
-    }
-
-    pub(crate) fn with_hash(&self, hash: CodeHash, now: Timestamp) -> Option<(UploadCodeId, &CodeEntry)> {
-        self.in_sight(now).find(|(_, entry)| entry.code.hash == hash)
+    /// Takes a code back, and returns the upload that was begun with it.
+    pub(crate) fn revoke(&mut self, id: UploadCodeId, now: Timestamp) -> (CodeRevoked, Option<UploadKey>) {
+        match self.codes.get_mut(&id).filter(|entry| now < entry.forget_at) {
+            None => (CodeRevoked::NoSuchCode, None),
+            Some(entry) if entry.is_used => (CodeRevoked::Used, None),
+            Some(entry) => {
+                entry.revoked.get_or_insert(now);
+                (CodeRevoked::Revoked, entry.upload.take())
+            }
+        }
     }
 
     /// Whether a code lets this upload go on.
@@ -83,40 +110,76 @@ impl CodeBook {
         self.in_sight(now).any(|(_, entry)| entry.upload == Some(upload) && entry.revoked.is_none())
     }
 
-    /// Judges a code, and counts it if it is wrong. `found` is what there is of its hash.
-    pub(crate) fn judge(
+    /// The code that lets an upload in, if it needs one; or the refusal.
+    pub(crate) fn check(
         &mut self,
         account: AccountId,
-        upload: Option<UploadId>,
-        presented: PresentedCode,
-        found: Option<FoundCode>,
+        upload: &UploadId,
+        check: CodeCheck,
         now: Timestamp,
-    ) -> CodeVerdict {
+    ) -> Result<Option<UploadCodeId>, UploadBegun> {
+        let presented = match check {
+            CodeCheck::NotRequired => return Ok(None),
+            CodeCheck::Required(None) => return Err(UploadBegun::CodeRequired),
+            CodeCheck::Required(Some(presented)) => presented,
+        };
+        match self.judge(account, Some(upload), presented, now) {
+            (id, CodeVerdict::Accept) => Ok(id),
+            (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => {
+                Err(UploadBegun::CodeRefused { left })
+            }
+            (_, CodeVerdict::TooMany { until }) => Err(UploadBegun::TooManyCodes { until }),
+        }
+    }
+
+    /// Gives a code to an account that has not begun its upload.
+    pub(crate) fn redeem_ahead(
+        &mut self,
+        account: AccountId,
+        presented: PresentedCode,
+        forget_at: Timestamp,
+        now: Timestamp,
+    ) -> CodeRedeemed {
+        match self.judge(account, None, presented, now) {
+            (id, CodeVerdict::Accept) => {
+                // no upload is named, so none is left behind
+                id.and_then(|id| self.redeem(id, Redemption { account, upload: None, forget_at }, now));
+                CodeRedeemed::Redeemed
+            }
+            (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => CodeRedeemed::Refused { left },
+            (_, CodeVerdict::TooMany { until }) => CodeRedeemed::TooMany { until },
+        }
+    }
+
+    /// Finds and judges a code, and counts it if it is wrong.
+    fn judge(
+        &mut self,
+        account: AccountId,
+        upload: Option<&UploadId>,
+        code: PresentedCode,
+        now: Timestamp,
+    ) -> (Option<UploadCodeId>, CodeVerdict) {
+        let found = self.in_sight(now).find(|(_, entry)| entry.code.hash == code.hash);
+        let (id, found) = found.map(|(id, entry)| (id, entry.found())).unzip();
         self.last_wrong += 1;
-        let wrong_for = upload.map_or(WrongFor::Itself(self.last_wrong), WrongFor::Upload);
-        let this = (account, wrong_for, presented.hash);
+        let wrong_for = upload.cloned().map_or(WrongFor::Itself(self.last_wrong), WrongFor::Upload);
+        let this = (account, wrong_for, code.hash);
         let guesses = Guesses {
             by_account: self.wrong_codes(now, |by, _| by == account),
-            of_form: self.wrong_codes(now, |_, form| form.is_some() && form == presented.form),
+            of_form: self.wrong_codes(now, |_, form| form.is_some() && form == code.form),
             is_counted: self.wrong.get(&this).is_some_and(|wrong| now < wrong.forget_at),
         };
-        let verdict = presented.judge(account, found, guesses);
+        let verdict = code.judge(account, found, guesses);
         if matches!(verdict, CodeVerdict::RefuseAndCount { .. }) {
-            let forget_at = now.plus(i64::from(presented.limits.window_s));
-            self.wrong.insert(this, WrongCode { form: presented.form, forget_at });
+            let forget_at = now.plus(i64::from(code.limits.window_s));
+            self.wrong.insert(this, WrongCode { form: code.form, forget_at });
         }
-        verdict
+        (id, verdict)
     }
 
     /// Gives a code to an account and its upload, and returns the upload it was for before.
-    pub(crate) fn redeem(
-        &mut self,
-        id: UploadCodeId,
-        account: AccountId,
-        upload: Option<UploadKey>,
-        forget_at: Timestamp,
-        now: Timestamp,
-    ) -> Option<UploadKey> {
+    pub(crate) fn redeem(&mut self, id: UploadCodeId, redemption: Redemption, now: Timestamp) -> Option<UploadKey> {
+        let Redemption { account, upload, forget_at } = redemption;
         let entry = self.codes.get_mut(&id)?;
         entry.redeemed.get_or_insert((account, now));
         entry.forget_at = entry.forget_at.max(forget_at);
@@ -168,6 +231,10 @@ impl CodeBook {
             || self.pins.values().any(|(_, ends)| *ends <= now)
     }
 
+    fn in_sight(&self, now: Timestamp) -> impl Iterator<Item = (UploadCodeId, &CodeEntry)> {
+        self.codes.iter().filter(move |(_, entry)| now < entry.forget_at).map(|(id, entry)| (*id, entry))
+    }
+
     fn wrong_codes(&self, now: Timestamp, counts: impl Fn(AccountId, Option<CodeForm>) -> bool) -> WrongCodes {
         let counting = |((by, ..), wrong): &(&(AccountId, WrongFor, CodeHash), &WrongCode)| {
             now < wrong.forget_at && counts(*by, wrong.form)
@@ -175,5 +242,22 @@ impl CodeBook {
         let ends: Vec<_> = self.wrong.iter().filter(counting).map(|(_, wrong)| wrong.forget_at).collect();
         let count = u32::try_from(ends.len()).unwrap_or(u32::MAX);
         WrongCodes { count, first_ends: ends.into_iter().min().unwrap_or(now) }
+    }
+}
+
+impl CodeEntry {
+    fn found(&self) -> FoundCode {
+        FoundCode { redeemed_by: self.redeemed.map(|(by, _)| by), is_over: self.is_used || self.revoked.is_some() }
+    }
+
+    fn state(&self, name_of: impl Fn(AccountId) -> Option<Username>) -> CodeState {
+        if let Some(at) = self.revoked {
+            return CodeState::Revoked { at };
+        }
+        match self.redeemed.and_then(|(by, at)| Some((name_of(by)?, at))) {
+            None => CodeState::Live,
+            Some((by, at)) if self.is_used => CodeState::Used { by, at },
+            Some((by, at)) => CodeState::Redeemed { by, at },
+        }
     }
 }

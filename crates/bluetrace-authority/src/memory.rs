@@ -12,13 +12,13 @@ use bluetrace_protocol::{
     ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, Username, Window,
 };
 
-use crate::code_book::{CodeBook, CodeEntry};
+use crate::code_book::{CodeBook, Redemption};
 use crate::store::{
-    Account, AccountId, AccountOpened, AccountSummary, CodeCheck, CodeIssued, CodeRedeemed, CodeRevoked, CodeState,
-    CodeVerdict, Expired, Failures, FoundCode, ImportedTempId, Lockout, LoginRecorded, LoginState, MAX_EXPIRED_ROWS,
-    MAX_UNKNOWN_USERNAMES, NewNotice, NewUploadCode, NoticeId, Owner, PasswordHash, PasswordSource, PinSeed,
-    PresentedCode, SessionId, SessionState, Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun,
-    UploadCodeId, UploadCodeRow, UploadCompleted, UploadKey, UploadRequest, UploadRow, Verdict,
+    Account, AccountId, AccountOpened, AccountSummary, CodeCheck, CodeIssued, CodeRedeemed, CodeRevoked, Expired,
+    Failures, ImportedTempId, Lockout, LoginRecorded, LoginState, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES, NewNotice,
+    NewUploadCode, NoticeId, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode, SessionId, SessionState,
+    Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow,
+    UploadCompleted, UploadKey, UploadRequest, UploadRow, Verdict,
 };
 
 /// A store that keeps everything in memory.
@@ -252,21 +252,17 @@ impl Store for MemoryStore {
         now: Timestamp,
     ) -> StoreFuture<'_, Vec<UploadCodeRow>> {
         let state = self.state();
-        let codes = state.codes.in_sight(now).filter(|(id, _)| after.is_none_or(|after| *id > after));
-        let rows = codes.map(|(id, entry)| UploadCodeRow {
-            id,
-            form: entry.code.form,
-            case: entry.code.case.clone(),
-            issued_by: entry.code.issued_by.clone(),
-            issued: entry.issued,
-            expires: entry.code.expires,
-            state: state.code_state(entry),
-        });
-        ready(Ok(rows.take(rows_in(limit)).collect()))
+        let name_of = |account| state.accounts.get(&account).map(|row| row.account.username.clone());
+        ready(Ok(state.codes.rows(after, now, name_of).take(rows_in(limit)).collect()))
     }
 
     fn revoke_upload_code(&self, id: UploadCodeId, now: Timestamp) -> StoreFuture<'_, CodeRevoked> {
-        ready(Ok(self.state().revoke_upload_code(id, now)))
+        let mut state = self.state();
+        let (revoked, upload) = state.codes.revoke(id, now);
+        if let Some(upload) = upload {
+            state.drop_upload(upload);
+        }
+        ready(Ok(revoked))
     }
 
     fn redeem_upload_code(
@@ -276,7 +272,11 @@ impl Store for MemoryStore {
         forget_at: Timestamp,
         now: Timestamp,
     ) -> StoreFuture<'_, CodeRedeemed> {
-        ready(Ok(self.state().redeem_upload_code(account, code, forget_at, now)))
+        let mut state = self.state();
+        if !state.accounts.contains_key(&account) {
+            return ready(Ok(CodeRedeemed::NoAccount));
+        }
+        ready(Ok(state.codes.redeem_ahead(account, code, forget_at, now)))
     }
 
     fn handshake_pin(
@@ -527,24 +527,22 @@ impl State {
         }
         let name = (account, upload.clone());
         if let Some(key) = self.upload_names.get(&name)
-            && let Some(row) = self.uploads.get(key)
+            && let Some(row) = self.uploads.get(key).filter(|row| now < row.forget_at)
         {
-            if now < row.forget_at {
-                if row.records != records {
-                    return Ok(UploadBegun::Conflict { records: row.records });
-                }
-                let (key, durable, summary) = (*key, row.durable(), row.finished.map(|(_, summary)| summary));
-                let is_let_in = code == CodeCheck::NotRequired || summary.is_some() || self.codes.lets_in(key, now);
-                return Ok(match if is_let_in { Ok(None) } else { self.check_code(account, &upload, code, now) } {
-                    Ok(code) => {
-                        self.redeem_for(code, account, key, forget_at, now);
-                        UploadBegun::Open { key, durable, summary }
-                    }
-                    Err(refused) => refused,
-                });
+            if row.records != records {
+                return Ok(UploadBegun::Conflict { records: row.records });
             }
+            let (key, durable, summary) = (*key, row.durable(), row.finished.map(|(_, summary)| summary));
+            let is_let_in = code == CodeCheck::NotRequired || summary.is_some() || self.codes.lets_in(key, now);
+            return Ok(match if is_let_in { Ok(None) } else { self.codes.check(account, &upload, code, now) } {
+                Ok(code) => {
+                    self.redeem_code(code, Redemption { account, upload: Some(key), forget_at }, now);
+                    UploadBegun::Open { key, durable, summary }
+                }
+                Err(refused) => refused,
+            });
         }
-        let code = match self.check_code(account, &upload, code, now) {
+        let code = match self.codes.check(account, &upload, code, now) {
             Ok(code) => code,
             Err(refused) => return Ok(refused),
         };
@@ -558,104 +556,16 @@ impl State {
         self.uploads.insert(key, row);
         self.upload_names.insert(name, key);
         self.mortal.insert((forget_at, Mortal::Upload(key)));
-        self.redeem_for(code, account, key, forget_at, now);
+        self.redeem_code(code, Redemption { account, upload: Some(key), forget_at }, now);
         Ok(UploadBegun::Open { key, durable: 0, summary: None })
     }
 
-    /// The code that lets an upload in, if it needs one; or the refusal.
-    fn check_code(
-        &mut self,
-        account: AccountId,
-        upload: &UploadId,
-        check: CodeCheck,
-        now: Timestamp,
-    ) -> Result<Option<UploadCodeId>, UploadBegun> {
-        let presented = match check {
-            CodeCheck::NotRequired => return Ok(None),
-            CodeCheck::Required(None) => return Err(UploadBegun::CodeRequired),
-            CodeCheck::Required(Some(presented)) => presented,
-        };
-        let (id, verdict) = self.judge_code(account, Some(upload.clone()), presented, now);
-        match verdict {
-            CodeVerdict::Accept => Ok(id),
-            CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left } => {
-                Err(UploadBegun::CodeRefused { left })
-            }
-            CodeVerdict::TooMany { until } => Err(UploadBegun::TooManyCodes { until }),
-        }
-    }
-
-    fn judge_code(
-        &mut self,
-        account: AccountId,
-        upload: Option<UploadId>,
-        presented: PresentedCode,
-        now: Timestamp,
-    ) -> (Option<UploadCodeId>, CodeVerdict) {
-        let found = self.codes.with_hash(presented.hash, now).map(|(id, entry)| {
-            let redeemed_by = entry.redeemed.map(|(by, _)| by);
-            (id, FoundCode { redeemed_by, is_over: entry.revoked.is_some() || entry.is_used })
-        });
-        let (id, found) = found.unzip();
-        (id, self.codes.judge(account, upload, presented, found, now))
-    }
-
-    fn redeem_for(
-        &mut self,
-        code: Option<UploadCodeId>,
-        account: AccountId,
-        upload: UploadKey,
-        forget_at: Timestamp,
-        now: Timestamp,
-    ) {
-        let before = code.and_then(|code| self.codes.redeem(code, account, Some(upload), forget_at, now));
+    /// Redeems the code that lets an upload in, if it needed one.
+    fn redeem_code(&mut self, code: Option<UploadCodeId>, redemption: Redemption, now: Timestamp) {
+        let before = code.and_then(|code| self.codes.redeem(code, redemption, now));
         if let Some(before) = before {
             self.drop_upload(before);
         }
-    }
-
-    fn redeem_upload_code(
-        &mut self,
-        account: AccountId,
-        code: PresentedCode,
-        forget_at: Timestamp,
-        now: Timestamp,
-    ) -> CodeRedeemed {
-        if !self.accounts.contains_key(&account) {
-            return CodeRedeemed::NoAccount;
-        }
-        match self.judge_code(account, None, code, now) {
-            (id, CodeVerdict::Accept) => {
-                if let Some(id) = id {
-                    self.codes.redeem(id, account, None, forget_at, now);
-                }
-                CodeRedeemed::Redeemed
-            }
-            (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => CodeRedeemed::Refused { left },
-            (_, CodeVerdict::TooMany { until }) => CodeRedeemed::TooMany { until },
-        }
-    }
-
-    fn revoke_upload_code(&mut self, id: UploadCodeId, now: Timestamp) -> CodeRevoked {
-        let Some(entry) = self.codes.find_mut(id, now) else { return CodeRevoked::NoSuchCode };
-        if entry.is_used {
-            return CodeRevoked::Used;
-        }
-        entry.revoked.get_or_insert(now);
-        if let Some(upload) = entry.upload.take() {
-            self.drop_upload(upload);
-        }
-        CodeRevoked::Revoked
-    }
-
-    fn code_state(&self, entry: &CodeEntry) -> CodeState {
-        if let Some(at) = entry.revoked {
-            return CodeState::Revoked { at };
-        }
-        let redeemed = entry.redeemed.and_then(|(by, at)| Some((self.accounts.get(&by)?, at)));
-        let Some((row, at)) = redeemed else { return CodeState::Live };
-        let by = row.account.username.clone();
-        if entry.is_used { CodeState::Used { by, at } } else { CodeState::Redeemed { by, at } }
     }
 
     /// Takes an unfinished upload out of sight. [`Self::expire`] deletes it.

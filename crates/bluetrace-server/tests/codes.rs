@@ -1,6 +1,6 @@
 //! How a server that requires upload codes behaves, with each store behind it: over in-memory pipes, on a clock that stands
 //! until a test moves it.
-#![expect(clippy::unwrap_used, reason = "the helpers fail as their tests do")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the helpers fail as their tests do")]
 
 #[expect(dead_code, reason = "each file of tests uses a part of it")]
 mod support;

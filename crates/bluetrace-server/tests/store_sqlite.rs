@@ -494,10 +494,9 @@ fn opened(store: &SqliteStore, name: &str) -> AccountId {
 fn begun(store: &SqliteStore, account: AccountId, records: u32) -> UploadKey {
     let upload = UploadId::parse(&format!("upload-of-{records}")).unwrap();
     let request = UploadRequest { account, upload, records, forget_at: at(FORGET), code: CodeCheck::NotRequired };
-    match block_on(store.begin_upload(request, at(0))).unwrap() {
-        UploadBegun::Open { key, .. } => key,
-        other => panic!("a new upload: {other:?}"),
-    }
+    let begun = block_on(store.begin_upload(request, at(0))).unwrap();
+    let UploadBegun::Open { key, .. } = begun else { panic!("a new upload: {begun:?}") };
+    key
 }
 
 fn at(seconds: i64) -> Timestamp {

@@ -42,7 +42,7 @@ enum Call {
     Login { user: u8, is_right: bool, duration_s: u32 },
     Issue { account: i64, ids: Vec<u64>, memory_s: i64 },
     Import { lines: Vec<(u8, u64)>, memory_s: i64 },
-    Begin { account: i64, upload: u8, records: u32, memory_s: i64, code: Option<Option<u8>> },
+    Begin { account: i64, upload: u8, records: u32, memory_s: i64, needs_code: bool, code: Option<u8> },
     IssueCode { number: u8, is_short: bool, memory_s: i64 },
     RevokeCode(i64),
     RedeemCode { account: i64, number: u8, memory_s: i64 },
@@ -71,9 +71,9 @@ fn call() -> impl Strategy<Value = Call> {
             .prop_map(|(account, ids, memory_s)| Call::Issue { account, ids, memory_s }),
         2 => (vec((user, 0..12_u64), 0..5), memory_s.clone())
             .prop_map(|(lines, memory_s)| Call::Import { lines, memory_s }),
-        6 => (account.clone(), 0..2_u8, 3..5_u32, memory_s.clone(), prop::option::of(prop::option::of(code.clone())))
-            .prop_map(|(account, upload, records, memory_s, code)| {
-                Call::Begin { account, upload, records, memory_s, code }
+        6 => (account.clone(), 0..2_u8, 3..5_u32, memory_s.clone(), any::<bool>(), prop::option::of(code.clone()))
+            .prop_map(|(account, upload, records, memory_s, needs_code, code)| {
+                Call::Begin { account, upload, records, memory_s, needs_code, code }
             }),
         3 => (code.clone(), any::<bool>(), memory_s.clone())
             .prop_map(|(number, is_short, memory_s)| Call::IssueCode { number, is_short, memory_s }),
@@ -119,10 +119,10 @@ fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
             let line = |(user, number)| ImportedTempId { username: name(user), record: record(number) };
             shown(store.import_temp_ids(lines.into_iter().map(line).collect(), now.plus(memory_s), now))
         }
-        Call::Begin { account, upload, records, memory_s, code } => {
+        Call::Begin { account, upload, records, memory_s, needs_code, code } => {
             let upload = UploadId::parse(&format!("upload-{upload}")).unwrap();
             let (account, forget_at) = (AccountId(account), now.plus(memory_s));
-            let code = code.map_or(CodeCheck::NotRequired, |code| CodeCheck::Required(code.map(presented)));
+            let code = if needs_code { CodeCheck::Required(code.map(presented)) } else { CodeCheck::NotRequired };
             shown(store.begin_upload(UploadRequest { account, upload, records, forget_at, code }, now))
         }
         Call::IssueCode { number, is_short, memory_s } => {

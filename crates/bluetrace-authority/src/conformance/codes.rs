@@ -130,9 +130,9 @@ pub async fn racing_accounts_redeem_a_code_once(store: &dyn Store) {
         let begun = together(calls.collect()).await;
         assert_eq!(begun.iter().filter(|begun| begun.as_ref().is_ok_and(is_open)).count(), 1, "round {round}");
         // whoever had it must not have it in the next round
-        for number in 0..8 {
+        for (number, account) in accounts.iter_mut().enumerate() {
             store.remove_account(name(&format!("user-{number}"))).await.unwrap();
-            accounts[number] = opened(store, &format!("user-{number}")).await;
+            *account = opened(store, &format!("user-{number}")).await;
         }
     }
 }
@@ -331,10 +331,9 @@ fn coded(account: AccountId, upload: &str, code: Option<u8>) -> UploadRequest {
 
 /// The upload that is open with so many durable records.
 fn opens(begun: UploadBegun, expected: u32) -> UploadKey {
-    match begun {
-        UploadBegun::Open { key, durable, summary: None } if durable == expected => key,
-        other => panic!("an open upload: {other:?}"),
-    }
+    let UploadBegun::Open { key, durable, summary: None } = begun else { panic!("an open upload: {begun:?}") };
+    assert_eq!(durable, expected);
+    key
 }
 
 fn is_open(begun: &UploadBegun) -> bool {

@@ -1076,10 +1076,9 @@ async fn opened(store: &dyn Store, text: &str) -> AccountId {
 }
 
 async fn begun(store: &dyn Store, account: AccountId, upload: &str, records: u32) -> UploadKey {
-    match store.begin_upload(request(account, upload, records), at(0)).await.unwrap() {
-        UploadBegun::Open { key, .. } => key,
-        other => panic!("a new upload: {other:?}"),
-    }
+    let begun = store.begin_upload(request(account, upload, records), at(0)).await.unwrap();
+    let UploadBegun::Open { key, .. } = begun else { panic!("a new upload: {begun:?}") };
+    key
 }
 
 async fn unread(store: &dyn Store, account: AccountId, limit: u32, moment: i64) -> Vec<(NoticeId, ExposureNotice)> {

@@ -428,6 +428,7 @@ fn authority(store: &Arc<MemoryStore>, rules: &Rules, start: u8) -> Authority {
         resume_s: rules.resume_s,
         // longer than any world lasts
         session_s: 10 * 365 * 24 * 60 * 60,
+        require_upload_codes: false,
         hash_cost: HashCost::INSECURE_FOR_SIMULATION,
         advice: ADVICE.to_owned(),
     };

@@ -383,15 +383,12 @@ impl Engine {
     }
 
     pub(super) fn on_pin_wanted(&mut self, done: Done) {
-        match self.member() {
-            Some((session, out)) => {
-                session.handshake_pin(out);
-                self.awaited.push_back(Awaited::Pin(done));
-            }
-            None => {
-                self.outbox.tell(DeviceEvent::RequestFailed { why: "the authority is away".into() });
-                self.outbox.done(Some(done));
-            }
+        if let Some((session, out)) = self.member() {
+            session.handshake_pin(out);
+            self.awaited.push_back(Awaited::Pin(done));
+        } else {
+            self.outbox.tell(DeviceEvent::RequestFailed { why: "the authority is away".into() });
+            self.outbox.done(Some(done));
         }
     }
 

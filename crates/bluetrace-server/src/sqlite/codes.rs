@@ -105,7 +105,7 @@ pub(super) fn redeem_upload_code(
     }
     Ok(match judge(connection, account, None, code, now)? {
         (found, CodeVerdict::Accept) => {
-            redeem(connection, found, account, None, forget_at, now)?;
+            redeem(connection, found, Redemption { account, upload: None, forget_at }, now)?;
             CodeRedeemed::Redeemed
         }
         (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => CodeRedeemed::Refused { left },
@@ -143,6 +143,15 @@ pub(super) fn check(
     })
 }
 
+/// For whom a code is redeemed.
+#[derive(Clone, Copy)]
+pub(super) struct Redemption {
+    pub(super) account: AccountId,
+    /// `None`: ahead of any upload.
+    pub(super) upload: Option<UploadKey>,
+    pub(super) forget_at: Timestamp,
+}
+
 /// Whether a code lets this upload go on.
 pub(super) fn lets_in(connection: &Connection, upload: UploadKey, now: Timestamp) -> Result<bool> {
     let mut query = connection
@@ -154,11 +163,10 @@ pub(super) fn lets_in(connection: &Connection, upload: UploadKey, now: Timestamp
 pub(super) fn redeem(
     connection: &Connection,
     found: Option<Found>,
-    account: AccountId,
-    upload: Option<UploadKey>,
-    forget_at: Timestamp,
+    redemption: Redemption,
     now: Timestamp,
 ) -> Result<()> {
+    let Redemption { account, upload, forget_at } = redemption;
     let Some(found) = found else { return Ok(()) };
     connection
         .prepare_cached(

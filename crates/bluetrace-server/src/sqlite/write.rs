@@ -9,7 +9,7 @@ use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{Moment, Record, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::codes;
+use super::codes::{self, Redemption};
 use super::convert;
 use super::error::JobError;
 use super::read;
@@ -188,7 +188,10 @@ fn import_temp_id(
 pub(super) fn begin_upload(connection: &Connection, request: &UploadRequest, now: Timestamp) -> Result<UploadBegun> {
     let UploadRequest { account: AccountId(account), upload, records, forget_at, code } = request;
     let check_code = || codes::check(connection, AccountId(*account), upload, *code, now);
-    let redeem = |code, key| codes::redeem(connection, code, AccountId(*account), Some(key), *forget_at, now);
+    let redeem = |code, key| {
+        let upload = Some(key);
+        codes::redeem(connection, code, Redemption { account: AccountId(*account), upload, forget_at: *forget_at }, now)
+    };
     if *records > MAX_UPLOAD_RECORDS {
         return Err(JobError::Failed("an upload of so many records"));
     }
