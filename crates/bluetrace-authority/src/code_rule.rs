@@ -220,13 +220,17 @@ pub struct PinSeed(pub [u8; 16]);
 impl PresentedCode {
     /// What becomes of it, where `found` is what there is of its hash. Every store decides with this.
     ///
-    /// Who has presented too many wrong ones learns nothing of a further one, not even that it is right; but a code that is
+    /// What was wrong a while ago is so still, and is not compared again: a guess that is repeated for nothing would be a guess at
+    /// every code issued since. Who has presented too many wrong ones learns nothing of a further one, not even that it is right; but a code that is
     /// the account's own already tells it nothing, and is good however much was guessed meanwhile.
     pub fn judge(&self, account: AccountId, found: Option<FoundCode>, guesses: Guesses) -> CodeVerdict {
         let Guesses { by_account, of_form, is_counted } = guesses;
         let left = self.limits.max_wrong_by_account.saturating_sub(by_account.count);
         if let Some(code) = found.filter(|code| code.redeemed_by == Some(account)) {
             return if code.is_over { CodeVerdict::Refuse { left } } else { CodeVerdict::Accept };
+        }
+        if is_counted {
+            return CodeVerdict::Refuse { left };
         }
         if left == 0 {
             return CodeVerdict::TooMany { until: by_account.first_ends };
@@ -236,7 +240,6 @@ impl PresentedCode {
         }
         match found {
             Some(FoundCode { redeemed_by: None, is_over: false }) => CodeVerdict::Accept,
-            Some(_) | None if is_counted => CodeVerdict::Refuse { left },
             Some(_) | None => CodeVerdict::RefuseAndCount { left: left - 1 },
         }
     }

@@ -379,7 +379,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Where a code is required, an upload goes on without one if it is complete or a code has been redeemed for it; any other
     /// has to present one ([`PresentedCode::judge`]). A code belongs to the account that presents it first, for one upload:
     /// presented by it for another, it moves there, and the unfinished one is dropped. Presenting the same wrong code again for
-    /// the same upload does not count again.
+    /// the same upload does not count again, and has the same outcome for as long as it counts.
     fn begin_upload(&self, request: UploadRequest, now: Timestamp) -> StoreFuture<'_, UploadBegun>;
 
     /// Stores the records of an upload from place `first` (0 for the first) on, and returns how many of its first records are

@@ -26,9 +26,9 @@ pub struct Password(Zeroizing<String>);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UploadId(Box<str>);
 
-/// An upload code as typed: at most 64 bytes.
+/// An upload code as typed: at most 64 bytes. Wiped from memory when dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct UploadCode(Box<str>);
+pub struct UploadCode(Zeroizing<String>);
 
 /// What continues a session without a password (PROTOCOL section 4.6): at most 256 printable ASCII characters without
 /// spaces.
@@ -101,7 +101,7 @@ impl UploadId {
 impl UploadCode {
     /// Reads an upload code; `None` if it is longer than 64 bytes.
     pub fn parse(text: &str) -> Option<Self> {
-        (text.len() <= MAX_UPLOAD_CODE).then(|| Self(text.into()))
+        (text.len() <= MAX_UPLOAD_CODE).then(|| Self(Zeroizing::new(text.into())))
     }
 
     /// The code, for comparison. Never for a log.

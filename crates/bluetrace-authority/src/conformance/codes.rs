@@ -183,15 +183,25 @@ pub async fn too_many_wrong_codes_of_an_account_end_its_guessing_for_a_while(sto
     }
     let window = i64::from(LIMITS.window_s);
     let too_many = UploadBegun::TooManyCodes { until: at(1 + window) };
-    for number in [13, 14, 2] {
+    for number in [14, 2] {
         assert_eq!(begin(store, alice, "u", Some(number), 4).await, too_many, "{number}");
     }
+    assert_eq!(begin(store, alice, "u", Some(13), 4).await, UploadBegun::CodeRefused { left: 0 }, "as before");
     assert_eq!(begin(store, alice, "u", None, 4).await, UploadBegun::CodeRequired);
     assert_eq!(opens(begin(store, alice, "mine", Some(1), 4).await, 0), mine, "what is its own goes on");
     assert_eq!(begin(store, bob, "u", Some(14), 4).await, UploadBegun::CodeRefused { left: 2 }, "nobody else suffers");
     assert_eq!(begin(store, alice, "u", Some(2), window).await, too_many);
     assert_eq!(begin(store, alice, "u", Some(11), 1 + window).await, UploadBegun::CodeRefused { left: 0 });
     assert!(is_open(&begin(store, alice, "u", Some(2), 2 + window).await));
+}
+
+/// Or whoever repeats his guesses would guess at every code that is issued meanwhile.
+pub async fn a_wrong_code_that_is_repeated_stays_wrong_though_it_is_issued_meanwhile(store: &dyn Store) {
+    let (alice, bob) = (opened(store, "alice").await, opened(store, "bob").await);
+    assert_eq!(begin(store, alice, "u", Some(1), 1).await, UploadBegun::CodeRefused { left: 2 });
+    issued(store, 1, 500).await;
+    assert_eq!(begin(store, alice, "u", Some(1), 2).await, UploadBegun::CodeRefused { left: 2 });
+    assert!(is_open(&begin(store, bob, "u", Some(1), 2).await), "it is whose it is");
 }
 
 /// However many accounts guess, and also if they are removed and opened anew. Other forms of codes have limits of their own.
