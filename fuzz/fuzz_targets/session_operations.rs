@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use bluetrace_protocol::limits::{MAX_RECORD_BATCH, MAX_TEMP_IDS};
 use bluetrace_protocol::session::server::{Failure, NoticeHandle, Question, ServerSession, Step, UploadHandle};
-use bluetrace_protocol::{ExposureNotice, Record, ResumeToken, Timestamp, UploadSummary};
+use bluetrace_protocol::{ExposureNotice, HandshakePin, Record, ResumeToken, Timestamp, UploadSummary};
 use libfuzzer_sys::fuzz_target;
 
 enum Operation<'a> {
@@ -109,6 +109,8 @@ impl Authority {
             (Question::Notices { then, .. }, Answer::No) => then.unread(Vec::new(), out),
             (Question::Notices { then, .. }, Answer::Fail) => then.failed(failure, out),
             (Question::Token { then }, _) => then.made(token(), now(), now(), out),
+            (Question::HandshakePin { then }, Answer::Yes | Answer::No) => then.shown(pin(), now(), out),
+            (Question::HandshakePin { then }, Answer::Fail) => then.failed(failure, out),
             (Question::Logout { then, .. }, Answer::Yes | Answer::No) => then.done(out),
             (Question::Logout { then, .. }, Answer::Fail) => then.failed(failure, out),
         }
@@ -130,6 +132,10 @@ fn now() -> Timestamp {
 
 fn record() -> Record {
     Record::parse(RECORD).expect("a record")
+}
+
+fn pin() -> HandshakePin {
+    HandshakePin::parse("H7QX4C").expect("a PIN")
 }
 
 fn token() -> ResumeToken {

@@ -1,6 +1,7 @@
 //! Owns the [`Authority`]: what it is made of, its rules as numbers, and how it fails. What it does stands in the files
 //! beside this one: [`accounts`](crate::accounts), [`access`](crate::access), [`temp_ids`](crate::temp_ids),
-//! [`keyring`](crate::keyring), [`uploads`](crate::uploads), [`notices`](crate::notices), [`withdrawals`](crate::withdrawals).
+//! [`keyring`](crate::keyring), [`uploads`](crate::uploads), [`notices`](crate::notices), [`withdrawals`](crate::withdrawals),
+//! [`codes`](crate::codes).
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use rand::rngs::ChaCha12Rng;
 use rand::{Rng, SeedableRng};
 use thiserror::Error;
 
+use crate::codes::CodeKeys;
 use crate::keyring::SealingKeys;
 use crate::keys::MasterKey;
 use crate::passwords::{HashCost, PasswordPool, PoolError};
@@ -28,6 +30,7 @@ pub struct Authority {
     pub(crate) access_tokens: TokenKey,
     pub(crate) withdrawals: WithdrawalKey,
     pub(crate) keys: SealingKeys,
+    pub(crate) codes: CodeKeys,
     generator: Mutex<ChaCha12Rng>,
 }
 
@@ -50,6 +53,8 @@ pub struct Policy {
     pub access_s: u32,
     /// For how many seconds after its login a session can be continued, however often its token is renewed.
     pub session_s: u32,
+    /// Whether an upload takes a code that an official has issued.
+    pub require_upload_codes: bool,
     /// What a password hash costs.
     pub hash_cost: HashCost,
     /// What people who were met are advised to do.
@@ -108,6 +113,7 @@ impl Default for Policy {
             resume_s: 30 * 60,
             access_s: 10 * 60,
             session_s: 7 * 24 * 60 * 60,
+            require_upload_codes: false,
             hash_cost: HashCost::STANDARD,
             advice: "You were near a person who has tested positive. Stay away from others and ask the health authority for a test."
                 .to_owned(),
@@ -132,6 +138,7 @@ impl Authority {
             access_tokens: TokenKey::of_access_tokens(master_key),
             withdrawals: WithdrawalKey::new(master_key),
             keys: SealingKeys::new(master_key),
+            codes: CodeKeys::new(master_key),
             generator: Mutex::new(ChaCha12Rng::from_seed(seed)),
         }
     }

@@ -25,10 +25,12 @@ pub enum Purpose {
     WrapSealingKeys,
     /// Seals upload tokens.
     UploadTokens,
-    /// Hashes upload codes and PINs.
+    /// Hashes upload codes.
     UploadCodes,
     /// Authenticates cookies.
     Cookies,
+    /// Makes handshake PINs of what is stored.
+    HandshakePins,
 }
 
 impl MasterKey {
@@ -65,6 +67,7 @@ impl MasterKey {
             Purpose::UploadTokens => "bluetrace upload tokens v1",
             Purpose::UploadCodes => "bluetrace upload codes v1",
             Purpose::Cookies => "bluetrace cookies v1",
+            Purpose::HandshakePins => "bluetrace handshake pins v1",
         };
         let mut key = Zeroizing::new([0; 32]);
         Hkdf::<Sha256>::new(None, &*self.0).expand(label.as_bytes(), &mut *key).expect("32 <= 255 * 32");

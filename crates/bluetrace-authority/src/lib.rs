@@ -6,6 +6,9 @@
 pub mod access;
 pub mod accounts;
 pub mod authority;
+mod code_book;
+mod code_rule;
+pub mod codes;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod excerpt;

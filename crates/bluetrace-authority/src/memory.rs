@@ -12,11 +12,13 @@ use bluetrace_protocol::{
     ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username, Window,
 };
 
+use crate::code_book::{CodeBook, Redemption};
 use crate::store::{
-    Account, AccountId, AccountOpened, AccountSummary, Expired, Failures, ImportedTempId, Lockout, LoginRecorded,
-    LoginState, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES, NewNotice, NewSealingKey, NoticeId, Owner, PasswordHash,
-    PasswordSource, SealingKeyId, SealingKeyRow, SealingKeyState, SessionId, SessionState, Shredded, Store, StoreError,
-    StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest,
+    Account, AccountId, AccountOpened, AccountSummary, CodeCheck, CodeIssued, CodeRedeemed, CodeRevoked, Expired,
+    Failures, ImportedTempId, Lockout, LoginRecorded, LoginState, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES, NewNotice,
+    NewSealingKey, NewUploadCode, NoticeId, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode, SealingKeyId,
+    SealingKeyRow, SealingKeyState, SessionId, SessionState, Shredded, Store, StoreError, StoreFuture, TempIdImported,
+    TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound, UploadKey, UploadRequest,
     UploadRow, Verdict,
 };
 
@@ -311,6 +313,58 @@ impl Store for MemoryStore {
         }))
     }
 
+    // ---- Upload codes and handshake PINs
+
+    fn issue_upload_code(&self, code: NewUploadCode, now: Timestamp) -> StoreFuture<'_, CodeIssued> {
+        ready(Ok(self.state().codes.issue(code, now)))
+    }
+
+    fn upload_codes(
+        &self,
+        after: Option<UploadCodeId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<UploadCodeRow>> {
+        let state = self.state();
+        let name_of = |account| state.accounts.get(&account).map(|row| row.account.username.clone());
+        ready(Ok(state.codes.rows(after, now, name_of).take(rows_in(limit)).collect()))
+    }
+
+    fn revoke_upload_code(&self, id: UploadCodeId, now: Timestamp) -> StoreFuture<'_, CodeRevoked> {
+        let mut state = self.state();
+        let (revoked, upload) = state.codes.revoke(id, now);
+        if let Some(upload) = upload {
+            state.drop_upload(upload);
+        }
+        ready(Ok(revoked))
+    }
+
+    fn redeem_upload_code(
+        &self,
+        account: AccountId,
+        code: PresentedCode,
+        forget_at: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, CodeRedeemed> {
+        let mut state = self.state();
+        if !state.accounts.contains_key(&account) {
+            return ready(Ok(CodeRedeemed::NoAccount));
+        }
+        ready(Ok(state.codes.redeem_ahead(account, code, forget_at, now)))
+    }
+
+    fn handshake_pin(
+        &self,
+        account: AccountId,
+        candidate: PinSeed,
+        ends: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Option<(PinSeed, Timestamp)>> {
+        let mut state = self.state();
+        let has_account = state.accounts.contains_key(&account);
+        ready(Ok(has_account.then(|| state.codes.pin(account, candidate, ends, now))))
+    }
+
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired> {
         ready(Ok(self.state().expire(now)))
     }
@@ -338,6 +392,7 @@ struct State {
     notes: BTreeMap<&'static str, String>,
     user_ids: BTreeMap<Uid, AccountId>,
     sealing_keys: BTreeMap<SealingKeyId, SealingKeyRow>,
+    codes: CodeBook,
     /// Every row that is forgotten one day, in that order.
     mortal: BTreeSet<(Timestamp, Mortal)>,
 }
@@ -448,6 +503,7 @@ impl State {
             mortal.remove(&(row.forget_at, Mortal::Upload(key)));
         }
         upload_names.retain(|(account, _), _| *account != id);
+        self.codes.remove_account(id);
         for ((account, notice), row) in notices.extract_if(.., |(account, _), _| *account == id) {
             mortal.remove(&(row.forget_at, Mortal::Notice(account, notice)));
         }
@@ -540,7 +596,7 @@ impl State {
     }
 
     fn begin_upload(&mut self, request: UploadRequest, now: Timestamp) -> Result<UploadBegun, StoreError> {
-        let UploadRequest { account, upload, records, forget_at } = request;
+        let UploadRequest { account, upload, records, forget_at, code } = request;
         if records > MAX_UPLOAD_RECORDS {
             return Err(StoreError::Failed("an upload of so many records".into()));
         }
@@ -549,17 +605,27 @@ impl State {
         }
         let name = (account, upload.clone());
         if let Some(key) = self.upload_names.get(&name)
-            && let Some(row) = self.uploads.get_mut(key)
+            && let Some(row) = self.uploads.get(key).filter(|row| now < row.forget_at)
         {
-            if now < row.forget_at {
-                let summary = row.finished.map(|(_, summary)| summary);
-                return Ok(if row.records == records {
-                    UploadBegun::Open { key: *key, durable: row.durable(), summary }
-                } else {
-                    UploadBegun::Conflict { records: row.records }
-                });
+            if row.records != records {
+                return Ok(UploadBegun::Conflict { records: row.records });
             }
-            row.account = None;
+            let (key, durable, summary) = (*key, row.durable(), row.finished.map(|(_, summary)| summary));
+            let is_let_in = code == CodeCheck::NotRequired || summary.is_some() || self.codes.lets_in(key, now);
+            return Ok(match if is_let_in { Ok(None) } else { self.codes.check(account, &upload, code, now) } {
+                Ok(code) => {
+                    self.redeem_code(code, Redemption { account, upload: Some(key), forget_at }, now);
+                    UploadBegun::Open { key, durable, summary }
+                }
+                Err(refused) => refused,
+            });
+        }
+        let code = match self.codes.check(account, &upload, code, now) {
+            Ok(code) => code,
+            Err(refused) => return Ok(refused),
+        };
+        if let Some(forgotten) = self.upload_names.get(&name).and_then(|key| self.uploads.get_mut(key)) {
+            forgotten.account = None;
         }
         self.last_upload += 1;
         let key = UploadKey(self.last_upload);
@@ -568,7 +634,27 @@ impl State {
         self.uploads.insert(key, row);
         self.upload_names.insert(name, key);
         self.mortal.insert((forget_at, Mortal::Upload(key)));
+        self.redeem_code(code, Redemption { account, upload: Some(key), forget_at }, now);
         Ok(UploadBegun::Open { key, durable: 0, summary: None })
+    }
+
+    /// Redeems the code that lets an upload in, if it needed one.
+    fn redeem_code(&mut self, code: Option<UploadCodeId>, redemption: Redemption, now: Timestamp) {
+        let before = code.and_then(|code| self.codes.redeem(code, redemption, now));
+        if let Some(before) = before {
+            self.drop_upload(before);
+        }
+    }
+
+    /// Takes an unfinished upload out of sight. [`Self::expire`] deletes it.
+    fn drop_upload(&mut self, key: UploadKey) {
+        let Some(row) = self.uploads.get_mut(&key) else { return };
+        if let Some(account) = row.account.take() {
+            self.upload_names.remove(&(account, row.id.clone()));
+        }
+        self.mortal.remove(&(row.forget_at, Mortal::Upload(key)));
+        row.forget_at = Timestamp::MIN;
+        self.mortal.insert((row.forget_at, Mortal::Upload(key)));
     }
 
     fn append_records(
@@ -596,6 +682,7 @@ impl State {
             return UploadCompleted::Before;
         }
         row.finished = Some((now, summary));
+        self.codes.complete(upload);
         for NewNotice { account, notice, forget_at } in notices {
             if self.accounts.contains_key(&account) {
                 self.last_notice += 1;
@@ -635,7 +722,11 @@ impl State {
     }
 
     fn expire(&mut self, now: Timestamp) -> Expired {
-        let mut rows = 0;
+        let mut rows = self.codes.expire(MAX_EXPIRED_ROWS, now);
+        if rows == MAX_EXPIRED_ROWS {
+            let is_mortal = self.mortal.first().is_some_and(|(forget_at, _)| *forget_at <= now);
+            return Expired { rows: u64::from(rows), more: is_mortal || self.codes.has_forgotten(now) };
+        }
         while let Some((forget_at, row)) = self.mortal.first().filter(|(forget_at, _)| *forget_at <= now).cloned() {
             let left = MAX_EXPIRED_ROWS - rows;
             if left == 0 {

@@ -19,6 +19,11 @@ use bluetrace_protocol::{
 };
 use thiserror::Error;
 
+pub use crate::code_rule::{
+    CodeCheck, CodeForm, CodeHash, CodeIssued, CodeLimits, CodeRedeemed, CodeRevoked, CodeState, CodeVerdict,
+    FoundCode, Guesses, NewUploadCode, PinSeed, PresentedCode, UploadCodeId, UploadCodeRow, WrongCodes,
+};
+
 /// A store's answer, in time.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
@@ -213,6 +218,8 @@ pub struct UploadRequest {
     pub records: u32,
     /// When the upload and its records are forgotten, if it is a new one.
     pub forget_at: Timestamp,
+    /// What it takes to be let in.
+    pub code: CodeCheck,
 }
 
 /// Outcome of [`Store::begin_upload`].
@@ -234,6 +241,18 @@ pub enum UploadBegun {
     },
     /// There is no such account.
     NoAccount,
+    /// An upload code is required, and was not presented. Nothing was changed.
+    CodeRequired,
+    /// The upload code is none that this account can use. No upload was begun.
+    CodeRefused {
+        /// Wrong ones that are still free before none is looked at.
+        left: u32,
+    },
+    /// There were too many wrong upload codes: this one was not looked at, and nothing was changed.
+    TooManyCodes {
+        /// When the next is looked at.
+        until: Timestamp,
+    },
 }
 
 /// Outcome of [`Store::complete_upload`].
@@ -444,6 +463,11 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Begins an upload, or finds the one this account has begun under this id. Fails for more than `MAX_UPLOAD_RECORDS`
     /// records.
+    ///
+    /// Where a code is required, an upload goes on without one if it is complete or a code has been redeemed for it; any other
+    /// has to present one ([`PresentedCode::judge`]). A code belongs to the account that presents it first, for one upload:
+    /// presented by it for another, it moves there, and the unfinished one is dropped. Presenting the same wrong code again for
+    /// the same upload does not count again, and has the same outcome for as long as it counts.
     fn begin_upload(&self, request: UploadRequest, now: Timestamp) -> StoreFuture<'_, UploadBegun>;
 
     /// Where an upload stands that this account has begun under this id; `None` if there is none. Writes nothing.
@@ -532,6 +556,42 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Destroys a sealing key's bytes: in the store, in whatever it keeps beside itself to be durable, and so in every later
     /// copy of either. They are out of reach at once, also where that ends [`Shredded::Unfinished`]. The rest of the row stays.
     fn shred_sealing_key(&self, id: SealingKeyId) -> StoreFuture<'_, Shredded>;
+
+    // ---- Upload codes and handshake PINs
+
+    /// Stores an upload code, unless there is one of the same hash or too many of its form are waiting.
+    fn issue_upload_code(&self, code: NewUploadCode, now: Timestamp) -> StoreFuture<'_, CodeIssued>;
+
+    /// Up to `limit` upload codes after `after`, in order of their numbers.
+    fn upload_codes(
+        &self,
+        after: Option<UploadCodeId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<UploadCodeRow>>;
+
+    /// Takes an upload code back.
+    fn revoke_upload_code(&self, id: UploadCodeId, now: Timestamp) -> StoreFuture<'_, CodeRevoked>;
+
+    /// Makes an upload code this account's ahead of the upload, under the rules of [`Store::begin_upload`]. Every wrong one
+    /// counts. Redeemed, it is kept until `forget_at` at the least.
+    fn redeem_upload_code(
+        &self,
+        account: AccountId,
+        code: PresentedCode,
+        forget_at: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, CodeRedeemed>;
+
+    /// The seed of an account's handshake PIN and when it ends; `candidate`, until `ends`, becomes it if there is none.
+    /// `None` if there is no such account.
+    fn handshake_pin(
+        &self,
+        account: AccountId,
+        candidate: PinSeed,
+        ends: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Option<(PinSeed, Timestamp)>>;
 
     /// Deletes rows that are forgotten at `now`, at most [`MAX_EXPIRED_ROWS`] of them.
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired>;

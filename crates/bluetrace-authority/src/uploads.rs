@@ -15,7 +15,8 @@ use bluetrace_protocol::{
 use crate::authority::{Authority, AuthorityError, Member, hex};
 use crate::excerpt::Excerpt;
 use crate::store::{
-    AccountId, NewNotice, Owner, StoreFuture, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest,
+    AccountId, CodeCheck, NewNotice, Owner, StoreFuture, UploadBegun, UploadCompleted, UploadFound, UploadKey,
+    UploadRequest,
 };
 
 /// Records looked at together when an upload is traced: bounds memory, and is long enough for one sorted look-up to pay.
@@ -95,7 +96,7 @@ pub enum UploadFinished {
 
 impl Authority {
     /// Begins an upload, or finds the one this member has begun under the same id. One without an id gets a random one,
-    /// and cannot be found again.
+    /// and cannot be found again. Where the policy requires upload codes, one decides whether it is let in.
     ///
     /// # Errors
     /// [`AuthorityError`] if the store cannot answer.
@@ -109,8 +110,13 @@ impl Authority {
             Some(upload) => upload,
             None => self.random_upload_id()?,
         };
-        let request =
-            UploadRequest { account: member.account, upload, records: begin.records, forget_at: self.forget_at(now) };
+        let code = if self.policy.require_upload_codes {
+            CodeCheck::Required(begin.code.as_ref().map(|code| self.codes.presented(code)))
+        } else {
+            CodeCheck::NotRequired
+        };
+        let (account, records, forget_at) = (member.account, begin.records, self.forget_at(now));
+        let request = UploadRequest { account, upload, records, forget_at, code };
         Ok(self.store.begin_upload(request, now).await?)
     }
 

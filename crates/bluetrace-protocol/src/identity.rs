@@ -1,5 +1,5 @@
 //! Owns the names and secrets that people and devices bring: [`Username`], [`Password`], [`UploadId`], [`UploadCode`],
-//! [`ResumeToken`].
+//! [`ResumeToken`], [`HandshakePin`].
 //!
 //! A username is a phone number in the field, so none of these has a `Display`, and each `Debug` is redacted.
 
@@ -10,7 +10,7 @@ use core::fmt;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use crate::limits::{MAX_PASSWORD, MAX_RESUME_TOKEN, MAX_UPLOAD_CODE, MAX_UPLOAD_ID, MAX_USERNAME};
+use crate::limits::{MAX_HANDSHAKE_PIN, MAX_PASSWORD, MAX_RESUME_TOKEN, MAX_UPLOAD_CODE, MAX_UPLOAD_ID, MAX_USERNAME};
 
 /// Who logs in: 1 to 64 printable ASCII characters without spaces (PROTOCOL section 4.2). Matched byte for byte.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,14 +26,18 @@ pub struct Password(Zeroizing<String>);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UploadId(Box<str>);
 
-/// An upload code as typed: at most 64 bytes.
+/// An upload code as typed: at most 64 bytes. Wiped from memory when dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct UploadCode(Box<str>);
+pub struct UploadCode(Zeroizing<String>);
 
 /// What continues a session without a password (PROTOCOL section 4.6): at most 256 printable ASCII characters without
 /// spaces.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ResumeToken(Box<str>);
+
+/// What proves a health official to a device's owner (PROTOCOL section 4.8): 1 to 16 printable ASCII characters without spaces.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HandshakePin(Box<str>);
 
 /// Why a text is not a name of the kind asked for. The text itself is never part of the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -97,7 +101,7 @@ impl UploadId {
 impl UploadCode {
     /// Reads an upload code; `None` if it is longer than 64 bytes.
     pub fn parse(text: &str) -> Option<Self> {
-        (text.len() <= MAX_UPLOAD_CODE).then(|| Self(text.into()))
+        (text.len() <= MAX_UPLOAD_CODE).then(|| Self(Zeroizing::new(text.into())))
     }
 
     /// The code, for comparison. Never for a log.
@@ -113,6 +117,18 @@ impl ResumeToken {
     }
 
     /// The token, for the wire. Never for a log.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl HandshakePin {
+    /// Reads a PIN; `None` unless it is 1 to 16 printable ASCII characters without spaces.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_graphic(text, MAX_HANDSHAKE_PIN).then(|| Self(text.into()))
+    }
+
+    /// The PIN, for the wire and for the eyes it is meant for. Never for a log.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -139,6 +155,12 @@ impl fmt::Debug for UploadId {
 impl fmt::Debug for UploadCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("UploadCode(..)")
+    }
+}
+
+impl fmt::Debug for HandshakePin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HandshakePin(..)")
     }
 }
 
@@ -173,16 +195,26 @@ mod tests {
     }
 
     #[test]
+    fn handshake_pins_are_1_to_16_printable_ascii_characters_without_spaces() {
+        assert!(HandshakePin::parse(&"X".repeat(MAX_HANDSHAKE_PIN)).is_some());
+        for text in ["", "a b", "é", &"X".repeat(MAX_HANDSHAKE_PIN + 1)] {
+            assert_eq!(HandshakePin::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
     fn debug_shows_nothing() {
         let shown = format!(
-            "{:?} {:?} {:?} {:?} {:?}",
+            "{:?} {:?} {:?} {:?} {:?} {:?}",
             Username::parse("+61410999999"),
             Password::parse("secret"),
             UploadId::parse("u-1"),
             UploadCode::parse("123456"),
-            ResumeToken::parse("token")
+            ResumeToken::parse("token"),
+            HandshakePin::parse("H7QX4C")
         );
-        let redacted = "Ok(Username(..)) Ok(Password(..)) Ok(UploadId(..)) Some(UploadCode(..)) Some(ResumeToken(..))";
+        let redacted = "Ok(Username(..)) Ok(Password(..)) Ok(UploadId(..)) Some(UploadCode(..)) Some(ResumeToken(..)) \
+                        Some(HandshakePin(..))";
         assert_eq!(shown, redacted);
     }
 }

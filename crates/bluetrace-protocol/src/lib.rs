@@ -35,7 +35,7 @@ pub mod upload;
 pub use beacon::{Beacon, BeaconError};
 pub use contact_log::{ContactLog, ContactLogEntry, ReadReport};
 pub use device::{Backoff, ClockJump, DeviceClock, Heard, Reading, TempIdBook, judge};
-pub use identity::{IdentityError, Password, ResumeToken, UploadCode, UploadId, Username};
+pub use identity::{HandshakePin, IdentityError, Password, ResumeToken, UploadCode, UploadId, Username};
 pub use record::{Record, RecordError, TempId};
 pub use sealed::{Opened, SealedError, SealedTempId, SealingKey, Uid};
 pub use time::{Clock, Moment, TimeError, Timestamp, Window, WindowError};

@@ -20,6 +20,9 @@ pub const MAX_UPLOAD_ID: usize = 64;
 /// Longest upload code, in bytes.
 pub const MAX_UPLOAD_CODE: usize = 64;
 
+/// Longest handshake PIN, in bytes: what can be read out and compared (PROTOCOL section 4.8).
+pub const MAX_HANDSHAKE_PIN: usize = 16;
+
 /// Longest resume token, in bytes (PROTOCOL section 4.6).
 pub const MAX_RESUME_TOKEN: usize = 256;
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::contact_log::ContactLogEntry;
-use crate::identity::{ResumeToken, UploadCode, UploadId};
+use crate::identity::{HandshakePin, ResumeToken, UploadCode, UploadId};
 use crate::limits::{MAX_REQUEST_ID, MAX_TEMP_IDS, MAX_UPLOAD_RECORDS};
 use crate::record::Record;
 use crate::time::Timestamp;
@@ -50,6 +50,8 @@ pub enum Command {
     Notices,
     /// `RT`: a resume token.
     ResumeToken,
+    /// `PN`: the handshake PIN.
+    HandshakePin,
     /// `LO`: end of the session.
     Logout,
 }
@@ -142,6 +144,13 @@ pub enum Reply {
         /// The server's clock, from which a device learns how far its own is off.
         now: Option<Timestamp>,
     },
+    /// The handshake PIN.
+    HandshakePin {
+        /// The PIN, which the official sees as well.
+        pin: HandshakePin,
+        /// When it ends.
+        expires: Timestamp,
+    },
     /// The session is over.
     LoggedOut,
     /// A request was not carried out.
@@ -202,6 +211,7 @@ impl Request {
             }
             Command::Notices => wire.command_type = "NT",
             Command::ResumeToken => wire.command_type = "RT",
+            Command::HandshakePin => wire.command_type = "PN",
             Command::Logout => wire.command_type = "LO",
         }
         wire.write_to(out);
@@ -315,6 +325,11 @@ impl Reply {
                     now: now.map(|now| format!("{now}").into()),
                 }));
             }
+            Self::HandshakePin { pin, expires } => {
+                wire.command_type = "PN";
+                wire.data =
+                    Some(WireData::Pin(WirePin { pin: pin.reveal().into(), expires: format!("{expires}").into() }));
+            }
             Self::LoggedOut => wire.command_type = "LO",
             Self::Error { code, message } => {
                 wire.command_type = "ER";
@@ -418,8 +433,9 @@ impl<'a> WireRequest<'a> {
             },
             "NT" => Ok(Command::Notices),
             "RT" => Ok(Command::ResumeToken),
+            "PN" => Ok(Command::HandshakePin),
             "LO" => Ok(Command::Logout),
-            _ => Err((ErrorCode::UnknownCommand, "`commandType` is none of DT, UC, NT, RT, LO".to_owned())),
+            _ => Err((ErrorCode::UnknownCommand, "`commandType` is none of DT, UC, NT, RT, PN, LO".to_owned())),
         }
     }
 
@@ -553,6 +569,7 @@ enum WireData<'a> {
     Summary(WireSummary),
     Notice(WireNotice<'a>),
     Token(WireToken<'a>),
+    Pin(WirePin<'a>),
     Error(WireError<'a>),
 }
 
@@ -602,6 +619,14 @@ struct WireToken<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
+struct WirePin<'a> {
+    #[serde(borrow)]
+    pin: Cow<'a, str>,
+    #[serde(borrow)]
+    expires: Cow<'a, str>,
+}
+
+#[derive(Serialize, Deserialize)]
 struct WireError<'a> {
     #[serde(borrow)]
     code: Cow<'a, str>,
@@ -640,6 +665,13 @@ impl WireAnswer<'_> {
                     token: ResumeToken::parse(&wire.token)?,
                     expires: Timestamp::parse(&wire.expires).ok()?,
                     now: wire.now.and_then(|now| Timestamp::parse(&now).ok()),
+                }
+            }
+            "PN" => {
+                let wire = serde_json::from_str::<WirePin<'_>>(data?).ok()?;
+                Reply::HandshakePin {
+                    pin: HandshakePin::parse(&wire.pin)?,
+                    expires: Timestamp::parse(&wire.expires).ok()?,
                 }
             }
             "LO" => Reply::LoggedOut,

@@ -11,10 +11,10 @@ use proptest::strategy::Strategy;
 
 use crate::beacon::Beacon;
 use crate::contact_log::ContactLogEntry;
-use crate::identity::{ResumeToken, UploadCode, UploadId, Username};
+use crate::identity::{HandshakePin, ResumeToken, UploadCode, UploadId, Username};
 use crate::limits::{
-    MAX_REQUEST_ID, MAX_RESUME_TOKEN, MAX_TEMP_IDS, MAX_UPLOAD_CODE, MAX_UPLOAD_ID, MAX_UPLOAD_RECORDS, MAX_USERNAME,
-    MAX_WINDOW_S,
+    MAX_HANDSHAKE_PIN, MAX_REQUEST_ID, MAX_RESUME_TOKEN, MAX_TEMP_IDS, MAX_UPLOAD_CODE, MAX_UPLOAD_ID,
+    MAX_UPLOAD_RECORDS, MAX_USERNAME, MAX_WINDOW_S,
 };
 use crate::message::{BeginUpload, Command, ErrorCode, Reply, Request, RequestId};
 use crate::record::{Record, TempId};
@@ -137,6 +137,7 @@ pub fn requests() -> impl Strategy<Value = Request> {
         4 => (counts(), uploaded()).prop_map(|(following, record)| Command::Record { following, record }).boxed(),
         1 => Just(Command::Notices),
         1 => Just(Command::ResumeToken),
+        1 => Just(Command::HandshakePin),
         1 => Just(Command::Logout),
     ];
     (proptest::option::of(request_ids()), command).prop_map(|(id, command)| Request { id, command })
@@ -152,6 +153,11 @@ pub fn replies() -> impl Strategy<Value = Reply> {
     let token = (resume_tokens(), timestamps(), proptest::option::of(timestamps()))
         .prop_map(|(token, expires, now)| Reply::ResumeToken { token, expires, now })
         .boxed();
+    let pin = (names(MAX_HANDSHAKE_PIN), timestamps())
+        .prop_filter_map("a PIN", |(pin, expires)| {
+            HandshakePin::parse(&pin).map(|pin| Reply::HandshakePin { pin, expires })
+        })
+        .boxed();
     let notice = (counts(), proptest::option::of(notices()))
         .prop_map(|(following, notice)| Reply::Notice { following, notice })
         .boxed();
@@ -164,6 +170,7 @@ pub fn replies() -> impl Strategy<Value = Reply> {
         2 => upload,
         2 => notice,
         1 => token,
+        1 => pin,
         1 => Just(Reply::LoggedOut),
         1 => (codes, any::<String>()).prop_map(|(code, message)| Reply::Error { code, message }).boxed(),
     ]

@@ -51,6 +51,7 @@ impl Line {
                 Command::Notices => 3,
                 Command::ResumeToken => 4,
                 Command::Logout => 5,
+                Command::HandshakePin => 12,
             },
             Self::Answers(_, reply) => match reply {
                 Reply::TempId { .. } => 6,
@@ -59,12 +60,13 @@ impl Line {
                 Reply::ResumeToken { .. } => 9,
                 Reply::LoggedOut => 10,
                 Reply::Error { .. } => 11,
+                Reply::HandshakePin { .. } => 13,
             },
         }
     }
 }
 
-const KINDS: usize = 12;
+const KINDS: usize = 14;
 
 fn lines() -> impl Strategy<Value = Line> {
     prop_oneof![
@@ -253,7 +255,11 @@ fn counts_are_whole_numbers_within_their_range() {
         let found = command(&format!(r#"{{"commandType":"{kind}","{field}":{json}}}"#)).map(|command| match command {
             Command::DownloadTempIds { count } => count,
             Command::BeginUpload(begin) => begin.records,
-            Command::Record { .. } | Command::Notices | Command::ResumeToken | Command::Logout => u32::MAX,
+            Command::Record { .. }
+            | Command::Notices
+            | Command::ResumeToken
+            | Command::HandshakePin
+            | Command::Logout => u32::MAX,
         });
         assert_eq!(found, expected, "{kind} {json}");
         let found = command(&format!(r#"{{"commandType":"UC","data":"","{field}":{json}}}"#));
@@ -314,7 +320,7 @@ fn json_that_is_no_object_is_no_message() {
 }
 
 #[test]
-fn a_command_that_is_none_of_the_five_is_unknown() {
+fn a_command_that_is_none_of_the_six_is_unknown() {
     for json in [r#""""#, r#""dt""#, r#""DT ""#, r#""ER""#, r#""XX""#, "null", "7", "[]", r#"{"a":"DT"}"#] {
         assert_eq!(command(&format!(r#"{{"commandType":{json}}}"#)), Err(ErrorCode::UnknownCommand), "{json}");
     }

@@ -10,7 +10,9 @@ use bluetrace_protocol::frame::FrameError;
 use bluetrace_protocol::limits::{MAX_BAD_LINES, MAX_RECORD_BATCH};
 use bluetrace_protocol::message::Reply;
 use bluetrace_protocol::session::server::{Failure, NoticeHandle, Question, ServerSession, Step, UploadHandle};
-use bluetrace_protocol::{ExposureNotice, Record, ResumeToken, Timestamp, UploadId, UploadSummary, Uploaded};
+use bluetrace_protocol::{
+    ExposureNotice, HandshakePin, Record, ResumeToken, Timestamp, UploadId, UploadSummary, Uploaded,
+};
 
 const RECORD: &str = "12345678901234567891, 13/05/2020 17:54:06, 13/05/2020 18:09:05";
 const SUMMARY: UploadSummary = UploadSummary { records: 3, resolved: 1, unknown: 1, invalid: 1 };
@@ -374,7 +376,11 @@ fn what_the_authority_cannot_do_is_said_under_its_id_and_the_session_goes_on() {
 
 #[test]
 fn a_removed_account_is_told_so_under_the_id_of_its_request_and_its_session_closes() {
-    let requests: [(&str, Answer); 3] = [
+    let requests: [(&str, Answer); 4] = [
+        (r#"{"commandType":"PN","id":1}"#, |question, out| match question {
+            Question::HandshakePin { then } => then.no_account(out),
+            other => panic!("{other:?}"),
+        }),
         (r#"{"commandType":"DT","id":1}"#, |question, out| match question {
             Question::TempIds { then, .. } => then.no_account(out),
             other => panic!("{other:?}"),
@@ -707,7 +713,7 @@ fn two_uploads_sent_back_to_back_do_not_mix() {
 
 #[test]
 fn a_begin_that_is_refused_leaves_no_upload_to_continue() {
-    let refusals: [(Answer, &str); 2] = [
+    let refusals: [(Answer, &str); 4] = [
         (
             |question, out| match question {
                 Question::BeginUpload { then, .. } => then.conflict(5, out),
@@ -722,6 +728,20 @@ fn a_begin_that_is_refused_leaves_no_upload_to_continue() {
             },
             "ER upload_not_authorised",
         ),
+        (
+            |question, out| match question {
+                Question::BeginUpload { then, .. } => then.code_refused(4, out),
+                other => panic!("{other:?}"),
+            },
+            "ER upload_not_authorised",
+        ),
+        (
+            |question, out| match question {
+                Question::BeginUpload { then, .. } => then.too_many_codes(3_540, out),
+                other => panic!("{other:?}"),
+            },
+            "ER rate_limited",
+        ),
     ];
     for (answer, code) in refusals {
         let mut talk = Talk::upload(3, 0);
@@ -730,6 +750,43 @@ fn a_begin_that_is_refused_leaves_no_upload_to_continue() {
         talk.record(2);
         talk.hears(&[code, "ER no_upload"]);
     }
+}
+
+#[test]
+fn the_code_of_a_begin_reaches_the_authority_and_no_answer() {
+    let mut talk = Talk::member();
+    talk.line(r#"{"commandType":"UC","numOfSend":3,"upload":"u-1","code":"h7qx-4cdf"}"#);
+    talk.answer(|question, out| match question {
+        Question::BeginUpload { begin, then } => {
+            assert_eq!(begin.code.unwrap().reveal(), "h7qx-4cdf");
+            then.code_refused(1, out)
+        }
+        other => panic!("{other:?}"),
+    });
+    let told = String::from_utf8_lossy(&talk.out).into_owned();
+    assert!(told.contains("1 try left") && !told.contains("h7qx"), "{told}");
+    talk.hears(&["ER upload_not_authorised"]);
+}
+
+#[test]
+fn a_pin_is_shown_under_the_id_of_its_request_or_its_failure_is() {
+    let mut talk = Talk::member();
+    talk.line(r#"{"commandType":"PN","id":7}"#);
+    talk.answer(|question, out| match question {
+        Question::HandshakePin { then } => {
+            assert_eq!(then.who(), &"alice");
+            then.shown(HandshakePin::parse("H7QX4C").unwrap(), now(), out)
+        }
+        other => panic!("{other:?}"),
+    });
+    talk.hears(&[r#"{"commandType":"PN","id":7,"data":{"pin":"H7QX4C","expires":"13/05/2020 17:54:06"}}"#]);
+    talk.line(r#"{"commandType":"PN","id":8}"#);
+    talk.answer(|question, out| match question {
+        Question::HandshakePin { then } => then.failed(Failure::Unavailable, out),
+        other => panic!("{other:?}"),
+    });
+    talk.hears(&[r#"ER unavailable "id":8"#]);
+    assert!(talk.waits());
 }
 
 #[test]

@@ -13,8 +13,8 @@ use bluetrace_protocol::message::RequestId;
 use bluetrace_protocol::session::client::{Asked, ClientError, ClientSession, Event};
 use bluetrace_protocol::session::server::{Failure, NoticeHandle, Question, ServerSession, Step, UploadHandle};
 use bluetrace_protocol::{
-    ContactLogEntry, ExposureNotice, Password, Record, ResumeToken, Timestamp, UploadId, UploadSummary, Uploaded,
-    Username,
+    ContactLogEntry, ExposureNotice, HandshakePin, Password, Record, ResumeToken, Timestamp, UploadId, UploadSummary,
+    Uploaded, Username,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -87,6 +87,7 @@ impl Desk {
             }
             Question::Notices { seen: Some(_), then } => then.unread(Vec::new(), out),
             Question::Token { then } => then.made(ResumeToken::parse("good").unwrap(), now().plus(9), now(), out),
+            Question::HandshakePin { then } => then.shown(HandshakePin::parse("H7QX4C").unwrap(), now().plus(9), out),
             Question::Logout { then, .. } => then.done(out),
         }
     }
@@ -272,7 +273,7 @@ proptest! {
     }
 
     #[test]
-    fn a_server_that_says_anything_never_panics_a_device(lines in vec(".{0,60}", 0..8), asked in vec(0_u8..6, 0..6)) {
+    fn a_server_that_says_anything_never_panics_a_device(lines in vec(".{0,60}", 0..8), asked in vec(0_u8..7, 0..6)) {
         let mut out = Vec::new();
         let mut client = ClientSession::resume(&ResumeToken::parse("t").unwrap(), &mut out);
         let _ = client.receive(b"230 Welcome\n", &mut out);
@@ -282,6 +283,7 @@ proptest! {
                 1 => client.notices(&mut out),
                 2 => client.resume_token(&mut out),
                 3 => client.logout(&mut out),
+                4 => client.handshake_pin(&mut out),
                 _ => client.upload(&upload_id("u"), entries(3), &mut out),
             }
         }

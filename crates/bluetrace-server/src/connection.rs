@@ -375,6 +375,9 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
             Ok(UploadBegun::Open { key, durable, summary: None }) => then.begun(UploadHandle(key.0), durable, out),
             Ok(UploadBegun::Conflict { records }) => then.conflict(records, out),
             Ok(UploadBegun::NoAccount) => then.no_account(out),
+            Ok(UploadBegun::CodeRequired) => then.not_authorised(out),
+            Ok(UploadBegun::CodeRefused { left }) => then.code_refused(left, out),
+            Ok(UploadBegun::TooManyCodes { until }) => then.too_many_codes(until.seconds_since(now).max(1), out),
             Err(error) => then.failed(failure(shared, &error), out),
         },
         Question::Append { upload, first, records, then } => {
@@ -412,6 +415,11 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
             let (token, expires) = authority.resume_token(then.who(), now);
             then.made(token, expires, now, out)
         }
+        Question::HandshakePin { then } => match authority.handshake_pin(then.who(), now).await {
+            Ok(Some((pin, expires))) => then.shown(pin, expires, out),
+            Ok(None) => then.no_account(out),
+            Err(error) => then.failed(failure(shared, &error), out),
+        },
         Question::Logout { seen, then } => {
             match authority.logout(then.who(), seen.map(|seen| NoticeId(seen.0)), now).await {
                 Ok(()) => {

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bluetrace_authority::conformance::{block_on, together};
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, Lockout, LoginRecorded, PasswordHash, PasswordSource, Store, StoreError, TempIdsIssued,
-    UploadBegun, UploadKey, UploadRequest, Verdict,
+    AccountId, AccountOpened, CodeCheck, Lockout, LoginRecorded, PasswordHash, PasswordSource, Store, StoreError,
+    TempIdsIssued, UploadBegun, UploadKey, UploadRequest, Verdict,
 };
 use bluetrace_protocol::{Moment, Record, TempId, Timestamp, UploadId, Uploaded, UploadedRecord, Username, Window};
 use bluetrace_server::sqlite::{SqliteOptions, SqliteStore};
@@ -291,7 +291,7 @@ fn a_database_of_version_1_is_brought_up_to_date_and_keeps_its_blocks() {
     assert_eq!(recorded, LoginRecorded::BlockedNow { until: third.plus_ms(60_000) }, "failures are counted on");
     drop(store);
     let version = Connection::open(database(&folder)).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0));
-    assert_eq!(version, Ok(3));
+    assert_eq!(version, Ok(4));
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn a_newer_schema_is_refused_with_the_way_out() {
     let (folder, store) = fresh();
     drop(store);
     Connection::open(database(&folder)).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert_refused(&folder, "written by a newer version of this program (schema 99, this one knows 3)");
+    assert_refused(&folder, "written by a newer version of this program (schema 99, this one knows 4)");
 }
 
 #[test]
@@ -493,11 +493,10 @@ fn opened(store: &SqliteStore, name: &str) -> AccountId {
 
 fn begun(store: &SqliteStore, account: AccountId, records: u32) -> UploadKey {
     let upload = UploadId::parse(&format!("upload-of-{records}")).unwrap();
-    let request = UploadRequest { account, upload, records, forget_at: at(FORGET) };
-    match block_on(store.begin_upload(request, at(0))).unwrap() {
-        UploadBegun::Open { key, .. } => key,
-        other @ (UploadBegun::Conflict { .. } | UploadBegun::NoAccount) => panic!("a new upload: {other:?}"),
-    }
+    let request = UploadRequest { account, upload, records, forget_at: at(FORGET), code: CodeCheck::NotRequired };
+    let begun = block_on(store.begin_upload(request, at(0))).unwrap();
+    let UploadBegun::Open { key, .. } = begun else { panic!("a new upload: {begun:?}") };
+    key
 }
 
 fn at(seconds: i64) -> Timestamp {

@@ -4,8 +4,9 @@
 use bluetrace_authority::conformance::block_on;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::store::{
-    AccountId, ImportedTempId, KeyTerm, Lockout, NewNotice, NewSealingKey, NoticeId, PasswordHash, PasswordSource,
-    SealingKeyId, SealingKeyState, SessionId, Store, UploadKey, UploadRequest, Verdict, WRAPPED_KEY_BYTES, WrappedKey,
+    AccountId, CodeCheck, CodeForm, CodeHash, CodeLimits, ImportedTempId, KeyTerm, Lockout, NewNotice, NewSealingKey,
+    NewUploadCode, NoticeId, PasswordHash, PasswordSource, PinSeed, PresentedCode, SealingKeyId, SealingKeyState,
+    SessionId, Store, UploadCodeId, UploadKey, UploadRequest, Verdict, WRAPPED_KEY_BYTES, WrappedKey,
 };
 use bluetrace_protocol::{
     ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, UploadedRecord,
@@ -41,7 +42,11 @@ enum Call {
     Login { user: u8, is_right: bool, duration_s: u32 },
     Issue { account: i64, ids: Vec<u64>, memory_s: i64 },
     Import { lines: Vec<(u8, u64)>, memory_s: i64 },
-    Begin { account: i64, upload: u8, records: u32, memory_s: i64 },
+    Begin { account: i64, upload: u8, records: u32, memory_s: i64, needs_code: bool, code: Option<u8> },
+    IssueCode { number: u8, is_short: bool, memory_s: i64 },
+    RevokeCode(i64),
+    RedeemCode { account: i64, number: u8, memory_s: i64 },
+    Pin { account: i64, candidate: u8, memory_s: i64 },
     Append { upload: i64, first: u32, records: Vec<u64> },
     Complete { upload: i64, notified: Vec<i64>, memory_s: i64 },
     MarkRead { account: i64, last: i64 },
@@ -59,6 +64,7 @@ fn call() -> impl Strategy<Value = Call> {
     let account = 1..5_i64;
     let upload = 1..5_i64;
     let memory_s = 0..90_i64;
+    let code = 0..4_u8;
     prop_oneof![
         3 => (user.clone(), any::<bool>()).prop_map(|(user, is_import)| Call::Open(user, is_import)),
         1 => (user.clone(), any::<bool>()).prop_map(|(user, is_import)| Call::ChangePassword(user, is_import)),
@@ -69,8 +75,17 @@ fn call() -> impl Strategy<Value = Call> {
             .prop_map(|(account, ids, memory_s)| Call::Issue { account, ids, memory_s }),
         2 => (vec((user, 0..12_u64), 0..5), memory_s.clone())
             .prop_map(|(lines, memory_s)| Call::Import { lines, memory_s }),
-        4 => (account.clone(), 0..2_u8, 3..5_u32, memory_s.clone())
-            .prop_map(|(account, upload, records, memory_s)| Call::Begin { account, upload, records, memory_s }),
+        6 => (account.clone(), 0..2_u8, 3..5_u32, memory_s.clone(), any::<bool>(), prop::option::of(code.clone()))
+            .prop_map(|(account, upload, records, memory_s, needs_code, code)| {
+                Call::Begin { account, upload, records, memory_s, needs_code, code }
+            }),
+        3 => (code.clone(), any::<bool>(), memory_s.clone())
+            .prop_map(|(number, is_short, memory_s)| Call::IssueCode { number, is_short, memory_s }),
+        1 => (1..9_i64).prop_map(Call::RevokeCode),
+        2 => (account.clone(), code, memory_s.clone())
+            .prop_map(|(account, number, memory_s)| Call::RedeemCode { account, number, memory_s }),
+        1 => (account.clone(), any::<u8>(), 0..90_i64)
+            .prop_map(|(account, candidate, memory_s)| Call::Pin { account, candidate, memory_s }),
         6 => (upload.clone(), 0..5_u32, vec(0..12_u64, 0..5))
             .prop_map(|(upload, first, records)| Call::Append { upload, first, records }),
         2 => (upload, vec(account.clone(), 0..4), memory_s.clone())
@@ -112,10 +127,26 @@ fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
             let line = |(user, number)| ImportedTempId { username: name(user), record: record(number) };
             shown(store.import_temp_ids(lines.into_iter().map(line).collect(), now.plus(memory_s), now))
         }
-        Call::Begin { account, upload, records, memory_s } => {
+        Call::Begin { account, upload, records, memory_s, needs_code, code } => {
             let upload = UploadId::parse(&format!("upload-{upload}")).unwrap();
-            let forget_at = now.plus(memory_s);
-            shown(store.begin_upload(UploadRequest { account: AccountId(account), upload, records, forget_at }, now))
+            let (account, forget_at) = (AccountId(account), now.plus(memory_s));
+            let code = if needs_code { CodeCheck::Required(code.map(presented)) } else { CodeCheck::NotRequired };
+            shown(store.begin_upload(UploadRequest { account, upload, records, forget_at, code }, now))
+        }
+        Call::IssueCode { number, is_short, memory_s } => {
+            let form = if is_short { CodeForm::Six } else { CodeForm::Eight };
+            let (case, issued_by, expires) = (format!("case of {now}"), "desk".to_owned(), now.plus(memory_s));
+            let hash = presented(number).hash;
+            shown(store.issue_upload_code(NewUploadCode { hash, form, case, issued_by, expires, limits: LIMITS }, now))
+        }
+        Call::RevokeCode(id) => shown(store.revoke_upload_code(UploadCodeId(id), now)),
+        Call::RedeemCode { account, number, memory_s } => {
+            shown(store.redeem_upload_code(AccountId(account), presented(number), now.plus(memory_s), now))
+        }
+        Call::Pin { account, candidate, memory_s } => {
+            let ends = now.plus(memory_s);
+            let pin = block_on(store.handshake_pin(AccountId(account), PinSeed([candidate; 16]), ends, now));
+            format!("{:?}", pin.unwrap().map(|(seed, ends)| (seed.0, ends)))
         }
         Call::Append { upload, first, records } => {
             shown(store.append_records(UploadKey(upload), first, records.into_iter().map(uploaded).collect()))
@@ -180,6 +211,9 @@ fn sight(store: &dyn Store, moment: Moment) -> Vec<String> {
     for row in block_on(store.uploads(None, 99, now)).unwrap() {
         sight.push(format!("{} {} {row:?}", row.uploader.reveal(), row.upload.reveal()));
     }
+    for row in block_on(store.upload_codes(None, 99, now)).unwrap() {
+        sight.push(format!("{row:?}"));
+    }
     for number in 1..5 {
         for record in block_on(store.uploaded_records(UploadKey(number), 1, 3, now)).unwrap() {
             sight.push(match record {
@@ -225,6 +259,14 @@ fn record(number: u64) -> Record {
     let temp_id = TempId::parse(&format!("{number:020}")).unwrap();
     Record { temp_id, window: Window::new(at(0), at(899)).unwrap() }
 }
+
+fn presented(number: u8) -> PresentedCode {
+    let form = (number > 0).then_some(if number == 1 { CodeForm::Six } else { CodeForm::Eight });
+    PresentedCode { hash: CodeHash([number; 32]), form, limits: LIMITS }
+}
+
+/// So small that they are met.
+const LIMITS: CodeLimits = CodeLimits { window_s: 45, max_wrong_by_account: 2, max_wrong: 3, max_live: 2 };
 
 fn uploaded(number: u64) -> Uploaded {
     if number == 0 {

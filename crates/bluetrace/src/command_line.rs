@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use bluetrace_authority::Scheme;
+use bluetrace_authority::store::CodeForm;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
@@ -47,6 +48,10 @@ pub(crate) enum Command {
     Config(ConfigOptions),
     /// Examine an authority, running or not, and say what to do about each finding; changes nothing.
     Doctor(DoctorOptions),
+    /// Issue, list and revoke upload codes; works while the server runs.
+    Code(CodeOptions),
+    /// Show the PIN that proves an official to a person, whose device shows the same.
+    Pin(PinOptions),
     /// Look into sealed TempIDs, or make some: from standard input to standard output, without an authority.
     Tempid(TempIdOptions),
 }
@@ -117,6 +122,10 @@ pub(crate) struct ServerOptions {
     /// Serve plaintext to every address, not just to this machine.
     #[arg(long)]
     pub(crate) allow_plaintext: bool,
+    // ---- upload codes
+    /// Take an upload only with a code of `bluetrace code issue`.
+    #[arg(long)]
+    pub(crate) require_upload_codes: bool,
     // ---- the HTTPS API
     /// Address of the HTTPS API, or `off` [default: 127.0.0.1:4080].
     #[arg(id = "http_address", long = "http", value_name = "ADDR", value_parser = http_place, help_heading = "HTTP")]
@@ -261,6 +270,67 @@ impl From<TempIdScheme> for Scheme {
     }
 }
 
+// ---- Upload codes and handshake PINs
+
+#[derive(Debug, Args)]
+pub(crate) struct CodeOptions {
+    #[command(subcommand)]
+    pub(crate) action: CodeAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CodeAction {
+    /// Issue a code for one upload, and show it this once.
+    Issue(CodeIssue),
+    /// List the codes by their numbers, with their cases, who issued them and how far they have come.
+    List {
+        #[command(flatten)]
+        folder: AuthorityFolder,
+    },
+    /// Take a code back. An unfinished upload that was begun with it is dropped.
+    Revoke {
+        /// Its number, as it was issued and as it is listed.
+        number: i64,
+        #[command(flatten)]
+        folder: AuthorityFolder,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CodeIssue {
+    /// What you call the case that the code is for.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) case: Option<String>,
+    /// How it is written: 8 characters, or 6 digits, which are all that OpenTrace's apps take and live a shorter time.
+    #[arg(long, value_enum, default_value_t = CodeLength::Eight)]
+    pub(crate) length: CodeLength,
+    /// How long it can be redeemed [default: 24h; 15m with 6 digits].
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    pub(crate) valid_for: Option<u32>,
+    /// Who issues it [default: the user of this machine].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) issued_by: Option<String>,
+    #[command(flatten)]
+    pub(crate) folder: AuthorityFolder,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CodeLength {
+    #[value(name = "8")]
+    Eight,
+    #[value(name = "6")]
+    Six,
+}
+
+impl CodeLength {
+    pub(crate) const fn form(self) -> CodeForm {
+        match self {
+            Self::Eight => CodeForm::Eight,
+            Self::Six => CodeForm::Six,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct KeysOptions {
     #[command(subcommand)]
@@ -322,6 +392,14 @@ pub(crate) struct DoctorOptions {
     /// As the server that is examined was started with.
     #[command(flatten)]
     pub(crate) server: ServerOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PinOptions {
+    /// Whose device shows it.
+    pub(crate) username: String,
+    #[command(flatten)]
+    pub(crate) folder: AuthorityFolder,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 //! This file is the table of contents: a command, and the file that carries it out.
 
 mod client;
+mod code;
 mod command_line;
 mod config;
 mod demo;
@@ -53,6 +54,8 @@ fn run(command: Command, configuration: Configuration) -> anyhow::Result<ExitCod
         Command::User(options) => user::run(options).map(|()| ExitCode::SUCCESS),
         Command::Export(options) => export::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Keys(options) => keys::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Code(options) => code::run(options).map(|()| ExitCode::SUCCESS),
+        Command::Pin(options) => code::pin(&options).map(|()| ExitCode::SUCCESS),
         Command::Tempid(options) => temp_id::run(&options),
         Command::Config(options) => config::run(&options, &configuration).map(|()| ExitCode::SUCCESS),
         Command::Doctor(options) => doctor::run(&options, &Ok(configuration)),

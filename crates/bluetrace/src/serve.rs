@@ -170,6 +170,7 @@ fn policy(options: &ServerOptions) -> Policy {
         key_period_s: options.key_period,
         retention_s: options.retention,
         resume_s: options.resume_lifetime,
+        require_upload_codes: options.require_upload_codes,
         ..Policy::default()
     }
 }

@@ -60,6 +60,12 @@ pub(crate) fn variables() -> Environment {
     Environment(std::env::vars_os().filter_map(of_ours).collect())
 }
 
+/// Who runs this program, by the system's account.
+pub(crate) fn user_name() -> anyhow::Result<String> {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).context("cannot learn who runs this program")?;
+    Ok(user.map_or_else(|| format!("uid {}", nix::unistd::getuid()), |user| user.name))
+}
+
 /// Whether standard output is a terminal whose reader wants colour.
 pub(crate) fn wants_colour() -> bool {
     io::stdout().is_terminal() && variable("NO_COLOR").is_none() && variable("TERM").as_deref() != Some("dumb")

@@ -8,8 +8,10 @@
     reason = "a case is a test: it panics where a store breaks a law"
 )]
 
+mod codes;
 mod keys;
 
+pub use self::codes::*;
 pub use self::keys::*;
 
 use std::future::{Future, poll_fn};
@@ -25,10 +27,10 @@ use bluetrace_protocol::{
 };
 
 use crate::store::{
-    AccountId, AccountOpened, Expired, ImportedTempId, Lockout, LoginRecorded, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES,
-    NewNotice, NoticeId, Owner, PasswordHash, PasswordSource, SessionId, SessionState, Store, StoreError, StoreFuture,
-    TempIdImported, TempIdsIssued, UNKNOWN_USERNAME_MEMORY_S, UploadBegun, UploadCompleted, UploadFound, UploadKey,
-    UploadRequest, UploadRow, Verdict,
+    AccountId, AccountOpened, CodeCheck, Expired, ImportedTempId, Lockout, LoginRecorded, MAX_EXPIRED_ROWS,
+    MAX_UNKNOWN_USERNAMES, NewNotice, NoticeId, Owner, PasswordHash, PasswordSource, SessionId, SessionState, Store,
+    StoreError, StoreFuture, TempIdImported, TempIdsIssued, UNKNOWN_USERNAME_MEMORY_S, UploadBegun, UploadCompleted,
+    UploadFound, UploadKey, UploadRequest, UploadRow, Verdict,
 };
 
 /// Makes a `#[test]` of each case. The expression opens an empty store: a pair of what must be kept while the store is
@@ -102,6 +104,24 @@ macro_rules! store_conformance {
             seals_of_several_servers_add_up
             a_forgotten_sealing_key_is_out_of_reach_before_it_is_shredded
             a_shredded_sealing_key_leaves_its_row_and_nothing_else
+            // codes
+            upload_codes_are_listed_in_order_and_in_pages_until_they_expire
+            an_upload_code_is_issued_once_and_again_when_it_is_forgotten
+            no_more_upload_codes_of_a_form_are_live_than_may_be
+            an_upload_begins_with_a_live_code_only_where_one_is_required
+            a_redeemed_code_lets_its_account_finish_its_upload
+            a_redeemed_code_is_of_no_use_to_anybody_else
+            racing_accounts_redeem_a_code_once
+            a_code_moves_with_its_account_to_another_upload_until_one_is_complete
+            an_upload_begun_without_a_code_needs_one_to_go_on_where_one_is_required
+            too_many_wrong_codes_of_an_account_end_its_guessing_for_a_while
+            a_wrong_code_that_is_repeated_stays_wrong_though_it_is_issued_meanwhile
+            too_many_wrong_codes_of_all_accounts_end_all_guessing_for_a_while
+            a_code_may_be_redeemed_ahead_of_its_upload
+            a_revoked_code_is_of_no_use_to_anybody
+            a_removed_accounts_code_goes_with_it
+            a_handshake_pin_is_the_same_while_it_lives
+            racing_questions_for_a_handshake_pin_have_one_answer
         }
     };
     (@cases $open:expr; $($case:ident)*) => {
@@ -1090,10 +1110,9 @@ async fn opened(store: &dyn Store, text: &str) -> AccountId {
 }
 
 async fn begun(store: &dyn Store, account: AccountId, upload: &str, records: u32) -> UploadKey {
-    match store.begin_upload(request(account, upload, records), at(0)).await.unwrap() {
-        UploadBegun::Open { key, .. } => key,
-        other @ (UploadBegun::Conflict { .. } | UploadBegun::NoAccount) => panic!("a new upload: {other:?}"),
-    }
+    let begun = store.begin_upload(request(account, upload, records), at(0)).await.unwrap();
+    let UploadBegun::Open { key, .. } = begun else { panic!("a new upload: {begun:?}") };
+    key
 }
 
 async fn unread(store: &dyn Store, account: AccountId, limit: u32, moment: i64) -> Vec<(NoticeId, ExposureNotice)> {
@@ -1156,7 +1175,13 @@ fn heard(number: u64) -> Uploaded {
 }
 
 fn request(account: AccountId, upload: &str, records: u32) -> UploadRequest {
-    UploadRequest { account, upload: UploadId::parse(upload).unwrap(), records, forget_at: at(FORGET) }
+    UploadRequest {
+        account,
+        upload: UploadId::parse(upload).unwrap(),
+        records,
+        forget_at: at(FORGET),
+        code: CodeCheck::NotRequired,
+    }
 }
 
 fn notice(account: AccountId, minute: i64) -> NewNotice {
@@ -1178,7 +1203,9 @@ mod tests {
     fn every_case_is_in_the_list() {
         let (list, cases) = include_str!("mod.rs").split_once("(@cases $open:expr; $($case:ident)*)").unwrap();
         let is_case = |line: &&str| line.starts_with("pub async fn ") && line.ends_with("(store: &dyn Store) {");
-        for case in [cases, include_str!("keys.rs")].into_iter().flat_map(str::lines).filter(is_case) {
+        for case in
+            [cases, include_str!("keys.rs"), include_str!("codes.rs")].into_iter().flat_map(str::lines).filter(is_case)
+        {
             let name = case.trim_start_matches("pub async fn ").trim_end_matches("(store: &dyn Store) {");
             assert!(list.contains(&format!("            {name}\n")), "{name}");
         }

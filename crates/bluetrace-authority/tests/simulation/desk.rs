@@ -204,6 +204,7 @@ impl Desk {
                 model.token_made(*who, token.reveal(), expires, now);
                 then.made(token, expires, now, out)
             }
+            Question::HandshakePin { .. } => panic!("devices of the simulation ask for no PIN"),
             Question::Logout { seen, then } => {
                 assert_eq!(seen.is_some(), notes.delivered.is_some());
                 let Visitor { member, who } = &**then.who();
@@ -266,6 +267,9 @@ impl Desk {
                     }
                     UploadBegun::Conflict { .. } => panic!("an upload changed its length"),
                     UploadBegun::NoAccount => panic!("nobody removes accounts"),
+                    UploadBegun::CodeRequired | UploadBegun::CodeRefused { .. } | UploadBegun::TooManyCodes { .. } => {
+                        panic!("no code is required")
+                    }
                 }
             }
             Question::Append { upload, first, records, then } => {
@@ -429,6 +433,7 @@ fn authority(store: &Arc<MemoryStore>, rules: &Rules, start: u8) -> Authority {
         access_s: 600,
         // longer than any world lasts
         session_s: 10 * 365 * 24 * 60 * 60,
+        require_upload_codes: false,
         hash_cost: HashCost::INSECURE_FOR_SIMULATION,
         advice: ADVICE.to_owned(),
     };

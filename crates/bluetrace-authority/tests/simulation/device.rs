@@ -176,7 +176,11 @@ impl Device {
                 assert_eq!(code, "no_upload", "an upload that is forgotten while it is under way");
                 self.is_uploading = false;
             }
-            Event::NoAccount | Event::Refused { .. } | Event::RecordRefused { .. } | Event::RequestFailed { .. } => {
+            Event::NoAccount
+            | Event::HandshakePin { .. }
+            | Event::Refused { .. }
+            | Event::RecordRefused { .. }
+            | Event::RequestFailed { .. } => {
                 panic!("a device in good order was refused: {event:?}")
             }
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bluetrace_protocol::session::client::ClientSession;
 use bluetrace_protocol::{
     Backoff, Beacon, BeaconError, Clock, ClockJump, DeviceClock, Heard, Password, Record, TempIdBook, Timestamp,
-    Username, judge,
+    UploadCode, Username, judge,
 };
 use rand::SeedableRng as _;
 use rand::rngs::ChaCha12Rng;
@@ -76,7 +76,7 @@ pub(super) struct Engine {
     pub(super) book: TempIdBook,
     pub(super) upload: Option<Upload>,
     /// A further upload that was asked for meanwhile.
-    pub(super) upload_next: Option<Done>,
+    pub(super) upload_next: Option<(Done, Option<UploadCode>)>,
 
     radio: Radio,
     pub(super) keeper: LogKeeper,
@@ -287,9 +287,10 @@ impl Engine {
         match order.command {
             Command::Password(password) => self.on_password(password, done),
             Command::Download => self.on_download(done),
-            Command::Upload => self.on_upload(done),
+            Command::Upload(code) => self.on_upload(code, done),
             Command::Beacon(target) => self.on_beacon(target, done),
             Command::Notices => self.on_notices_wanted(done),
+            Command::HandshakePin => self.on_pin_wanted(done),
             Command::Logout => self.on_logout(done),
             Command::Status => {
                 let status = Box::new(self.status());

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bluetrace_protocol::{ContactLogEntry, ExposureNotice, Password, ReadReport, Record, Timestamp, UploadSummary};
+use bluetrace_protocol::{
+    ContactLogEntry, ExposureNotice, HandshakePin, Password, ReadReport, Record, Timestamp, UploadCode, UploadSummary,
+};
 
 use super::StartError;
 use crate::known_servers::Fingerprint;
@@ -19,12 +21,15 @@ pub enum Command {
     Password(Password),
     /// Fetches a fresh `TempID` and shows it from then on.
     Download,
-    /// Uploads the contact log as it stands.
-    Upload,
+    /// Uploads the contact log as it stands, with an upload code where the authority requires one. An upload that was not
+    /// taken goes first, with this code.
+    Upload(Option<UploadCode>),
     /// Sends a beacon.
     Beacon(Target),
     /// Asks for notices, and says so if there are none.
     Notices,
+    /// Asks for [`DeviceEvent::HandshakePin`].
+    HandshakePin,
     /// Asks for [`DeviceEvent::Status`].
     Status,
     /// Asks for [`DeviceEvent::Contacts`].
@@ -186,6 +191,15 @@ pub enum DeviceEvent {
         retry_in: Option<Duration>,
         /// Where it is kept.
         file: PathBuf,
+        /// Whether it takes an upload code: there was none, or it was not a good one.
+        needs_code: bool,
+    },
+    /// The PIN that a health official has to tell.
+    HandshakePin {
+        /// The PIN.
+        pin: HandshakePin,
+        /// When it ends, on the server's clock.
+        expires: Timestamp,
     },
     /// Word from the health authority. Empty only after [`Command::Notices`].
     Notices(Vec<ExposureNotice>),

@@ -1,12 +1,15 @@
-//! Owns the upload on disk: a first line `<upload id> <count>`, then the records as in the contact log's file.
+//! Owns the upload on disk: a first line `<upload id> <count>` or `<upload id> <count> <upload code>`, then the records as in the contact log's file.
 //!
-//! It is written before the upload begins and removed when the authority has it all, so that an upload survives its device.
+//! It is written before the upload begins and removed when the authority has it all, so that an upload survives its device. The code is
+//! in it for as long, since a person cannot be asked for it again: whoever reads the file reads the contacts, too, and once
+//! it is redeemed the code is of no use to another account. A code that was refused is taken out.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use bluetrace_protocol::{ContactLogEntry, Timestamp, UploadId};
+use bluetrace_protocol::{ContactLogEntry, Timestamp, UploadCode, UploadId};
+use zeroize::Zeroizing;
 
 use crate::files;
 
@@ -15,12 +18,18 @@ use crate::files;
 pub(super) struct PendingUpload {
     pub(super) id: UploadId,
     pub(super) records: Arc<[ContactLogEntry]>,
+    pub(super) code: Option<UploadCode>,
 }
 
 impl PendingUpload {
     /// Writes it to `path`. Blocks.
     pub(super) fn save(&self, path: &Path) -> io::Result<()> {
-        let mut text = format!("{} {}\n", self.id.reveal(), self.records.len());
+        let mut text = Zeroizing::new(format!("{} {}", self.id.reveal(), self.records.len()));
+        // what would end the line is no code either
+        if let Some(code) = self.code.as_ref().map(UploadCode::reveal).filter(|code| !code.contains(char::is_control)) {
+            text.extend([" ", code]);
+        }
+        text.push('\n');
         for record in &*self.records {
             record.write_to(&mut text);
             text.push('\n');
@@ -37,7 +46,9 @@ impl PendingUpload {
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
         let text = str::from_utf8(&bytes).map_err(|_| damaged())?;
         let mut lines = text.lines();
-        let (id, count) = lines.next().and_then(|first| first.split_once(' ')).ok_or_else(damaged)?;
+        let (id, rest) = lines.next().and_then(|first| first.split_once(' ')).ok_or_else(damaged)?;
+        let (count, code) = rest.split_once(' ').map_or((rest, None), |(count, code)| (count, Some(code)));
+        let code = code.map(|code| UploadCode::parse(code).ok_or_else(damaged)).transpose()?;
         let id = UploadId::parse(id).map_err(|_| damaged())?;
         // every line was written with its date: one that needs this is damaged
         let records: Result<Vec<_>, _> = lines.map(|line| ContactLogEntry::parse(line, Timestamp::MIN)).collect();
@@ -46,7 +57,7 @@ impl PendingUpload {
         if records.is_empty() || undated || count.parse() != Ok(records.len()) {
             return Err(damaged());
         }
-        Ok(Some(Self { id, records: records.into() }))
+        Ok(Some(Self { id, records: records.into(), code }))
     }
 }
 
@@ -60,17 +71,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("upload.txt");
         assert!(PendingUpload::load(&path).unwrap().is_none());
-        let upload = example();
-        upload.save(&path).unwrap();
-        let loaded = PendingUpload::load(&path).unwrap().unwrap();
-        assert_eq!((loaded.id, loaded.records), (upload.id, upload.records));
+        for code in [None, Some("H7QX-4CDF"), Some("h7qx 4cdf"), Some("")] {
+            let upload = PendingUpload { code: code.and_then(UploadCode::parse), ..example() };
+            upload.save(&path).unwrap();
+            let loaded = PendingUpload::load(&path).unwrap().unwrap();
+            assert_eq!((loaded.id, loaded.records, loaded.code), (upload.id, upload.records, upload.code));
+        }
     }
 
     #[test]
     fn an_upload_that_was_damaged_is_refused_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("upload.txt");
-        example().save(&path).unwrap();
+        PendingUpload { code: UploadCode::parse("H7QX-4CDF"), ..example() }.save(&path).unwrap();
         let whole = fs::read(&path).unwrap();
         // without its last line feed it is still whole
         for length in 0..whole.len() - 1 {
@@ -82,6 +95,6 @@ mod tests {
     fn example() -> PendingUpload {
         let line = |id| format!("{id:020}, 13/05/2020 17:54:06, 13/05/2020 18:09:05, 13/05/2020 17:58:06");
         let records = (1..4).map(|id| ContactLogEntry::parse(&line(id), Timestamp::MIN).unwrap()).collect();
-        PendingUpload { id: UploadId::parse("u-1").unwrap(), records }
+        PendingUpload { id: UploadId::parse("u-1").unwrap(), records, code: None }
     }
 }

@@ -28,6 +28,7 @@ pub(super) enum Awaited {
     TempIds(Option<Done>),
     Notices(Option<Done>),
     Token,
+    Pin(Done),
     Upload,
     Logout,
 }
@@ -133,6 +134,12 @@ impl Engine {
                 self.take_awaited_upload();
                 self.on_upload_complete(summary);
             }
+            Event::HandshakePin { pin, expires } => {
+                if let Some(Awaited::Pin(done)) = self.awaited.pop_front() {
+                    self.outbox.tell(DeviceEvent::HandshakePin { pin, expires });
+                    self.outbox.done(Some(done));
+                }
+            }
             Event::LoggedOut => self.end = Some(End::LoggedOut),
             Event::RequestFailed { request, code, message } => self.on_request_failed(request, &code, message),
         }
@@ -212,7 +219,7 @@ impl Engine {
     fn give_up(&mut self, awaited: Awaited, why: &str) {
         match awaited {
             Awaited::TempIds(Some(done)) => self.no_fresh_temp_id(why, done),
-            Awaited::Notices(Some(done)) => {
+            Awaited::Notices(Some(done)) | Awaited::Pin(done) => {
                 self.outbox.tell(DeviceEvent::RequestFailed { why: why.to_owned() });
                 self.outbox.done(Some(done));
             }
@@ -369,6 +376,16 @@ impl Engine {
     pub(super) fn on_notices_wanted(&mut self, done: Done) {
         if self.is_member() {
             self.ask_notices(Some(done));
+        } else {
+            self.outbox.tell(DeviceEvent::RequestFailed { why: "the authority is away".into() });
+            self.outbox.done(Some(done));
+        }
+    }
+
+    pub(super) fn on_pin_wanted(&mut self, done: Done) {
+        if let Some((session, out)) = self.member() {
+            session.handshake_pin(out);
+            self.awaited.push_back(Awaited::Pin(done));
         } else {
             self.outbox.tell(DeviceEvent::RequestFailed { why: "the authority is away".into() });
             self.outbox.done(Some(done));

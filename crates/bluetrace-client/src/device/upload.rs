@@ -1,12 +1,14 @@
 //! Owns the device's upload: saved, begun, continued on whatever connection there is, complete.
 
 use std::io;
+use std::mem;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bluetrace_protocol::message::ErrorCode;
 use bluetrace_protocol::session::client::ClientSession;
-use bluetrace_protocol::{UploadId, UploadSummary};
+use bluetrace_protocol::{UploadCode, UploadId, UploadSummary};
 use rand::Rng as _;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -36,6 +38,8 @@ pub(super) struct Upload {
 enum State {
     /// On its way to the disk.
     Saving(JoinHandle<io::Result<()>>),
+    /// The code that was refused is on its way out of the file; the authority does not want the upload in this session.
+    Forgetting(JoinHandle<io::Result<()>>),
     /// Not before then, on the next occasion.
     Waiting(Instant),
     /// The authority was asked to take it.
@@ -53,7 +57,9 @@ impl Upload {
     /// Waits until an upload is saved; for ever if none is being saved. Nothing is lost if the wait is given up.
     pub(super) async fn saved(upload: &mut Option<Self>) -> io::Result<()> {
         match upload {
-            Some(Self { state: State::Saving(work), .. }) => work.await.map_err(io::Error::other).flatten(),
+            Some(Self { state: State::Saving(work) | State::Forgetting(work), .. }) => {
+                work.await.map_err(io::Error::other).flatten()
+            }
             Some(_) | None => std::future::pending().await,
         }
     }
@@ -73,23 +79,36 @@ impl Upload {
 
 impl Engine {
     /// The user wants the log uploaded.
-    pub(super) fn on_upload(&mut self, done: Done) {
+    pub(super) fn on_upload(&mut self, code: Option<UploadCode>, done: Done) {
         match &mut self.upload {
+            // the code that it waited for
+            Some(upload) if code.is_some() && !matches!(upload.state, State::Saving(_) | State::Running) => {
+                upload.pending.code = code;
+                let is_connected = self.session.as_ref().is_some_and(ClientSession::is_member);
+                let (done, now) = if is_connected { (Some(done), None) } else { (None, Some(done)) };
+                let earlier = mem::replace(&mut upload.done, done).or(now);
+                let before = match mem::replace(&mut upload.state, State::Refused) {
+                    State::Forgetting(work) => Some(work),
+                    State::Saving(_) | State::Waiting(_) | State::Running | State::Refused => None,
+                };
+                upload.state = State::Saving(save(&upload.pending, self.files.upload(), before));
+                self.outbox.done(earlier);
+            }
             Some(upload) => {
                 let (acknowledged, total) = upload.progress();
                 self.outbox.tell(DeviceEvent::UploadUnderWay { acknowledged, total });
                 if matches!(upload.state, State::Refused) {
                     upload.state = State::Waiting(Instant::now());
                 }
-                let earlier = self.upload_next.replace(done);
-                self.outbox.done(earlier);
+                let earlier = self.upload_next.replace((done, code));
+                self.outbox.done(earlier.map(|(done, _)| done));
                 self.begin_upload();
             }
-            None => self.new_upload(done),
+            None => self.new_upload(code, done),
         }
     }
 
-    fn new_upload(&mut self, done: Done) {
+    fn new_upload(&mut self, code: Option<UploadCode>, done: Done) {
         if self.keeper.log().is_empty() {
             self.outbox.tell(DeviceEvent::UploadEmpty);
             return self.outbox.done(Some(done));
@@ -102,9 +121,8 @@ impl Engine {
         let records: Arc<[_]> = self.keeper.log().to_entries().into();
         let is_connected = self.session.as_ref().is_some_and(ClientSession::is_member);
         self.outbox.tell(DeviceEvent::UploadStarted { records: Arc::clone(&records), is_connected });
-        let pending = PendingUpload { id, records };
-        let (path, to_save) = (self.files.upload(), pending.clone());
-        let state = State::Saving(tokio::task::spawn_blocking(move || to_save.save(&path)));
+        let pending = PendingUpload { id, records, code };
+        let state = State::Saving(save(&pending, self.files.upload(), None));
         // while the authority is away nobody waits for it
         let done = if is_connected {
             Some(done)
@@ -121,7 +139,8 @@ impl Engine {
             self.outbox.tell(DeviceEvent::FileFailing { file: self.files.upload(), why: in_words(error) });
         }
         if let Some(upload) = &mut self.upload {
-            upload.state = State::Waiting(Instant::now());
+            let is_refused = matches!(upload.state, State::Forgetting(_));
+            upload.state = if is_refused { State::Refused } else { State::Waiting(Instant::now()) };
         }
         self.begin_upload();
     }
@@ -132,9 +151,9 @@ impl Engine {
         if Instant::now() < *at {
             return;
         }
-        let PendingUpload { id, records } = pending.clone();
+        let PendingUpload { id, records, code } = pending.clone();
         let Some((session, out)) = self.member() else { return };
-        session.upload(&id, records, out);
+        session.upload_with_code(&id, code, records, out);
         self.awaited.push_back(Awaited::Upload);
         if let Some(upload) = &mut self.upload {
             upload.state = State::Running;
@@ -167,8 +186,8 @@ impl Engine {
         }
         self.outbox.tell(DeviceEvent::UploadComplete(summary));
         self.outbox.done(upload.done);
-        if let Some(done) = self.upload_next.take() {
-            self.new_upload(done);
+        if let Some((done, code)) = self.upload_next.take() {
+            self.new_upload(code, done);
         }
     }
 
@@ -177,15 +196,20 @@ impl Engine {
         let Some(upload) = &mut self.upload else { return };
         upload.failures = upload.failures.saturating_add(1);
         let retry_in = retry_after(code, upload.failures);
+        let needs_code = code == ErrorCode::UploadNotAuthorised.as_str();
         upload.state = match retry_in {
             Some(wait) => State::Waiting(Instant::now() + wait),
+            // a code that is not good is not tried again at each login
+            None if needs_code && upload.pending.code.take().is_some() => {
+                State::Forgetting(save(&upload.pending, self.files.upload(), None))
+            }
             None => State::Refused,
         };
         let done = upload.done.take();
-        self.outbox.tell(DeviceEvent::UploadFailed { why: message, retry_in, file: self.files.upload() });
+        self.outbox.tell(DeviceEvent::UploadFailed { why: message, retry_in, file: self.files.upload(), needs_code });
         self.outbox.done(done);
         let next = self.upload_next.take();
-        self.outbox.done(next);
+        self.outbox.done(next.map(|(done, _)| done));
     }
 
     /// The connection was lost. The upload goes on with the next.
@@ -195,13 +219,29 @@ impl Engine {
             State::Running => upload.state = State::Waiting(Instant::now()),
             // a server that closes after each refusal is not asked in a loop
             State::Refused => upload.state = State::Waiting(Instant::now() + wait_after(upload.failures)),
-            State::Saving(_) | State::Waiting(_) => {}
+            State::Saving(_) | State::Forgetting(_) | State::Waiting(_) => {}
         }
     }
 
     pub(super) fn is_upload_running(&self) -> bool {
         matches!(&self.upload, Some(Upload { state: State::Running, .. }))
     }
+}
+
+/// Begins to save an upload, behind what is being saved already.
+fn save(
+    pending: &PendingUpload,
+    path: PathBuf,
+    before: Option<JoinHandle<io::Result<()>>>,
+) -> JoinHandle<io::Result<()>> {
+    let pending = pending.clone();
+    tokio::spawn(async move {
+        if let Some(before) = before {
+            // what came of it no longer matters
+            let _ = before.await;
+        }
+        tokio::task::spawn_blocking(move || pending.save(&path)).await.map_err(io::Error::other).flatten()
+    })
 }
 
 /// How long an upload waits that has failed so often, the last time with this code; `None` if this session does not try it

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use bluetrace_protocol::UploadCode;
+
 use crate::radio::Target;
 
 /// A line understood.
@@ -10,10 +12,12 @@ pub(super) enum UserCommand {
     /// Nothing was typed.
     Nothing,
     Download,
-    Upload,
+    /// With this upload code, if one was typed.
+    Upload(Option<UploadCode>),
     /// To this target, or to the last one.
     Beacon(Option<Target>),
     Notices,
+    Pin,
     Status,
     Contacts,
     Help,
@@ -24,10 +28,11 @@ pub(super) enum UserCommand {
 }
 
 /// The commands as they are completed, each with what it takes and a word about it.
-pub(super) const COMMANDS: [(&str, &str, &str); 8] = [
+pub(super) const COMMANDS: [(&str, &str, &str); 9] = [
     ("Download_tempID", "", "fetch a fresh TempID and show it"),
     ("Beacon", "<ip> <port>", "send the TempID to a device; without a target to the last one"),
-    ("Upload_contact_log", "", "give the contact log to the health authority"),
+    ("Upload_contact_log", "[code]", "give the contact log to the health authority, with its code if it asks for one"),
+    ("Show_PIN", "", "show the PIN that an official of the health authority has to tell you"),
     ("contacts", "", "list the contact log, with age and time to removal"),
     ("status", "", "show server, TempID, contact log and UDP port"),
     ("notices", "", "ask the health authority for exposure notices"),
@@ -48,7 +53,13 @@ impl UserCommand {
                 Err(why) => Self::BadBeacon(why),
             },
             ("download_tempid", []) => Self::Download,
-            ("upload_contact_log", []) => Self::Upload,
+            ("upload_contact_log", []) => Self::Upload(None),
+            // as it was read out, in groups
+            ("upload_contact_log", words) => match UploadCode::parse(&words.join(" ")) {
+                Some(code) => Self::Upload(Some(code)),
+                None => Self::Unknown,
+            },
+            ("show_pin", []) => Self::Pin,
             ("notices", []) => Self::Notices,
             ("status", []) => Self::Status,
             ("contacts", []) => Self::Contacts,
@@ -93,7 +104,10 @@ mod tests {
             ("  \t ", UserCommand::Nothing),
             ("Download_tempID", UserCommand::Download),
             ("  dOWNLOAD_TEMPid ", UserCommand::Download),
-            ("upload_contact_log", UserCommand::Upload),
+            ("upload_contact_log", UserCommand::Upload(None)),
+            ("Upload_contact_log  h7QX-4cdf", UserCommand::Upload(UploadCode::parse("h7QX-4cdf"))),
+            ("upload_contact_log H7QX 4CDF", UserCommand::Upload(UploadCode::parse("H7QX 4CDF"))),
+            ("show_pin", UserCommand::Pin),
             ("LOGOUT", UserCommand::Logout),
             ("quit", UserCommand::Logout),
             ("beacon", UserCommand::Beacon(None)),

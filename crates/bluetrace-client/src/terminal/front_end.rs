@@ -186,7 +186,8 @@ impl FrontEnd {
                 UserCommand::Nothing => continue,
                 UserCommand::Logout => return self.leave(device, events).await,
                 UserCommand::Download => Command::Download,
-                UserCommand::Upload => Command::Upload,
+                UserCommand::Upload(code) => Command::Upload(code),
+                UserCommand::Pin => Command::HandshakePin,
                 UserCommand::Notices => Command::Notices,
                 UserCommand::Status => Command::Status,
                 UserCommand::Contacts => Command::Contacts,
@@ -215,7 +216,7 @@ impl FrontEnd {
                     continue;
                 }
             };
-            self.uploading = Uploading { is_waited_for: matches!(command, Command::Upload), quarters: 0 };
+            self.uploading = Uploading { is_waited_for: matches!(command, Command::Upload(_)), quarters: 0 };
             let done = device.submit(command).await;
             let turn = self.await_done(done, events).await;
             self.uploading = Uploading::default();

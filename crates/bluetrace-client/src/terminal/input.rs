@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn completion_knows_the_commands_and_the_targets_used() {
         let targets = ["127.0.0.1 8001".to_owned(), "127.0.0.1 8002".to_owned()];
-        assert_eq!(candidates("up", 2, &targets), ["Upload_contact_log"]);
+        assert_eq!(candidates("up", 2, &targets), ["Upload_contact_log "]);
         assert_eq!(candidates("b", 1, &targets), ["Beacon "]);
         assert_eq!(candidates("beacon ", 7, &targets), ["Beacon 127.0.0.1 8002", "Beacon 127.0.0.1 8001"]);
         assert_eq!(candidates("x", 1, &targets), Vec::<String>::new());

@@ -98,7 +98,19 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
         DeviceEvent::UploadFailed { why, retry_in: Some(wait), .. } => {
             vec![bad(format!("the upload did not go through: {why}; tried again in {} s", wait.as_secs()))]
         }
-        DeviceEvent::UploadFailed { why, retry_in: None, file } => vec![bad(format!(
+        DeviceEvent::UploadFailed { why, retry_in: None, file, needs_code: true } => vec![
+            bad(format!("the authority does not take the upload: {why}")),
+            plain("ask the health official for a code, and give it with: Upload_contact_log <code>"),
+            aside(format!("the upload is kept in {} until then", file.display())),
+        ],
+        DeviceEvent::HandshakePin { pin, expires } => vec![
+            strong("PIN:"),
+            plain(pin.reveal()),
+            aside(format!(
+                "until {expires} UTC. Ask the official for it, and do not say it yourself: who cannot tell it is none"
+            )),
+        ],
+        DeviceEvent::UploadFailed { why, retry_in: None, file, .. } => vec![bad(format!(
             "the authority does not take the upload: {why}; it is kept in {} and tried again at the next login",
             file.display()
         ))],

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::support::{Authority, PASSWORD, Rig, RuntimeClock, SetClock, USER, config, now};
 use bluetrace_client::device::{Command, Device, DeviceEvent, End, StartError};
 use bluetrace_client::{ConnectError, Target, Transport};
-use bluetrace_protocol::{Beacon, Clock as _, Password, Record};
+use bluetrace_protocol::{Beacon, Clock as _, Password, Record, UploadCode};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -216,7 +216,7 @@ async fn an_upload_that_is_cut_goes_on_where_it_was() {
     write_log(&folder, 1_000);
     authority.state.cut_after.store(400, Ordering::Relaxed);
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    let done = rig.device.submit(Command::Upload).await;
+    let done = rig.device.submit(Command::Upload(None)).await;
     rig.until(|event| matches!(event, DeviceEvent::Resumed)).await;
     rig.until(|event| matches!(event, DeviceEvent::UploadContinued { acknowledged: 400, total: 1_000 })).await;
     rig.until(|event| matches!(event, DeviceEvent::UploadComplete(summary) if summary.records == 1_000)).await;
@@ -244,13 +244,65 @@ async fn an_upload_that_the_authority_does_not_take_is_kept_and_goes_when_it_is_
     write_log(&folder, 3);
     *authority.state.upload_error.lock().unwrap() = "upload_not_authorised";
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    drop(rig.device.submit(Command::Upload).await);
+    drop(rig.device.submit(Command::Upload(None)).await);
     rig.until(|event| matches!(event, DeviceEvent::UploadFailed { retry_in: None, .. })).await;
     assert!(folder.path().join(format!("{USER}_upload.txt")).exists());
     *authority.state.upload_error.lock().unwrap() = "";
-    drop(rig.device.submit(Command::Upload).await);
+    drop(rig.device.submit(Command::Upload(None)).await);
     rig.until(|event| matches!(event, DeviceEvent::UploadComplete(_))).await;
     assert_uploaded_once(&authority, 3);
+}
+
+#[tokio::test]
+async fn an_upload_waits_for_its_code_and_keeps_it_until_it_is_complete() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder, 1_000);
+    *authority.state.upload_code.lock().unwrap() = "H7QX-4CDF";
+    let saved = folder.path().join(format!("{USER}_upload.txt"));
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    let code = UploadCode::parse;
+    drop(rig.device.submit(Command::Upload(None)).await);
+    rig.until(|event| matches!(event, DeviceEvent::UploadFailed { retry_in: None, needs_code: true, .. })).await;
+    drop(rig.device.submit(Command::Upload(code("wrong"))).await);
+    rig.until(|event| matches!(event, DeviceEvent::UploadFailed { retry_in: None, needs_code: true, .. })).await;
+    wait_for(|| fs::read_to_string(&saved).is_ok_and(|text| !text.contains("wrong"))).await;
+
+    // the right one outlives the connection, the session and the device
+    authority.state.cut_after.store(400, Ordering::Relaxed);
+    drop(rig.device.submit(Command::Upload(code("H7QX-4CDF"))).await);
+    rig.until(|event| matches!(event, DeviceEvent::Disconnected { .. })).await;
+    drop(rig.events);
+    rig.device.join().await;
+    assert!(fs::read_to_string(&saved).unwrap().lines().next().unwrap().ends_with(" 1000 H7QX-4CDF"));
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(summary) if summary.records == 1_000)).await;
+    assert!(!saved.exists());
+    assert_uploaded_once(&authority, 1_000);
+    let given = authority.state.codes_given.lock().unwrap().clone();
+    let given: Vec<_> = given.iter().map(Option::as_deref).collect();
+    assert_eq!(given, [None, Some("wrong"), Some("H7QX-4CDF"), Some("H7QX-4CDF")], "and nothing else was tried");
+}
+
+#[tokio::test]
+async fn a_code_given_with_the_command_goes_with_the_upload() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder, 3);
+    *authority.state.upload_code.lock().unwrap() = "H7QX-4CDF";
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    rig.device.run(Command::Upload(UploadCode::parse("H7QX-4CDF"))).await;
+    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(_))).await;
+    assert_uploaded_once(&authority, 3);
+}
+
+#[tokio::test]
+async fn the_pin_is_shown_on_demand() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    rig.device.run(Command::HandshakePin).await;
+    rig.until(|event| matches!(event, DeviceEvent::HandshakePin { pin, .. } if pin.reveal() == "H7QX4C")).await;
 }
 
 #[tokio::test]
@@ -260,7 +312,7 @@ async fn a_device_whose_account_was_removed_ends_and_keeps_its_upload() {
     write_log(&folder, 3);
     *authority.state.upload_error.lock().unwrap() = "no_account";
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    drop(rig.device.submit(Command::Upload).await);
+    drop(rig.device.submit(Command::Upload(None)).await);
     rig.until(|event| matches!(event, DeviceEvent::Ended(End::NoAccount))).await;
     assert_eq!(authority.state.uploads_refused.load(Ordering::Relaxed), 1);
     assert!(folder.path().join(format!("{USER}_upload.txt")).exists());
@@ -273,7 +325,7 @@ async fn an_upload_survives_the_device() {
     write_log(&folder, 1_000);
     authority.state.cut_after.store(400, Ordering::Relaxed);
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    drop(rig.device.submit(Command::Upload).await);
+    drop(rig.device.submit(Command::Upload(None)).await);
     rig.until(|event| matches!(event, DeviceEvent::Disconnected { .. })).await;
     drop(rig.events);
     rig.device.join().await;

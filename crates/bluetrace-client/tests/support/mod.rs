@@ -45,8 +45,20 @@ pub(crate) struct State {
     /// Every begin of an upload is answered with this error, if it is not empty; how often is counted.
     pub(crate) upload_error: Mutex<&'static str>,
     pub(crate) uploads_refused: AtomicUsize,
+    /// The upload code without which no upload is taken; none if empty.
+    pub(crate) upload_code: Mutex<&'static str>,
+    /// The codes with which uploads were begun, in order.
+    pub(crate) codes_given: Mutex<Vec<Option<String>>>,
     /// Seconds by which its clock is ahead of the devices'.
     pub(crate) ahead_s: AtomicI64,
+}
+
+impl State {
+    fn takes_code(&self, code: Option<&str>) -> bool {
+        self.codes_given.lock().unwrap().push(code.map(str::to_owned));
+        let required = *self.upload_code.lock().unwrap();
+        required.is_empty() || code == Some(required)
+    }
 }
 
 impl Authority {
@@ -178,6 +190,10 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) -> Op
                 let data = json!({"token": "token", "expires": expires, "now": now.to_string()});
                 writeln!(answers, "{}", answer(json!({"data": data}))).unwrap();
             }
+            "PN" => {
+                let data = json!({"pin": "H7QX4C", "expires": now.plus(600).to_string()});
+                writeln!(answers, "{}", answer(json!({"data": data}))).unwrap();
+            }
             "NT" => writeln!(answers, "{}", answer(json!({"data": null}))).unwrap(),
             "LO" => {
                 let line = answer(json!({}));
@@ -189,6 +205,10 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) -> Op
                 let data = json!({"code": code, "message": "as the test wants"});
                 let error = json!({"commandType": "ER", "id": request["id"], "data": data});
                 writeln!(answers, "{error}").unwrap();
+            }
+            "UC" if request.get("data").is_none() && !state.takes_code(request["code"].as_str()) => {
+                let data = json!({"code": "upload_not_authorised", "message": "a code is needed"});
+                writeln!(answers, "{}", json!({"commandType": "ER", "id": request["id"], "data": data})).unwrap();
             }
             "UC" if request.get("data").is_none() => {
                 let id = request["upload"].as_str().unwrap().to_owned();

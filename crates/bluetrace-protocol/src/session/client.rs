@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::contact_log::ContactLogEntry;
 use crate::frame::{FrameError, LineDecoder};
-use crate::identity::{Password, ResumeToken, UploadId, Username};
+use crate::identity::{HandshakePin, Password, ResumeToken, UploadCode, UploadId, Username};
 use crate::message::{self, BeginUpload, Command, ErrorCode, Reply, Request, RequestId};
 use crate::record::Record;
 use crate::time::Timestamp;
@@ -100,6 +100,13 @@ pub enum Event {
         /// The server's clock, if it tells.
         now: Option<Timestamp>,
     },
+    /// The PIN that proves an official.
+    HandshakePin {
+        /// The PIN.
+        pin: HandshakePin,
+        /// When it ends, on the server's clock.
+        expires: Timestamp,
+    },
     /// The session is over.
     LoggedOut,
     /// The server did not do what was asked.
@@ -124,6 +131,8 @@ pub enum Asked {
     Notices,
     /// [`ClientSession::resume_token`].
     ResumeToken,
+    /// [`ClientSession::handshake_pin`].
+    HandshakePin,
     /// [`ClientSession::logout`].
     Logout,
 }
@@ -157,6 +166,7 @@ enum Awaited {
     Download(Vec<Record>),
     Notices(Vec<ExposureNotice>),
     ResumeToken,
+    HandshakePin,
     Logout,
     UploadBegin,
 }
@@ -209,6 +219,11 @@ impl ClientSession {
         self.ask(Awaited::ResumeToken, Command::ResumeToken, out);
     }
 
+    /// Asks for the PIN that proves an official.
+    pub fn handshake_pin(&mut self, out: &mut Vec<u8>) {
+        self.ask(Awaited::HandshakePin, Command::HandshakePin, out);
+    }
+
     /// Asks for the end of the session.
     pub fn logout(&mut self, out: &mut Vec<u8>) {
         self.ask(Awaited::Logout, Command::Logout, out);
@@ -216,9 +231,20 @@ impl ClientSession {
 
     /// Begins an upload, or goes on with one that an earlier connection began under the same id.
     pub fn upload(&mut self, upload: &UploadId, records: Arc<[ContactLogEntry]>, out: &mut Vec<u8>) {
+        self.upload_with_code(upload, None, records, out);
+    }
+
+    /// As [`Self::upload`], with an upload code for an authority that requires one.
+    pub fn upload_with_code(
+        &mut self,
+        upload: &UploadId,
+        code: Option<UploadCode>,
+        records: Arc<[ContactLogEntry]>,
+        out: &mut Vec<u8>,
+    ) {
         let total = u32::try_from(records.len()).unwrap_or(u32::MAX);
         self.upload = Some(Upload { records, total, acknowledged: 0, next: None });
-        let begin = BeginUpload { records: total, upload: Some(upload.clone()), code: None };
+        let begin = BeginUpload { records: total, upload: Some(upload.clone()), code };
         self.ask(Awaited::UploadBegin, Command::BeginUpload(begin), out);
     }
 
@@ -314,6 +340,10 @@ impl ClientSession {
                 let Some(Awaited::ResumeToken) = self.awaited.pop_front() else { return Err(ClientError::Unasked) };
                 Ok(Some(Event::ResumeToken { token, expires, now }))
             }
+            Reply::HandshakePin { pin, expires } => {
+                let Some(Awaited::HandshakePin) = self.awaited.pop_front() else { return Err(ClientError::Unasked) };
+                Ok(Some(Event::HandshakePin { pin, expires }))
+            }
             Reply::LoggedOut => {
                 let Some(Awaited::Logout) = self.awaited.pop_front() else { return Err(ClientError::Unasked) };
                 self.phase = Phase::Over;
@@ -377,6 +407,7 @@ impl ClientSession {
             Some(Awaited::Download(_)) => Asked::Download,
             Some(Awaited::Notices(_)) => Asked::Notices,
             Some(Awaited::ResumeToken) => Asked::ResumeToken,
+            Some(Awaited::HandshakePin) => Asked::HandshakePin,
             Some(Awaited::Logout) => Asked::Logout,
             Some(Awaited::UploadBegin) => {
                 self.upload = None;

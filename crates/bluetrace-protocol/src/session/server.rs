@@ -19,7 +19,7 @@ use core::fmt::Write as _;
 use core::mem;
 
 use crate::frame::FrameError;
-use crate::identity::{Password, ResumeToken, UploadId, Username};
+use crate::identity::{HandshakePin, Password, ResumeToken, UploadId, Username};
 use crate::limits::{MAX_BAD_LINES, MAX_RECORD_BATCH};
 use crate::message::{BadRequest, BeginUpload, Command, ErrorCode, Reply, Request, RequestId};
 use crate::record::Record;
@@ -110,6 +110,11 @@ pub enum Question<M> {
     Token {
         /// Takes the answer.
         then: AwaitingToken<M>,
+    },
+    /// Which PIN proves an official to this member?
+    HandshakePin {
+        /// Takes the answer.
+        then: AwaitingPin<M>,
     },
     /// End the session for good.
     Logout {
@@ -397,6 +402,7 @@ impl<M> Member<M> {
                 Question::Notices { seen: self.delivered.take(), then: AwaitingNotices { member: self, id } }
             }
             Command::ResumeToken => Question::Token { then: AwaitingToken { member: self, id } },
+            Command::HandshakePin => Question::HandshakePin { then: AwaitingPin { member: self, id } },
             Command::Logout => Question::Logout { seen: self.delivered.take(), then: LoggingOut { member: self, id } },
         })
     }
@@ -611,6 +617,36 @@ impl<M> AwaitingToken<M> {
     }
 }
 
+/// Takes the handshake PIN.
+#[derive(Debug)]
+pub struct AwaitingPin<M> {
+    member: Member<M>,
+    id: Option<RequestId>,
+}
+
+impl<M> AwaitingPin<M> {
+    /// Who asks.
+    pub const fn who(&self) -> &M {
+        &self.member.who
+    }
+
+    /// The PIN, which officials see as well until it `expires`.
+    pub fn shown(self, pin: HandshakePin, expires: Timestamp, out: &mut Vec<u8>) -> Step<M> {
+        Reply::HandshakePin { pin, expires }.write_to(self.id.as_ref(), out);
+        self.member.wait()
+    }
+
+    /// The account has been removed: the session is over.
+    pub fn no_account(self, out: &mut Vec<u8>) -> Step<M> {
+        refuse_removed(self.id.as_ref(), out)
+    }
+
+    /// There is no answer.
+    pub fn failed(self, failure: Failure, out: &mut Vec<u8>) -> Step<M> {
+        self.member.fail(self.id.as_ref(), failure, out)
+    }
+}
+
 /// Takes the end.
 #[derive(Debug)]
 pub struct LoggingOut<M> {
@@ -686,10 +722,25 @@ impl<M> Beginning<M> {
         self.member.wait()
     }
 
-    /// The authority requires an upload code, and this is none.
+    /// The authority requires an upload code, and none was given.
     pub fn not_authorised(self, out: &mut Vec<u8>) -> Step<M> {
         let message = "an upload code of the health authority is needed";
         Reply::error(ErrorCode::UploadNotAuthorised, message).write_to(self.id.as_ref(), out);
+        self.member.wait()
+    }
+
+    /// The upload code given is none that this member can use; so many wrong ones are free before there is a pause.
+    pub fn code_refused(self, left: u32, out: &mut Vec<u8>) -> Step<M> {
+        let tries = if left == 1 { "try" } else { "tries" };
+        let message = format!("this upload code is not valid, or used already ({left} {tries} left)");
+        Reply::error(ErrorCode::UploadNotAuthorised, message).write_to(self.id.as_ref(), out);
+        self.member.wait()
+    }
+
+    /// Too many wrong upload codes were given: none is looked at for so many `seconds`.
+    pub fn too_many_codes(self, seconds: i64, out: &mut Vec<u8>) -> Step<M> {
+        let message = format!("too many wrong upload codes; the next is looked at in {seconds} s");
+        Reply::error(ErrorCode::RateLimited, message).write_to(self.id.as_ref(), out);
         self.member.wait()
     }
 

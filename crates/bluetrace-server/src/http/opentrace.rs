@@ -53,7 +53,6 @@ enum CallableStatus {
     Unauthenticated,
     ResourceExhausted,
     Internal,
-    Unimplemented,
     Unavailable,
 }
 
@@ -104,7 +103,7 @@ impl Call {
         })?;
         match self {
             Self::TempIds => get_temp_ids(api, caller).await,
-            Self::HandshakePin => get_handshake_pin(),
+            Self::HandshakePin => get_handshake_pin(api, caller).await,
             Self::UploadToken => get_upload_token(&data),
         }
     }
@@ -146,13 +145,21 @@ pub(super) async fn get_temp_ids(api: &Api, caller: &Member) -> CallableResult {
     Ok(json_text(&TempIdsResult { status: "SUCCESS", temp_ids: temp_ids.collect(), refresh_time }))
 }
 
-/// The PIN by which an official shows to be one: not offered by this authority yet.
+#[derive(Serialize)]
+struct PinResult<'a> {
+    status: &'static str,
+    pin: &'a str,
+}
+
+/// The PIN by which an official shows to be one, `{"result":{"status":"SUCCESS","pin"}}`: the official sees the same.
 #[utoipa::path(
     post, path = "/getHandshakePin", tag = "opentrace", request_body = CallBody, security(("access_token" = [])),
     responses((status = OK, body = ResultBody, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
 )]
-pub(super) fn get_handshake_pin() -> CallableResult {
-    Err(CallableError::new(CallableStatus::Unimplemented, "This authority has no handshake PINs."))
+pub(super) async fn get_handshake_pin(api: &Api, caller: &Member) -> CallableResult {
+    let pin = api.shared.authority.handshake_pin(caller, api.now()).await.map_err(|error| api.failure(&error))?;
+    let (pin, _) = pin.ok_or_else(|| api.account_gone(caller))?;
+    Ok(json_text(&PinResult { status: "SUCCESS", pin: pin.reveal() }))
 }
 
 /// A token for an upload code. This authority gives out no codes yet, so that none is right.
@@ -352,7 +359,6 @@ impl CallableStatus {
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
             Self::Internal => "INTERNAL",
-            Self::Unimplemented => "UNIMPLEMENTED",
             Self::Unavailable => "UNAVAILABLE",
         }
     }
@@ -363,7 +369,6 @@ impl CallableStatus {
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

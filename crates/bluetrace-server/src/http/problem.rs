@@ -68,7 +68,7 @@ pub struct ProblemFacts {
     /// Seconds after which it is worth trying again; also in the header `Retry-After`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u32>,
-    /// Wrong passwords that are still free before the block.
+    /// Wrong passwords, or upload codes, that are still free before no more are looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts_left: Option<u32>,
     /// How many records the upload was begun with.

@@ -3,6 +3,7 @@
 //! WAL and `synchronous=FULL`, so what is acknowledged survives a loss of power. One thread writes and a few read
 //! (`workers`); SQL stands in `write` and `read`, the schema in `schema_*.sql`. Other processes may open the file at the same time.
 
+mod codes;
 mod convert;
 mod error;
 mod inspect;
@@ -17,9 +18,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, AccountSummary, Expired, ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice,
-    NewSealingKey, NoticeId, Owner, PasswordHash, PasswordSource, SealingKeyId, SealingKeyRow, SessionId, SessionState,
-    Shredded, Store, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadCompleted, UploadFound, UploadKey,
+    AccountId, AccountOpened, AccountSummary, CodeIssued, CodeRedeemed, CodeRevoked, Expired, ImportedTempId, Lockout,
+    LoginRecorded, LoginState, NewNotice, NewSealingKey, NewUploadCode, NoticeId, Owner, PasswordHash, PasswordSource,
+    PinSeed, PresentedCode, SealingKeyId, SealingKeyRow, SessionId, SessionState, Shredded, Store, StoreFuture,
+    TempIdImported, TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound, UploadKey,
     UploadRequest, UploadRow, Verdict,
 };
 use bluetrace_protocol::{
@@ -308,6 +310,45 @@ impl Store for SqliteStore {
             }
             Ok(Shredded::Done)
         })
+    }
+
+    // ---- Upload codes and handshake PINs
+
+    fn issue_upload_code(&self, code: NewUploadCode, now: Timestamp) -> StoreFuture<'_, CodeIssued> {
+        self.write(1, move |c| codes::issue_upload_code(c, &code, now))
+    }
+
+    fn upload_codes(
+        &self,
+        after: Option<UploadCodeId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<UploadCodeRow>> {
+        self.read(move |c| codes::upload_codes(c, after, limit, now))
+    }
+
+    fn revoke_upload_code(&self, id: UploadCodeId, now: Timestamp) -> StoreFuture<'_, CodeRevoked> {
+        self.write(1, move |c| codes::revoke_upload_code(c, id, now))
+    }
+
+    fn redeem_upload_code(
+        &self,
+        account: AccountId,
+        code: PresentedCode,
+        forget_at: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, CodeRedeemed> {
+        self.write(1, move |c| codes::redeem_upload_code(c, account, code, forget_at, now))
+    }
+
+    fn handshake_pin(
+        &self,
+        account: AccountId,
+        candidate: PinSeed,
+        ends: Timestamp,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Option<(PinSeed, Timestamp)>> {
+        self.write(1, move |c| codes::handshake_pin(c, account, candidate, ends, now))
     }
 
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired> {

@@ -1,7 +1,7 @@
 //! Owns the store's changes as SQL. Each function runs within one transaction, and may be run again after a rollback.
 
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, Expired, Failures, ImportedTempId, Lockout, LoginRecorded, MAX_EXPIRED_ROWS,
+    AccountId, AccountOpened, CodeCheck, Expired, Failures, ImportedTempId, Lockout, LoginRecorded, MAX_EXPIRED_ROWS,
     MAX_UNKNOWN_USERNAMES, NewNotice, NoticeId, PasswordHash, PasswordSource, SessionId, TempIdImported, TempIdsIssued,
     UploadBegun, UploadCompleted, UploadKey, UploadRequest, Verdict,
 };
@@ -9,6 +9,7 @@ use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{Moment, Record, Timestamp, UploadSummary, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::codes::{self, Redemption};
 use super::convert;
 use super::error::JobError;
 use super::read;
@@ -50,6 +51,7 @@ pub(super) fn remove_account(connection: &Connection, username: &Username) -> Re
     connection.prepare_cached("DELETE FROM account WHERE id = ?1")?.execute([id])?;
     connection.prepare_cached("DELETE FROM temp_id WHERE account = ?1")?.execute([id])?;
     connection.prepare_cached("DELETE FROM notice WHERE account = ?1")?.execute([id])?;
+    codes::remove_account(connection, AccountId(id))?;
     connection.prepare_cached("UPDATE upload SET account = NULL, forget_at = 0 WHERE account = ?1")?.execute([id])?;
     Ok(true)
 }
@@ -184,7 +186,12 @@ fn import_temp_id(
 }
 
 pub(super) fn begin_upload(connection: &Connection, request: &UploadRequest, now: Timestamp) -> Result<UploadBegun> {
-    let UploadRequest { account: AccountId(account), upload, records, forget_at } = request;
+    let UploadRequest { account: AccountId(account), upload, records, forget_at, code } = request;
+    let check_code = || codes::check(connection, AccountId(*account), upload, *code, now);
+    let redeem = |code, key| {
+        let upload = Some(key);
+        codes::redeem(connection, code, Redemption { account: AccountId(*account), upload, forget_at: *forget_at }, now)
+    };
     if *records > MAX_UPLOAD_RECORDS {
         return Err(JobError::Failed("an upload of so many records"));
     }
@@ -200,23 +207,35 @@ pub(super) fn begin_upload(connection: &Connection, request: &UploadRequest, now
         .optional()?;
     match found {
         Some((key, begun_with, forgotten, finished)) if now < forgotten => {
-            return Ok(if begun_with == *records {
-                let durable = read::durable(connection, key)?;
-                UploadBegun::Open { key, durable, summary: finished.map(|(_, summary)| summary) }
-            } else {
-                UploadBegun::Conflict { records: begun_with }
-            });
-        }
-        Some((UploadKey(old), ..)) => {
-            connection.prepare_cached("UPDATE upload SET account = NULL WHERE id = ?1")?.execute([old])?;
+            if begun_with != *records {
+                return Ok(UploadBegun::Conflict { records: begun_with });
+            }
+            let needs_code = *code != CodeCheck::NotRequired && finished.is_none();
+            if needs_code && !codes::lets_in(connection, key, now)? {
+                match check_code()? {
+                    Ok(code) => redeem(code, key)?,
+                    Err(refused) => return Ok(refused),
+                }
+            }
+            let durable = read::durable(connection, key)?;
+            return Ok(UploadBegun::Open { key, durable, summary: finished.map(|(_, summary)| summary) });
         }
         None if !read::has_account(connection, AccountId(*account))? => return Ok(UploadBegun::NoAccount),
-        None => {}
+        Some(_) | None => {}
+    }
+    let code = match check_code()? {
+        Ok(code) => code,
+        Err(refused) => return Ok(refused),
+    };
+    if let Some((UploadKey(forgotten), ..)) = found {
+        connection.prepare_cached("UPDATE upload SET account = NULL WHERE id = ?1")?.execute([forgotten])?;
     }
     connection
         .prepare_cached("INSERT INTO upload (account, name, records, begun, forget_at) VALUES (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![account, upload.reveal(), records, now.as_unix(), forget_at.as_unix()])?;
-    Ok(UploadBegun::Open { key: UploadKey(connection.last_insert_rowid()), durable: 0, summary: None })
+    let key = UploadKey(connection.last_insert_rowid());
+    redeem(code, key)?;
+    Ok(UploadBegun::Open { key, durable: 0, summary: None })
 }
 
 pub(super) fn append_records(
@@ -293,6 +312,7 @@ pub(super) fn complete_upload(
             summary.unknown,
             summary.invalid
         ])?;
+    codes::complete(connection, upload)?;
     let mut leave = connection.prepare_cached(
         "INSERT INTO notice (account, begins, ends, advice, forget_at) SELECT id, ?2, ?3, ?4, ?5 FROM account WHERE id = ?1",
     )?;
@@ -399,16 +419,23 @@ fn left_as_i64(left: usize) -> i64 {
 }
 
 /// What is forgotten at `?1`, at most `?2` rows, of each kind but uploads.
-const DELETE_FORGOTTEN: [&str; 4] = [
+const DELETE_FORGOTTEN: [&str; 7] = [
     "DELETE FROM temp_id WHERE temp_id IN (SELECT temp_id FROM temp_id WHERE forget_at <= ?1 LIMIT ?2)",
     "DELETE FROM notice WHERE id IN (SELECT id FROM notice WHERE forget_at <= ?1 LIMIT ?2)",
     "DELETE FROM revoked_session
      WHERE session IN (SELECT session FROM revoked_session WHERE forget_at <= ?1 LIMIT ?2)",
     "DELETE FROM stranger WHERE age IN (SELECT age FROM stranger WHERE forget_at <= ?1 LIMIT ?2)",
+    // upload codes and handshake PINs
+    "DELETE FROM upload_code WHERE id IN (SELECT id FROM upload_code WHERE forget_at <= ?1 LIMIT ?2)",
+    "DELETE FROM wrong_code WHERE id IN (SELECT id FROM wrong_code WHERE forget_at <= ?1 LIMIT ?2)",
+    "DELETE FROM handshake_pin WHERE account IN (SELECT account FROM handshake_pin WHERE forget_at <= ?1 LIMIT ?2)",
 ];
 
 const IS_ANY_FORGOTTEN: &str = "SELECT 1 WHERE EXISTS (SELECT 1 FROM temp_id WHERE forget_at <= ?1)
     OR EXISTS (SELECT 1 FROM notice WHERE forget_at <= ?1)
     OR EXISTS (SELECT 1 FROM revoked_session WHERE forget_at <= ?1)
     OR EXISTS (SELECT 1 FROM stranger WHERE forget_at <= ?1)
+    OR EXISTS (SELECT 1 FROM upload_code WHERE forget_at <= ?1)
+    OR EXISTS (SELECT 1 FROM wrong_code WHERE forget_at <= ?1)
+    OR EXISTS (SELECT 1 FROM handshake_pin WHERE forget_at <= ?1)
     OR EXISTS (SELECT 1 FROM upload WHERE forget_at <= ?1)";

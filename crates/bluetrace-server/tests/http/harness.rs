@@ -40,6 +40,7 @@ pub(crate) struct Site {
     pub(crate) address: SocketAddr,
     pub(crate) folder: Arc<TempDir>,
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) output: Output,
     pub(crate) switch: ShutdownSwitch,
@@ -60,13 +61,21 @@ impl Site {
     pub(crate) async fn over_sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join("authority.sqlite")).unwrap());
-        Self::start_in(folder, store, Some(Rates::default()), Scheme::Registry).await
+        Self::start_in(folder, store, Some(Rates::default()), Policy::default()).await
     }
 
     /// One that seals its `TempIDs`.
     pub(crate) async fn sealed() -> Self {
         let (folder, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
-        Self::start_in(folder, store, Some(Rates::default()), Scheme::Sealed).await
+        let policy = Policy { temp_id_scheme: Scheme::Sealed, ..Policy::default() };
+        Self::start_in(folder, store, Some(Rates::default()), policy).await
+    }
+
+    /// One that takes an upload only with a code.
+    pub(crate) async fn with_upload_codes() -> Self {
+        let (folder, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+        let policy = Policy { require_upload_codes: true, ..Policy::default() };
+        Self::start_in(folder, store, Some(Rates::default()), policy).await
     }
 
     /// Another server of the same authority.
@@ -77,19 +86,20 @@ impl Site {
     }
 
     async fn start_over(store: Arc<dyn Store>, rates: Option<Rates>) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), store, rates, Scheme::Registry).await
+        Self::start_in(tempfile::tempdir().unwrap(), store, rates, Policy::default()).await
     }
 
-    async fn start_in(folder: TempDir, store: Arc<dyn Store>, rates: Option<Rates>, scheme: Scheme) -> Self {
+    async fn start_in(folder: TempDir, store: Arc<dyn Store>, rates: Option<Rates>, policy: Policy) -> Self {
         let (switch, shutdown) = shutdown_channel();
-        let Parts { api, clock, output } = Parts::over(Arc::clone(&store), rates, scheme, shutdown.clone()).await;
+        let Parts { api, authority, clock, output } =
+            Parts::over(Arc::clone(&store), rates, policy, shutdown.clone()).await;
         let tls = ServerTls::open(folder.path()).unwrap().config();
         let listener = bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
         let address = listener.local_addr().unwrap();
         let server = Server { tls, allow_plaintext: false, limits: Limits::default(), refusals: Refusals::OF_HTTP };
         let serve = move |stream, peer| api.clone().serve(stream, peer);
         let running = tokio::spawn(server.run(listener, shutdown, serve));
-        Self { address, folder: Arc::new(folder), store, clock, output, switch, running }
+        Self { address, folder: Arc::new(folder), store, authority, clock, output, switch, running }
     }
 
     pub(crate) async fn connect(&self) -> HttpClient {
@@ -154,20 +164,17 @@ impl Site {
 /// An API without sockets.
 pub(crate) struct Parts {
     pub(crate) api: HttpApi,
+    pub(crate) authority: Arc<Authority>,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) output: Output,
 }
 
 impl Parts {
-    pub(crate) async fn over(
-        store: Arc<dyn Store>,
-        rates: Option<Rates>,
-        temp_id_scheme: Scheme,
-        shutdown: Shutdown,
-    ) -> Self {
+    pub(crate) async fn over(store: Arc<dyn Store>, rates: Option<Rates>, policy: Policy, shutdown: Shutdown) -> Self {
         let hash_cost = HashCost::INSECURE_FOR_SIMULATION;
-        let policy = Policy { hash_cost, temp_id_scheme, ..Policy::default() };
+        let policy = Policy { hash_cost, ..policy };
         let authority = Authority::new(store, Arc::new(InlinePool), policy, &MasterKey::new([7; 32]), seed());
+        let authority = Arc::new(authority);
         let (clock, output) = (Arc::new(TestClock::default()), Output::default());
         for (username, password) in [ALICE, BOB] {
             let (username, password) = (Username::parse(username).unwrap(), Password::parse(password).unwrap());
@@ -175,14 +182,14 @@ impl Parts {
             let _is_new = authority.open_account(username, password, clock.now()).await.unwrap();
         }
         let shared = Arc::new(Shared {
-            authority: Arc::new(authority),
+            authority: Arc::clone(&authority),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             console: Console::start(Box::new(output.clone())).unwrap(),
             limits: Limits::default(),
             complaints: Complaints::default(),
         });
         let probes = vec![Probe { queue: "passwords", depth: Box::new(|| 3) }];
-        Self { api: HttpApi::new(shared, rates, probes, shutdown), clock, output }
+        Self { api: HttpApi::new(shared, rates, probes, shutdown), authority, clock, output }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use bluetrace_protocol::{UploadId, Uploaded};
+use bluetrace_authority::codes::{CodeOrder, CodeOrdered};
+use bluetrace_authority::store::CodeForm;
+use bluetrace_protocol::{Clock as _, UploadId, Uploaded};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -302,6 +304,36 @@ async fn a_withdrawal_leaves_nothing_but_a_proof() {
             assert_eq!(check(other).await.expect(200), json!({"valid": false, "withdrawn": null}));
         }
     }
+}
+
+#[tokio::test]
+async fn where_codes_are_required_an_upload_is_let_in_by_its_own_and_goes_on_without() {
+    let site = Site::with_upload_codes().await;
+    let (alice, bob) = (site.login(ALICE).await, site.login(BOB).await);
+    let order = CodeOrder { form: CodeForm::Six, case: "1".into(), issued_by: "desk".into(), valid_s: 900 };
+    let CodeOrdered::Issued { code, .. } = site.authority.issue_upload_code(order, site.clock.now()).await.unwrap()
+    else {
+        panic!("no code was issued")
+    };
+    let begin = async |token: &str, code: Option<&str>| {
+        site.ask("PUT", "/v1/uploads/u", Some(token), Some(json!({"records": 2, "code": code}))).await
+    };
+    begin(&alice, None).await.expect_problem(403, "upload_not_authorised");
+    let wrong = if code.reveal() == "000000" { "000001" } else { "000000" };
+    assert_eq!(begin(&alice, Some(wrong)).await.expect_problem(403, "upload_not_authorised")["attemptsLeft"], 4);
+    site.send("u", 0, &line(0), &alice).await.expect_problem(404, "not_found");
+    assert_eq!(begin(&alice, Some(code.reveal())).await.expect(200)["durable"], 0);
+    begin(&bob, Some(code.reveal())).await.expect_problem(403, "upload_not_authorised");
+    site.send("u", 0, &line(0), &alice).await.expect(200);
+    assert_eq!(begin(&alice, None).await.expect(200)["durable"], 1);
+    for guess in 1..=5 {
+        begin(&bob, Some(&format!("{guess}{guess}{guess}{guess}{guess}9"))).await;
+    }
+    let refused = begin(&bob, Some("777779")).await;
+    let seconds = refused.expect_problem(429, "rate_limited")["retryAfter"].as_u64().unwrap();
+    assert!((1..=3_600).contains(&seconds), "{seconds}");
+    assert!(refused.header("retry-after").is_some());
+    assert!(site.send("u", 1, &line(1), &alice).await.expect(200)["summary"].is_object());
 }
 
 /// The store holds one upload with this many records, each at its place.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use bluetrace_protocol::{Clock as _, Username};
 use serde_json::{Value, json};
 
 use crate::harness::{ALICE, Answer, BOB, Site, text};
@@ -74,6 +75,20 @@ async fn sealed_ids_are_fetched_uploaded_and_found_like_any_others() {
     let metrics = site.ask("GET", "/metrics", None, None).await.body;
     let age = metrics.lines().find_map(|line| line.strip_prefix("bluetrace_sealing_key_age_seconds "));
     assert!(age.is_some_and(|age| age.parse::<u64>().unwrap() > 0), "{metrics}");
+}
+
+#[tokio::test]
+async fn the_pin_is_the_one_that_the_official_sees() {
+    let site = Site::start().await;
+    let token = site.login(ALICE).await;
+    let seen = site.authority.handshake_pin_of(Username::parse(ALICE.0).unwrap(), site.clock.now()).await.unwrap();
+    let (pin, _) = seen.unwrap();
+    let answer = site.ask("POST", "/getHandshakePin", Some(&token), Some(json!({"data": null}))).await;
+    answer.expect(200);
+    assert_eq!(answer.body, format!(r#"{{"result":{{"status":"SUCCESS","pin":"{}"}}}}"#, pin.reveal()));
+    let of_bob = site.login(BOB).await;
+    let other = site.ask("POST", "/getHandshakePin", Some(&of_bob), Some(json!({"data": null}))).await.expect(200);
+    assert_ne!(other["result"]["pin"], pin.reveal());
 }
 
 #[tokio::test]

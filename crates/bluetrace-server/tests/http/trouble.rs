@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bluetrace_authority::authority::Scheme;
+use bluetrace_authority::Policy;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_server::http::{Rate, Rates};
 use bluetrace_server::limits::{
@@ -339,7 +339,7 @@ impl Pipe {
 
     async fn open_over(store: Arc<MemoryStore>) -> Self {
         let (switch, shutdown) = shutdown_channel();
-        let parts = Parts::over(store, None, Scheme::Registry, shutdown).await;
+        let parts = Parts::over(store, None, Policy::default(), shutdown).await;
         let (near, far) = tokio::io::duplex(4_096);
         let peer = Peer { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)), connected: Instant::now() };
         let serving = tokio::spawn(parts.api.serve(far, peer));

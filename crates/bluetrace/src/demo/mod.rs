@@ -265,7 +265,7 @@ async fn upload_over_bad_line(
     let in_log = device_b.status().await?.contacts;
     // a record takes about 160 bytes on the line
     bad_line.cut_after(160 * in_log as u64 / 2);
-    device_b.run(Command::Upload).await;
+    device_b.run(Command::Upload(None)).await;
     let records = device_b
         .expect("began to upload", |event| match event {
             DeviceEvent::UploadStarted { records, .. } => Some(records),

@@ -72,6 +72,7 @@ struct SummaryBody {
     responses(
         (status = OK, description = "Where it stands", body = UploadBody),
         (status = CONFLICT, description = "`upload_conflict`: it was begun with another number of records", body = ProblemBody, content_type = "application/problem+json"),
+        (status = FORBIDDEN, description = "`upload_not_authorised`: the authority requires an upload code, and this is none", body = ProblemBody, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -104,6 +105,21 @@ pub(crate) async fn begin(
             Err(Problem::new(ProblemCode::UploadConflict, detail).with(facts))
         }
         UploadBegun::NoAccount => Err(api.account_gone(&member)),
+        UploadBegun::CodeRequired => {
+            let detail = "an upload needs a code, which an official of the health authority gives";
+            Err(Problem::new(ProblemCode::UploadNotAuthorised, detail))
+        }
+        UploadBegun::CodeRefused { left } => {
+            let facts = ProblemFacts { attempts_left: Some(left), ..ProblemFacts::default() };
+            let detail = "`code` is wrong, expired, or not for this account's upload";
+            Err(Problem::new(ProblemCode::UploadNotAuthorised, detail).with(facts))
+        }
+        UploadBegun::TooManyCodes { until } => {
+            let seconds = until.seconds_since(api.now()).max(1);
+            let problem =
+                Problem::new(ProblemCode::RateLimited, "too many wrong upload codes; this one was not looked at");
+            Err(problem.retry_after(u32::try_from(seconds).unwrap_or(u32::MAX)))
+        }
     }
 }
 
