@@ -126,11 +126,13 @@ impl fmt::Debug for Workers {
 
 /// Takes all that is waiting, commits it as one, answers, and begins again.
 fn write_in_groups(mut worker: Worker, queue: &Receiver<Queued>) {
-    while let Some(first) = next_soon(queue) {
+    let mut looks = 0;
+    while let Some(first) = next(queue, looks) {
         let waiting = std::iter::once(first).chain(std::iter::from_fn(|| queue.try_recv().ok()));
         // the rooms of a group are held until it is whole, which bounds it
         let (mut jobs, rooms): (Vec<_>, Vec<_>) = waiting.map(|Queued { job, room }| (job, room)).unzip();
         drop(rooms);
+        looks = if jobs.len() == 1 { LOOKS_BEFORE_SLEEP } else { 0 };
         let between: Vec<_> = jobs.extract_if(.., |job| job.manner() == Manner::Between).collect();
         let outcome = if jobs.is_empty() { Ok(()) } else { worker.transact(&mut jobs) };
         let is_of_one_job = outcome.as_ref().is_err_and(|error| !error.affects_every_job) && jobs.len() > 1;
@@ -148,10 +150,11 @@ fn write_in_groups(mut worker: Worker, queue: &Receiver<Queued>) {
     }
 }
 
-/// The next job. A device that sends one record at a time has its next one here before a thread could fall asleep and be woken
-/// again, so the writer looks a few times before it does; meanwhile it gives its core to whoever wants it.
-fn next_soon(queue: &Receiver<Queued>) -> Option<Queued> {
-    for _ in 0..LOOKS_BEFORE_SLEEP {
+/// The next job. A device that is alone and sends one record at a time has its next one here before a thread could fall asleep
+/// and be woken again, so the writer looks a few times before it does, and gives its core to whoever wants it meanwhile. Where
+/// several are at it, they need the core.
+fn next(queue: &Receiver<Queued>, looks: u32) -> Option<Queued> {
+    for _ in 0..looks {
         match queue.try_recv() {
             Ok(next) => return Some(next),
             Err(TryRecvError::Empty) => thread::yield_now(),
