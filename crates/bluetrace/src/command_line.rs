@@ -290,6 +290,7 @@ pub(crate) enum CodeAction {
     /// Take a code back. An unfinished upload that was begun with it is dropped.
     Revoke {
         /// Its number, as it was issued and as it is listed.
+        #[arg(value_parser = code_number)]
         number: i64,
         #[command(flatten)]
         folder: AuthorityFolder,
@@ -455,6 +456,10 @@ fn seconds(text: &str) -> Result<u32, String> {
         .ok()
         .filter(|seconds| *seconds > 0)
         .ok_or_else(|| "a duration is a second or more, and 136 years at the most".to_owned())
+}
+
+fn code_number(text: &str) -> Result<i64, String> {
+    text.parse().map_err(|_| "a code is taken back by its number, which `bluetrace code list` shows".to_owned())
 }
 
 fn port(text: &str) -> Result<u16, String> {

@@ -239,7 +239,7 @@ impl Report {
         let tls = match ServerTls::open_existing(folder.path()) {
             Ok(Some(tls)) => tls,
             Ok(None) => {
-                self.warning(check, "there is none", "restore certificate.pem and key.pem from a backup: devices know the server by them; the next start makes new ones");
+                self.warning(check, "there is none yet", "start the server, which makes one; where devices know this authority already, restore certificate.pem and key.pem from a backup before");
                 return None;
             }
             Err(error) => {

@@ -26,11 +26,11 @@ fn list(folder: &AuthorityFolder, out: &mut dyn Write) -> anyhow::Result<()> {
     let installation = open(folder)?;
     let now = SystemClock.now();
     let rows = block_on(async { Ok(installation.store.sealing_keys(now).await?) })?;
-    let in_use = rows.iter().rfind(|row| row.state.is_live() && row.term.seals_at(now)).map(|row| row.id);
+    let in_use = in_use(&rows, now);
     writeln!(
         out,
         "{:>6}  {:<19}  {:<19}  {:<9}  {:>7}  {:>13}  {:<19}",
-        "id", "seals from", "until", "state", "age", "seals", "destroyed at"
+        "id", "seals from", "until", "state", "age", "seals", "kept until"
     )?;
     for row in &rows {
         let SealingKeyRow { id, term, seals, state } = row;
@@ -42,7 +42,8 @@ fn list(folder: &AuthorityFolder, out: &mut dyn Write) -> anyhow::Result<()> {
             SealingKeyState::Shredded => "shredded",
         };
         let age = age(now.seconds_since(term.issues_from));
-        let (from, until, end) = (term.issues_from, term.issues_until, term.forget_at);
+        let (from, until) = (term.issues_from, term.issues_until);
+        let end = if row.state.is_live() { term.forget_at.to_string() } else { "-".to_owned() };
         writeln!(out, "{:>6}  {from}  {until}  {state:<9}  {age:>7}  {seals:>13}  {end}", id.0)?;
     }
     Ok(())
@@ -67,9 +68,9 @@ fn shred(id: SealingKeyId, is_meant: bool, folder: &AuthorityFolder) -> anyhow::
     let installation = open(folder)?;
     let now = SystemClock.now();
     let rows = block_on(async { Ok(installation.store.sealing_keys(now).await?) })?;
-    let Some(row) = rows.into_iter().find(|row| row.id == id) else { bail!(NO_SUCH_KEY) };
+    let Some(row) = rows.iter().find(|row| row.id == id) else { bail!(NO_SUCH_KEY) };
     if row.state.is_live() && !is_meant {
-        ask(&row, now)?;
+        ask(row, in_use(&rows, now) == Some(id))?;
     }
     match block_on(async { Ok(installation.store.shred_sealing_key(id).await?) })? {
         Shredded::NoSuchKey => bail!(NO_SUCH_KEY),
@@ -84,16 +85,21 @@ fn shred(id: SealingKeyId, is_meant: bool, folder: &AuthorityFolder) -> anyhow::
     }
 }
 
+/// The key that seals: where several could, the newest.
+fn in_use(rows: &[SealingKeyRow], now: Timestamp) -> Option<SealingKeyId> {
+    rows.iter().rfind(|row| row.state.is_live() && row.term.seals_at(now)).map(|row| row.id)
+}
+
 /// Says what will be lost, and goes on only if somebody types `yes`.
-fn ask(row: &SealingKeyRow, now: Timestamp) -> anyhow::Result<()> {
+fn ask(row: &SealingKeyRow, seals_now: bool) -> anyhow::Result<()> {
     let SealingKeyRow { id, term, seals, .. } = row;
     let (id, from, until, last) = (id.0, term.issues_from, term.issues_until, term.last_expiry);
-    let seals = if *seals == 0 { "as far as is counted none" } else { &seals.to_string() };
     system::say(&format!(
-        "Key {id} sealed TempIDs from {from} to {until} (counted so far: {seals}), valid until {last} at the latest.\n\
+        "Key {id} seals TempIDs from {from} on, to {until} at the latest ({seals} are counted so far); they are valid until \
+         {last} at the latest.\n\
          Without it none of them leads to anybody: records of them, also in uploads that are here already, become unknown."
     ));
-    if term.seals_at(now) {
+    if seals_now {
         system::say(&format!(
             "It seals now: what devices have of it is useless until they download anew, and what a running server issues of it \
              within the next {} s as well. `bluetrace keys rotate` before avoids the latter.",

@@ -90,7 +90,7 @@ fn keys_are_listed_without_themselves_and_destroyed_only_when_that_is_meant() {
         let refused = place.administer(&["keys", "shred", "1"], answer);
         assert_eq!(refused.status, Some(1), "{refused:?}");
         for words in
-            ["Key 1 sealed TempIDs from ", "none of them leads to anybody", "It seals now", "nothing was changed"]
+            ["Key 1 seals TempIDs from ", "none of them leads to anybody", "It seals now", "nothing was changed"]
         {
             assert!(refused.errors.contains(words), "{words}: {refused:?}");
         }
@@ -129,7 +129,7 @@ struct Key {
 fn list(place: &Place) -> Vec<Key> {
     let shown = place.administer(&["keys", "list"], "").assert_success().shown;
     let header = shown.lines().next().unwrap();
-    let columns = ["id", "seals from", "until", "state", "age", "seals", "destroyed at"];
+    let columns = ["id", "seals from", "until", "state", "age", "seals", "kept until"];
     assert!(columns.iter().all(|column| header.contains(column)), "{header}");
     let (state, age) = (header.find("state").unwrap(), header.find("    age").unwrap());
     let key = |line: &str| Key {

@@ -5,7 +5,7 @@
 //! groups, and no timer is needed.
 
 use std::fmt;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -126,13 +126,11 @@ impl fmt::Debug for Workers {
 
 /// Takes all that is waiting, commits it as one, answers, and begins again.
 fn write_in_groups(mut worker: Worker, queue: &Receiver<Queued>) {
-    let mut looks = 0;
-    while let Some(first) = next(queue, looks) {
+    while let Ok(first) = queue.recv() {
         let waiting = std::iter::once(first).chain(std::iter::from_fn(|| queue.try_recv().ok()));
         // the rooms of a group are held until it is whole, which bounds it
         let (mut jobs, rooms): (Vec<_>, Vec<_>) = waiting.map(|Queued { job, room }| (job, room)).unzip();
         drop(rooms);
-        looks = if jobs.len() == 1 { LOOKS_BEFORE_SLEEP } else { 0 };
         let between: Vec<_> = jobs.extract_if(.., |job| job.manner() == Manner::Between).collect();
         let outcome = if jobs.is_empty() { Ok(()) } else { worker.transact(&mut jobs) };
         let is_of_one_job = outcome.as_ref().is_err_and(|error| !error.affects_every_job) && jobs.len() > 1;
@@ -148,20 +146,6 @@ fn write_in_groups(mut worker: Worker, queue: &Receiver<Queued>) {
             worker.finish_alone(job);
         }
     }
-}
-
-/// The next job. A device that is alone and sends one record at a time has its next one here before a thread could fall asleep
-/// and be woken again, so the writer looks a few times before it does, and gives its core to whoever wants it meanwhile. Where
-/// several are at it, they need the core.
-fn next(queue: &Receiver<Queued>, looks: u32) -> Option<Queued> {
-    for _ in 0..looks {
-        match queue.try_recv() {
-            Ok(next) => return Some(next),
-            Err(TryRecvError::Empty) => thread::yield_now(),
-            Err(TryRecvError::Disconnected) => return None,
-        }
-    }
-    queue.recv().ok()
 }
 
 fn read_one_by_one(mut worker: Worker, queue: &Mutex<Receiver<Queued>>) {
@@ -310,9 +294,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Rows that may wait to be written: as many again may be on their way into the database. Larger groups are hardly
 /// faster, and those who wait for the next one would notice.
 const WRITER_QUEUE_ROWS: u32 = 16_384;
-
-/// How often the writer looks for a next job before it sleeps: some 50 us on a core that nobody else wants.
-const LOOKS_BEFORE_SLEEP: u32 = 128;
 
 /// Calls that may wait to read.
 const READER_QUEUE_CALLS: u32 = 4_096;
