@@ -8,7 +8,7 @@
 use std::fmt;
 
 use bluetrace_protocol::{HandshakePin, Timestamp, UploadCode, Username};
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use rand::Rng as _;
 use sha2::Sha256;
 use zeroize::Zeroizing;
@@ -213,10 +213,8 @@ impl CodeForm {
 }
 
 impl CodeKeys {
-    #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
     pub(crate) fn new(master_key: &MasterKey) -> Self {
-        let key = |purpose| Hmac::new_from_slice(&*master_key.derive(purpose)).expect("HMAC takes keys of any length");
-        Self { codes: key(Purpose::UploadCodes), pins: key(Purpose::HandshakePins) }
+        Self { codes: master_key.hmac(Purpose::UploadCodes), pins: master_key.hmac(Purpose::HandshakePins) }
     }
 
     /// A code as a person typed it: in any case, with spaces and hyphens anywhere.

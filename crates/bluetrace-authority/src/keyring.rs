@@ -212,9 +212,8 @@ impl Authority {
     pub async fn rotate_key(&self, now: Timestamp) -> Result<Option<SealingKeyId>, AuthorityError> {
         loop {
             let rows = self.store.sealing_keys(now).await?;
-            let is_in_use = |row: &&SealingKeyRow| row.term.seals_at(now) && row.state.is_live();
-            let Some(term) = rows.iter().rfind(is_in_use).map(|row| row.term) else { return Ok(None) };
-            if let Some(id) = self.add_key(&rows, KeyTerm { issues_from: now, ..term }).await? {
+            let Some(SealingKeyRow { term, .. }) = SealingKeyRow::in_use(&rows, now) else { return Ok(None) };
+            if let Some(id) = self.add_key(&rows, KeyTerm { issues_from: now, ..*term }).await? {
                 return Ok(Some(id));
             }
         }
@@ -376,6 +375,13 @@ impl KeyTerm {
     /// Whether the key seals at a moment.
     pub fn seals_at(self, moment: Timestamp) -> bool {
         self.issues_from <= moment && moment < self.issues_until
+    }
+}
+
+impl SealingKeyRow {
+    /// The key in use among those of [`Store::sealing_keys`](crate::store::Store::sealing_keys): where several could seal, the newest.
+    pub fn in_use(rows: &[Self], now: Timestamp) -> Option<&Self> {
+        rows.iter().rfind(|row| row.state.is_live() && row.term.seals_at(now))
     }
 }
 

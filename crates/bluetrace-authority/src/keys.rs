@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use bluetrace_protocol::sealed::bytes_of_hex;
 use hkdf::Hkdf;
+use hmac::{Hmac, KeyInit as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -41,19 +43,18 @@ impl MasterKey {
 
     /// Reads 64 hexadecimal digits; `None` if the text is anything else.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let mut bytes = Zeroizing::new([0; 32]);
-        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return None;
-        }
-        for (place, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(text.get(2 * place..2 * place + 2)?, 16).ok()?;
-        }
-        Some(Self(bytes))
+        bytes_of_hex(text).map(Self::new)
     }
 
     /// The key as 64 hexadecimal digits, for the file that keeps it. Nowhere else.
     pub fn to_hex(&self) -> Zeroizing<String> {
         Zeroizing::new(hex(&*self.0))
+    }
+
+    /// What authenticates under the key of a purpose.
+    #[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
+    pub(crate) fn hmac(&self, purpose: Purpose) -> Hmac<Sha256> {
+        Hmac::new_from_slice(&*self.derive(purpose)).expect("HMAC takes keys of any length")
     }
 
     /// The key for a purpose. Never for a log or the disk.

@@ -18,7 +18,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bluetrace_protocol::limits::MAX_RESUME_TOKEN;
 use bluetrace_protocol::{ResumeToken, Timestamp};
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 use crate::keys::{MasterKey, Purpose};
@@ -64,11 +64,11 @@ impl AccessToken {
 
 impl TokenKey {
     pub(crate) fn of_resume_tokens(master_key: &MasterKey) -> Self {
-        Self { key: hmac(master_key, Purpose::ResumeTokens), kind: RESUMES }
+        Self { key: master_key.hmac(Purpose::ResumeTokens), kind: RESUMES }
     }
 
     pub(crate) fn of_access_tokens(master_key: &MasterKey) -> Self {
-        Self { key: hmac(master_key, Purpose::AccessTokens), kind: GIVES_ACCESS }
+        Self { key: master_key.hmac(Purpose::AccessTokens), kind: GIVES_ACCESS }
     }
 
     #[expect(clippy::expect_used, reason = "base64 is printable ASCII, and 103 characters are under the limit")]
@@ -114,12 +114,6 @@ impl TokenKey {
             logged_in: Timestamp::from_unix(i64::from_be_bytes(logged_in.try_into().ok()?))?,
         })
     }
-}
-
-/// What authenticates under the key of a purpose.
-#[expect(clippy::expect_used, reason = "HMAC takes keys of any length")]
-pub(crate) fn hmac(master_key: &MasterKey, purpose: Purpose) -> Hmac<Sha256> {
-    Hmac::new_from_slice(&*master_key.derive(purpose)).expect("HMAC takes keys of any length")
 }
 
 impl fmt::Debug for AccessToken {

@@ -16,7 +16,6 @@ use sha2::Sha256;
 
 use crate::authority::{Authority, AuthorityError, Member};
 use crate::keys::{MasterKey, Purpose};
-use crate::tokens::hmac;
 
 /// That a withdrawal took place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +53,7 @@ impl Authority {
 
 impl WithdrawalKey {
     pub(crate) fn new(master_key: &MasterKey) -> Self {
-        Self(hmac(master_key, Purpose::Withdrawals))
+        Self(master_key.hmac(Purpose::Withdrawals))
     }
 
     fn prove(&self, at: Timestamp, receipt: [u8; 16]) -> String {

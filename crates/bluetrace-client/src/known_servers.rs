@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use bluetrace_protocol::sealed::bytes_of_hex;
 use sha2::{Digest as _, Sha256};
 
 use crate::files;
@@ -37,16 +38,7 @@ impl Fingerprint {
 
     /// Reads `sha256:` and 64 hexadecimal digits; colons between them, as some programs print them, are fine.
     fn parse(text: &str) -> Option<Self> {
-        let digits: Vec<u8> = text.strip_prefix("sha256:")?.bytes().filter(|byte| *byte != b':').collect();
-        let mut bytes = [0; 32];
-        if digits.len() != 2 * bytes.len() {
-            return None;
-        }
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let pair = str::from_utf8(pair).ok().filter(|pair| pair.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
-            *byte = u8::from_str_radix(pair, 16).ok()?;
-        }
-        Some(Self(bytes))
+        bytes_of_hex(&text.strip_prefix("sha256:")?.replace(':', "")).map(Self)
     }
 }
 

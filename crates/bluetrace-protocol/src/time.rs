@@ -61,14 +61,7 @@ impl Timestamp {
     /// The moment `seconds` later (earlier if negative), held within [`Self::MIN`] and [`Self::MAX`].
     #[must_use]
     pub const fn plus(self, seconds: i64) -> Self {
-        let sum = self.0.saturating_add(seconds);
-        if sum < Self::MIN.0 {
-            Self::MIN
-        } else if sum > Self::MAX.0 {
-            Self::MAX
-        } else {
-            Self(sum)
-        }
+        Self(held(self.0.saturating_add(seconds), Self::MIN.0, Self::MAX.0))
     }
 
     /// Seconds from `earlier` to this moment; negative if `earlier` is later.
@@ -157,19 +150,18 @@ impl Moment {
     /// The moment `milliseconds` later (earlier if negative), held within [`Self::MIN`] and [`Self::MAX`].
     #[must_use]
     pub const fn plus_ms(self, milliseconds: i64) -> Self {
-        let sum = self.0.saturating_add(milliseconds);
-        if sum < Self::MIN.0 {
-            Self::MIN
-        } else if sum > Self::MAX.0 {
-            Self::MAX
-        } else {
-            Self(sum)
-        }
+        Self(held(self.0.saturating_add(milliseconds), Self::MIN.0, Self::MAX.0))
     }
 
     /// Milliseconds from `earlier` to this moment; negative if `earlier` is later.
     pub const fn milliseconds_since(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
+    }
+
+    /// How many whole seconds to wait from `now` until this moment is there: rounded up, and 1 at the least.
+    pub fn seconds_to_wait(self, now: Self) -> i64 {
+        let up = self.milliseconds_since(now).saturating_add(MILLISECONDS_A_SECOND.saturating_sub(1));
+        up.div_euclid(MILLISECONDS_A_SECOND).max(1)
     }
 }
 
@@ -239,6 +231,17 @@ impl Window {
 pub(crate) const SECONDS_A_DAY: i64 = 86_400;
 
 const MILLISECONDS_A_SECOND: i64 = 1_000;
+
+/// A number held within limits; [`Ord::clamp`] is not for constants.
+const fn held(number: i64, min: i64, max: i64) -> i64 {
+    if number < min {
+        min
+    } else if number > max {
+        max
+    } else {
+        number
+    }
+}
 
 /// The three numbers of `HH:MM:SS`.
 fn clock_fields(text: &[u8]) -> Result<[i64; 3], TimeError> {

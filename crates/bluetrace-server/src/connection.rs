@@ -338,8 +338,7 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
     let now = clock.now();
     match question {
         Question::Login { username, password, then } => {
-            // rounded up: who waits that long finds the block over
-            let left = |until: Moment| (until.milliseconds_since(clock.moment()) + 999).div_euclid(1_000).max(1);
+            let left = |until: Moment| until.seconds_to_wait(clock.moment());
             match authority.login(username, password, &**clock).await {
                 Ok(LoggedIn::Welcome(member)) => {
                     console.show(ConsoleEvent::Login { username: member.username.clone() });

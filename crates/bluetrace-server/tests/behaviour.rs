@@ -35,7 +35,8 @@ use tokio::io::{
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
-use support::{LineClient, trust};
+use support::LineClient;
+use support::tls::trust;
 
 const ALICE: &str = "+61410999999";
 const ALICES_PASSWORD: &str = "waratah";

@@ -29,7 +29,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use support::{LineClient, trust};
+use support::LineClient;
+use support::tls::trust;
 
 const TOO_MANY: &str = "421 Too many connections. Please try again later";
 

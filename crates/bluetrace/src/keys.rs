@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use bluetrace_authority::passwords::InlinePool;
 use bluetrace_authority::store::{SealingKeyId, SealingKeyRow, SealingKeyState, Shredded, Store as _};
-use bluetrace_protocol::{Clock as _, Timestamp};
+use bluetrace_protocol::Clock as _;
 use bluetrace_server::limits::KEYS_INTERVAL;
 
 use crate::command_line::{AuthorityFolder, KeysAction, KeysOptions};
@@ -26,7 +26,7 @@ fn list(folder: &AuthorityFolder, out: &mut dyn Write) -> anyhow::Result<()> {
     let installation = open(folder)?;
     let now = SystemClock.now();
     let rows = block_on(async { Ok(installation.store.sealing_keys(now).await?) })?;
-    let in_use = in_use(&rows, now);
+    let in_use = SealingKeyRow::in_use(&rows, now).map(|row| row.id);
     writeln!(
         out,
         "{:>6}  {:<19}  {:<19}  {:<9}  {:>7}  {:>13}  {:<19}",
@@ -70,7 +70,7 @@ fn shred(id: SealingKeyId, is_meant: bool, folder: &AuthorityFolder) -> anyhow::
     let rows = block_on(async { Ok(installation.store.sealing_keys(now).await?) })?;
     let Some(row) = rows.iter().find(|row| row.id == id) else { bail!(NO_SUCH_KEY) };
     if row.state.is_live() && !is_meant {
-        ask(row, in_use(&rows, now) == Some(id))?;
+        ask(row, SealingKeyRow::in_use(&rows, now).is_some_and(|row| row.id == id))?;
     }
     match block_on(async { Ok(installation.store.shred_sealing_key(id).await?) })? {
         Shredded::NoSuchKey => bail!(NO_SUCH_KEY),
@@ -83,11 +83,6 @@ fn shred(id: SealingKeyId, is_meant: bool, folder: &AuthorityFolder) -> anyhow::
             Ok(())
         }
     }
-}
-
-/// The key that seals: where several could, the newest.
-fn in_use(rows: &[SealingKeyRow], now: Timestamp) -> Option<SealingKeyId> {
-    rows.iter().rfind(|row| row.state.is_live() && row.term.seals_at(now)).map(|row| row.id)
 }
 
 /// Says what will be lost, and goes on only if somebody types `yes`.

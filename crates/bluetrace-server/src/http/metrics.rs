@@ -161,7 +161,7 @@ impl Metrics {
         for (state, count) in counts {
             self.sealing_keys.get_or_create(&KeyLabels { state }).set(count);
         }
-        let in_use = keys.iter().find(|key| matches!(key.state, SealingKeyState::Live(_)) && key.term.seals_at(now));
+        let in_use = SealingKeyRow::in_use(keys, now);
         self.key_age_seconds.set(in_use.map_or(0, |key| now.seconds_since(key.term.issues_from)));
         self.key_seals.set(in_use.map_or(0, |key| i64::try_from(key.seals).unwrap_or(i64::MAX)));
     }

@@ -104,10 +104,17 @@ impl Problem {
         Self { code, detail: detail.into(), facts: ProblemFacts::default() }
     }
 
-    /// With what a program wants to know of it.
+    /// With how many wrong attempts are still free.
     #[must_use]
-    pub const fn with(mut self, facts: ProblemFacts) -> Self {
-        self.facts = facts;
+    pub const fn attempts_left(mut self, left: u32) -> Self {
+        self.facts.attempts_left = Some(left);
+        self
+    }
+
+    /// With the number of records that the upload was begun with.
+    #[must_use]
+    pub const fn records(mut self, records: u32) -> Self {
+        self.facts.records = Some(records);
         self
     }
 

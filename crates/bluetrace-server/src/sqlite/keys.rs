@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::convert;
 use super::error::JobError;
+use super::read;
 
 type Result<T> = std::result::Result<T, JobError>;
 
@@ -33,7 +34,7 @@ pub(super) fn user_id(connection: &Connection, account: AccountId) -> rusqlite::
 
 pub(super) fn give_user_id(connection: &Connection, account: AccountId, candidate: &Uid) -> Result<Option<Uid>> {
     let user_id = user_id(connection, account)?;
-    if user_id.is_some() || !connection.prepare_cached("SELECT 1 FROM account WHERE id = ?1")?.exists([account.0])? {
+    if user_id.is_some() || !read::has_account(connection, account)? {
         return Ok(user_id);
     }
     if connection.prepare_cached("SELECT 1 FROM account WHERE user_id = ?1")?.exists([candidate.as_bytes()])? {

@@ -5,4 +5,6 @@ mod harness;
 mod native;
 mod opentrace;
 mod routes;
+#[path = "../support/tls.rs"]
+mod tls;
 mod trouble;

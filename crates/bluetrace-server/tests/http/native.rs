@@ -45,7 +45,7 @@ async fn who_was_met_finds_a_notice_and_says_that_it_was_read() {
 async fn the_certificate_is_the_servers_own_and_one_connection_carries_many_requests() {
     let site = Site::start().await;
     let stream = TcpStream::connect(site.address).await.unwrap();
-    let config = crate::routes::trust(site.folder.path());
+    let config = crate::tls::trust(site.folder.path());
     let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
     let mut client = HttpClient::over(TlsConnector::from(config).connect(name, stream).await.unwrap());
     for _ in 0..3 {

@@ -78,6 +78,18 @@ async fn sealed_ids_are_fetched_uploaded_and_found_like_any_others() {
 }
 
 #[tokio::test]
+async fn the_metrics_tell_the_age_of_the_key_that_took_over() {
+    let site = Site::sealed().await;
+    let token = site.login(ALICE).await;
+    site.ask("POST", "/getTempIDs", Some(&token), Some(json!({"data": null}))).await.expect(200);
+    site.clock.advance_ms(60_000);
+    assert!(site.authority.rotate_key(site.clock.now()).await.unwrap().is_some());
+    site.clock.advance_ms(7_000);
+    let metrics = site.ask("GET", "/metrics", None, None).await.body;
+    assert!(metrics.contains("\nbluetrace_sealing_key_age_seconds 7\n"), "{metrics}");
+}
+
+#[tokio::test]
 async fn the_pin_is_the_one_that_the_official_sees() {
     let site = Site::start().await;
     let token = site.login(ALICE).await;

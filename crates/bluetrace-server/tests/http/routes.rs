@@ -2,12 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 
 use bluetrace_server::http::ProblemCode;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 
 use crate::harness::{ALICE, Site, line};
@@ -200,15 +196,6 @@ async fn a_server_is_ready_until_it_ends() {
     for path in ["/healthz", "/readyz"] {
         assert_eq!(site.ask("GET", path, None, None).await.expect(200), json!({"status": "ok"}));
     }
-}
-
-/// TLS settings that trust the certificate in a server's data folder and no other.
-pub(crate) fn trust(data_folder: &Path) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(data_folder.join("certificate.pem")).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
-    Arc::new(builder.unwrap().with_root_certificates(roots).with_no_client_auth())
 }
 
 async fn description(site: &Site) -> Value {

@@ -1,13 +1,13 @@
 //! A small client that speaks lines, for the tests over real sockets.
 
+pub(crate) mod tls;
+
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -76,13 +76,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineClient<S> {
         }
         lines
     }
-}
-
-/// TLS settings that trust the certificate in a server's data folder and no other.
-pub(crate) fn trust(data_folder: &Path) -> Arc<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(data_folder.join("certificate.pem")).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
-    Arc::new(builder.unwrap().with_root_certificates(roots).with_no_client_auth())
 }

@@ -14,7 +14,7 @@ use crate::console::ConsoleEvent;
 use crate::http::Api;
 use crate::http::body::Json;
 use crate::http::callers::{Caller, Origin};
-use crate::http::problem::{Problem, ProblemBody, ProblemCode, ProblemFacts};
+use crate::http::problem::{Problem, ProblemBody, ProblemCode};
 
 /// Who logs in.
 #[derive(Deserialize, ToSchema)]
@@ -72,10 +72,8 @@ pub(crate) async fn login(
     api.budgets.login(&username, address)?;
     let _place = api.budgets.logins.enter().await?;
     let clock = &*api.shared.clock;
-    // rounded up: who waits that long finds the block over
-    let left = |until: Moment| (until.milliseconds_since(clock.moment()) + 999).div_euclid(1_000).max(1);
-    let blocked = |until| {
-        let seconds = u32::try_from(left(until)).unwrap_or(u32::MAX);
+    let blocked = |until: Moment| {
+        let seconds = u32::try_from(until.seconds_to_wait(clock.moment())).unwrap_or(u32::MAX);
         Problem::new(ProblemCode::Blocked, "blocked due to multiple login failures").retry_after(seconds)
     };
     let logged_in = api.shared.authority.login(username, password, clock).await;
@@ -85,8 +83,8 @@ pub(crate) async fn login(
             Ok(Json(session(&api, &member)))
         }
         LoggedIn::Wrong { left } => {
-            let facts = ProblemFacts { attempts_left: Some(left), ..ProblemFacts::default() };
-            Err(Problem::new(ProblemCode::WrongPassword, "the password is wrong; please try again").with(facts))
+            let problem = Problem::new(ProblemCode::WrongPassword, "the password is wrong; please try again");
+            Err(problem.attempts_left(left))
         }
         LoggedIn::BlockedNow { until } | LoggedIn::Blocked { until } => Err(blocked(until)),
     }

@@ -22,7 +22,7 @@ use crate::console::ConsoleEvent;
 use crate::http::Api;
 use crate::http::body::{Json, UploadName, is_of_kind, number_in_query};
 use crate::http::callers::{Caller, Origin};
-use crate::http::problem::{Problem, ProblemBody, ProblemCode, ProblemFacts};
+use crate::http::problem::{Problem, ProblemBody, ProblemCode};
 use crate::limits::{HTTP_BATCH_PAUSE, HTTP_BODY_STALL, HTTP_UPLOAD_DEADLINE, MAX_HTTP_UPLOAD};
 use crate::shutdown::Shutdown;
 
@@ -100,9 +100,8 @@ pub(crate) async fn begin(
             Ok(Json(UploadBody::of(&upload, completed(&api, &member, found).await?)))
         }
         UploadBegun::Conflict { records } => {
-            let facts = ProblemFacts { records: Some(records), ..ProblemFacts::default() };
             let detail = "an upload of this id was begun with another number of records; choose another id";
-            Err(Problem::new(ProblemCode::UploadConflict, detail).with(facts))
+            Err(Problem::new(ProblemCode::UploadConflict, detail).records(records))
         }
         UploadBegun::NoAccount => Err(api.account_gone(&member)),
         UploadBegun::CodeRequired => {
@@ -110,9 +109,8 @@ pub(crate) async fn begin(
             Err(Problem::new(ProblemCode::UploadNotAuthorised, detail))
         }
         UploadBegun::CodeRefused { left } => {
-            let facts = ProblemFacts { attempts_left: Some(left), ..ProblemFacts::default() };
             let detail = "`code` is wrong, expired, or not for this account's upload";
-            Err(Problem::new(ProblemCode::UploadNotAuthorised, detail).with(facts))
+            Err(Problem::new(ProblemCode::UploadNotAuthorised, detail).attempts_left(left))
         }
         UploadBegun::TooManyCodes { until } => {
             let seconds = until.seconds_since(api.now()).max(1);
