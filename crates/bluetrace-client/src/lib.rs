@@ -8,11 +8,13 @@ mod files;
 mod known_servers;
 mod log_file;
 mod radio;
+mod servers;
 pub mod terminal;
 mod uplink;
 mod words;
 
 pub use known_servers::Fingerprint;
 pub use radio::Target;
-pub use uplink::{CertificateChanged, ConnectError, ServerAddress, Transport};
+pub use servers::{ServerAddress, Servers, ServersError};
+pub use uplink::{CertificateChanged, ConnectError, Transport};
 pub use words::in_words;

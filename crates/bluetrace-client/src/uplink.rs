@@ -1,5 +1,6 @@
 //! Owns the way to the authority: TCP, TLS around it, and the trust in the server's certificate.
 //!
+//! Of several servers the next one is tried when one cannot be reached, and after a connection that was lost.
 //! A server has no certificate that anyone vouches for, so the first one seen is remembered, as ssh does, and every later
 //! one must be the same. [`Uplink::event`] is one future that may be dropped and made anew at any time without losing a byte.
 
@@ -26,16 +27,8 @@ use tokio_rustls::TlsConnector;
 use zeroize::Zeroize as _;
 
 use crate::known_servers::{Fingerprint, KnownServers};
+use crate::servers::{ServerAddress, Servers};
 use crate::words::in_words;
-
-/// Where the authority is, as the user wrote it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerAddress {
-    /// A name or an address.
-    pub host: String,
-    /// The TCP port.
-    pub port: u16,
-}
 
 /// How the authority is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +77,9 @@ pub enum ConnectError {
         /// What went wrong.
         source: io::Error,
     },
+    /// None of several servers can be used.
+    #[error("no server can be used: {}", each_of(.0))]
+    AllFailed(Vec<ConnectError>),
 }
 
 /// A server whose certificate is not the remembered one.
@@ -120,7 +116,10 @@ pub(crate) enum UplinkEvent {
 
 /// The connection, or the way to one.
 pub(crate) struct Uplink {
-    connector: Arc<Connector>,
+    /// One for each server; never empty.
+    connectors: Vec<Arc<Connector>>,
+    /// Which of them is used, or is to be tried first.
+    place: usize,
     phase: Phase,
     /// Bytes to send; append only.
     pub(crate) out: Vec<u8>,
@@ -130,21 +129,30 @@ pub(crate) struct Uplink {
 }
 
 impl Uplink {
-    pub(crate) fn new(connector: Connector) -> Self {
-        Self {
-            connector: Arc::new(connector),
+    /// # Errors
+    /// If TLS cannot be set up at all.
+    pub(crate) fn new(servers: &Servers, transport: Transport, known: &KnownServers) -> Result<Self, rustls::Error> {
+        let connector = |server: &ServerAddress| Connector::new(server.clone(), transport, known.clone()).map(Arc::new);
+        Ok(Self {
+            connectors: servers.iter().map(connector).collect::<Result<_, _>>()?,
+            place: 0,
             phase: Phase::Off,
             out: Vec::new(),
             sent: 0,
             is_flushed: true,
             input: vec![0; READ_AT_ONCE].into_boxed_slice(),
-        }
+        })
+    }
+
+    /// The server that is used, or tried next.
+    pub(crate) fn server(&self) -> &ServerAddress {
+        &self.connector().server
     }
 
     /// Begins to connect, giving up whatever there was.
     pub(crate) fn connect(&mut self) {
         self.close();
-        self.phase = Phase::Connecting(Box::pin(Arc::clone(&self.connector).connect()));
+        self.phase = Phase::Connecting { attempt: self.attempt(), failures: Vec::new() };
     }
 
     /// Gives up whatever there was, and announces the given moment.
@@ -153,8 +161,11 @@ impl Uplink {
         self.phase = Phase::Waiting(until);
     }
 
-    /// Gives up whatever there was.
+    /// Gives up whatever there was. A connection that is given up may have been a bad one: the next server is next.
     pub(crate) fn close(&mut self) {
+        if matches!(self.phase, Phase::Up(_)) {
+            self.go_to_next();
+        }
         self.phase = Phase::Off;
         self.clear_out();
     }
@@ -178,18 +189,53 @@ impl Uplink {
                 self.phase = Phase::Off;
                 UplinkEvent::WaitOver
             }
-            Phase::Connecting(attempt) => match attempt.as_mut().await {
-                Ok((stream, new)) => {
-                    self.phase = Phase::Up(stream);
-                    UplinkEvent::Connected(new.map(|shown| self.connector.introduction(shown)))
-                }
-                Err(error) => {
-                    self.close();
-                    UplinkEvent::Failed(error)
-                }
-            },
+            Phase::Connecting { .. } => self.connected().await,
             Phase::Up(_) => poll_fn(|context| self.poll_stream(context)).await,
         }
+    }
+
+    /// Tries one server after the other, each once.
+    async fn connected(&mut self) -> UplinkEvent {
+        loop {
+            let Phase::Connecting { attempt, failures } = &mut self.phase else { return std::future::pending().await };
+            let error = match attempt.as_mut().await {
+                Ok((stream, new)) => {
+                    self.phase = Phase::Up(stream);
+                    return UplinkEvent::Connected(new.map(|shown| self.connector().introduction(shown)));
+                }
+                Err(error) => error,
+            };
+            // an alarm, and no server that is away
+            if matches!(error, ConnectError::CertificateChanged(_)) {
+                self.close();
+                return UplinkEvent::Failed(error);
+            }
+            failures.push(error);
+            let mut failures = std::mem::take(failures);
+            self.go_to_next();
+            if failures.len() < self.connectors.len() {
+                self.phase = Phase::Connecting { attempt: self.attempt(), failures };
+                continue;
+            }
+            self.close();
+            return UplinkEvent::Failed(match failures.pop() {
+                Some(error) if failures.is_empty() => error,
+                last => ConnectError::AllFailed(failures.into_iter().chain(last).collect()),
+            });
+        }
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "`place` is within the list, which has one server at the least")]
+    fn connector(&self) -> &Arc<Connector> {
+        &self.connectors[self.place]
+    }
+
+    fn attempt(&self) -> Pin<Box<dyn Future<Output = Attempt> + Send>> {
+        Box::pin(Arc::clone(self.connector()).connect())
+    }
+
+    fn go_to_next(&mut self) {
+        self.place = (self.place + 1) % self.connectors.len();
     }
 
     fn poll_stream(&mut self, context: &mut Context<'_>) -> Poll<UplinkEvent> {
@@ -243,14 +289,18 @@ impl Uplink {
 
 impl fmt::Debug for Uplink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uplink").field("server", &self.connector.server).finish_non_exhaustive()
+        f.debug_struct("Uplink").field("server", self.server()).finish_non_exhaustive()
     }
 }
 
 enum Phase {
     Off,
     Waiting(Instant),
-    Connecting(Pin<Box<dyn Future<Output = Attempt> + Send>>),
+    /// Under way to one server, with why others could not be reached.
+    Connecting {
+        attempt: Pin<Box<dyn Future<Output = Attempt> + Send>>,
+        failures: Vec<ConnectError>,
+    },
     Up(Box<dyn Stream>),
 }
 
@@ -263,14 +313,14 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Makes connections to one server.
 #[derive(Debug)]
-pub(crate) struct Connector {
+struct Connector {
     server: ServerAddress,
     tls: Option<(Arc<ClientConfig>, Arc<PinnedCertificate>)>,
     known: KnownServers,
 }
 
 impl Connector {
-    pub(crate) fn new(server: ServerAddress, transport: Transport, known: KnownServers) -> Result<Self, rustls::Error> {
+    fn new(server: ServerAddress, transport: Transport, known: KnownServers) -> Result<Self, rustls::Error> {
         let tls = match transport {
             Transport::Plaintext => None,
             Transport::Tls => {
@@ -356,17 +406,6 @@ impl Connector {
 
     fn tls_error(&self, source: io::Error) -> ConnectError {
         ConnectError::Tls { server: self.server.clone(), source }
-    }
-}
-
-/// `host:port`, with brackets around an IPv6 address: the form of `known_servers`.
-impl fmt::Display for ServerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
     }
 }
 
@@ -464,6 +503,11 @@ impl ServerCertVerifier for PinnedCertificate {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Each error, with what stands between them.
+fn each_of(errors: &[ConnectError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn too_slow() -> io::Error {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::bail;
 use bluetrace_client::device::StartError;
 use bluetrace_client::terminal::{ExitStatus, Paint, Stage, TerminalOptions, run_terminal};
-use bluetrace_client::{ConnectError, ServerAddress, Transport};
+use bluetrace_client::{ConnectError, Servers, Transport};
 use bluetrace_protocol::Username;
 
 use crate::command_line::ClientOptions;
@@ -21,10 +21,10 @@ pub(crate) fn run(options: ClientOptions) -> anyhow::Result<ExitCode> {
         (true, false) => Stage::TerminalInput(Box::new(io::stdout())),
         (false, _) => Stage::Pipe(Box::new(BufReader::new(io::stdin())), Box::new(io::stdout())),
     };
-    let server = ServerAddress { host: options.server_ip, port: options.server_port };
+    let servers = Servers::parse(&options.server_ip, options.server_port)?;
     let is_watched = matches!(stage, Stage::Terminal);
     let options = TerminalOptions {
-        server: server.clone(),
+        servers: servers.clone(),
         transport: if options.plaintext { Transport::Plaintext } else { Transport::Tls },
         udp_port: options.udp_port,
         data_dir: options.data_dir,
@@ -51,7 +51,7 @@ pub(crate) fn run(options: ClientOptions) -> anyhow::Result<ExitCode> {
     };
     if status == ExitStatus::Failure && !is_watched {
         // a person at a terminal has just read why; whoever reads standard error alone has not
-        system::say(&format!("bluetrace: not logged in at {server}; the end of standard output says why"));
+        system::say(&format!("bluetrace: not logged in at {servers}; the end of standard output says why"));
     }
     Ok(ExitCode::from(status.code()))
 }

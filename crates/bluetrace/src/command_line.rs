@@ -144,9 +144,9 @@ pub(crate) enum HttpPlace {
 
 #[derive(Debug, Args)]
 pub(crate) struct ClientOptions {
-    /// Address or name of the server.
+    /// Address or name of the server; of several, with commas between them, the next is used when one fails: each may be 'HOST:PORT'.
     pub(crate) server_ip: String,
-    /// TCP port of the server.
+    /// TCP port of the server, and of all servers that name none.
     #[arg(value_parser = port)]
     pub(crate) server_port: u16,
     /// UDP port on which this device hears beacons.

@@ -28,13 +28,13 @@ use crate::files::{LockError, UserFiles, UserLock};
 use crate::known_servers::KnownServers;
 use crate::log_file::{FileNews, LogKeeper};
 use crate::radio::{self, Radio, Sent, Target};
-use crate::uplink::{Connector, ServerAddress, Transport, Uplink, UplinkEvent};
+use crate::servers::ServerAddress;
+use crate::uplink::{Transport, Uplink, UplinkEvent};
 use crate::words::in_words;
 
 /// Everything a device is made of. The methods about the session are in `session`, those about uploads in `upload`.
 pub(super) struct Engine {
     pub(super) username: Username,
-    server: ServerAddress,
     transport: Transport,
     pub(super) downloads: bool,
     pub(super) notices_every: Duration,
@@ -53,8 +53,8 @@ pub(super) struct Engine {
     pub(super) uplink: Uplink,
     /// The session on the present connection; none while there is none.
     pub(super) session: Option<ClientSession>,
-    /// Whether there has been a welcome. Before it a failure ends the device, after it the device tries again.
-    pub(super) was_welcomed: bool,
+    /// The server that said welcome last. Before the first welcome a failure ends the device, after it the device tries again.
+    pub(super) welcomed_by: Option<ServerAddress>,
     /// Whether the server waits for a password that the device does not have.
     pub(super) lacks_password: bool,
     /// Kept for logins after the first, and for nothing else; wiped at the end.
@@ -144,12 +144,11 @@ impl Engine {
 
         let started = Instant::now();
         let known = KnownServers::new(&config.data_dir);
-        let connector = Connector::new(config.server.clone(), config.transport, known)?;
+        let uplink = Uplink::new(&config.servers, config.transport, &known)?;
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut engine = Self {
             username: config.username,
-            server: config.server,
             transport: config.transport,
             downloads: config.downloads,
             notices_every: config.notices_every,
@@ -161,9 +160,9 @@ impl Engine {
             generator: ChaCha12Rng::from_seed(config.seed),
             orders,
             outbox: Outbox::new(events),
-            uplink: Uplink::new(connector),
+            uplink,
             session: None,
-            was_welcomed: false,
+            welcomed_by: None,
             lacks_password: false,
             password: None,
             token: None,
@@ -225,6 +224,10 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn was_welcomed(&self) -> bool {
+        self.welcomed_by.is_some()
     }
 
     pub(super) fn udp(&self) -> SocketAddr {
@@ -447,7 +450,7 @@ impl Engine {
         let log = self.keeper.log();
         Status {
             now,
-            server: self.server.clone(),
+            server: self.uplink.server().clone(),
             transport: self.transport,
             connection,
             temp_id: self.book.current(now).cloned(),

@@ -12,7 +12,8 @@ use bluetrace_protocol::{
 use super::StartError;
 use crate::known_servers::Fingerprint;
 use crate::radio::Target;
-use crate::uplink::{CertificateChanged, ServerAddress, Transport};
+use crate::servers::ServerAddress;
+use crate::uplink::{CertificateChanged, Transport};
 
 /// What a device can be told to do.
 #[derive(Debug)]
@@ -74,7 +75,10 @@ pub enum DeviceEvent {
         retry_in: Duration,
     },
     /// Connected and logged in again.
-    Resumed,
+    Resumed {
+        /// Where to, if it is another server than before.
+        moved_to: Option<ServerAddress>,
+    },
     /// A fresh `TempID`, and the one that is shown now.
     TempIdIssued(Record),
     /// No fresh `TempID` can be had; this one is held and still valid.
@@ -287,7 +291,7 @@ pub enum End {
 pub struct Status {
     /// The device's time.
     pub now: Timestamp,
-    /// Where the authority is.
+    /// The server that is used, or tried next.
     pub server: ServerAddress,
     /// How it is spoken to.
     pub transport: Transport,

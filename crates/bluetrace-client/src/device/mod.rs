@@ -25,14 +25,15 @@ use tokio::task::JoinHandle;
 use self::engine::Engine;
 pub use self::event::{Command, Connection, Contact, DeviceEvent, End, Status};
 use self::outbox::Done;
-use crate::uplink::{ConnectError, ServerAddress, Transport};
+use crate::servers::Servers;
+use crate::uplink::{ConnectError, Transport};
 use crate::words::in_words;
 
 /// What a device needs to know to begin.
 #[derive(Debug, Clone)]
 pub struct DeviceConfig {
     /// Where the authority is.
-    pub server: ServerAddress,
+    pub servers: Servers,
     /// How it is spoken to.
     pub transport: Transport,
     /// Where beacons are heard. Port 0 takes a free one.
@@ -164,6 +165,7 @@ pub(crate) fn explain(error: &ConnectError) -> String {
         ConnectError::NoAddress { .. } => format!("{error}; check the server's name"),
         ConnectError::Unreachable { .. } => format!("{error}; check that the server runs, its address and its port"),
         ConnectError::Tls { .. } => format!("{error}; if that server speaks no TLS, use --plaintext"),
+        ConnectError::AllFailed(_) => format!("{error}; check that one of them runs, and its address and port"),
         ConnectError::CertificateChanged(changed) => changed.to_string(),
         ConnectError::KnownServers { .. } => {
             format!("{error}; without it nobody can tell which server is the right one")

@@ -92,7 +92,7 @@ impl Engine {
     fn on_session_event(&mut self, event: Event) {
         match event {
             Event::PasswordRequired => self.send_password(),
-            Event::WrongPassword { text } if !self.was_welcomed => {
+            Event::WrongPassword { text } if !self.was_welcomed() => {
                 self.password = None;
                 self.lacks_password = true;
                 self.outbox.tell(DeviceEvent::WrongPassword { text });
@@ -101,7 +101,7 @@ impl Engine {
             Event::WrongPassword { .. } => self.end = Some(End::PasswordChanged),
             Event::BlockedNow { text } | Event::Blocked { text } => {
                 // someone else's guesses block logins, and with them a device whose token ended meanwhile: it tries again
-                if self.was_welcomed { self.on_lost(&text) } else { self.end = Some(End::Blocked { text }) }
+                if self.was_welcomed() { self.on_lost(&text) } else { self.end = Some(End::Blocked { text }) }
             }
             Event::SessionExpired => {
                 self.token = None;
@@ -111,7 +111,7 @@ impl Engine {
                 }
             }
             Event::Refused { code, text } => {
-                let lasting = code == 530 || !self.was_welcomed && !self.lacks_password;
+                let lasting = code == 530 || !self.was_welcomed() && !self.lacks_password;
                 if lasting { self.end = Some(End::Refused { text }) } else { self.on_lost(&text) }
             }
             // whatever else was asked has no answer either, nor would it have one on another connection
@@ -147,7 +147,7 @@ impl Engine {
 
     /// A password from the user. The connection may have been closed while it was typed.
     pub(super) fn on_password(&mut self, password: Password, done: Done) {
-        if self.was_welcomed {
+        if self.was_welcomed() {
             return self.outbox.done(Some(done));
         }
         self.login_done = Some(done);
@@ -176,8 +176,11 @@ impl Engine {
             return;
         }
         self.backoff.reset();
-        self.outbox.tell(if self.was_welcomed { DeviceEvent::Resumed } else { DeviceEvent::Welcome });
-        self.was_welcomed = true;
+        let before = self.welcomed_by.replace(self.uplink.server().clone());
+        self.outbox.tell(match before {
+            None => DeviceEvent::Welcome,
+            Some(before) => DeviceEvent::Resumed { moved_to: self.welcomed_by.clone().filter(|now| *now != before) },
+        });
         self.ask_token();
         self.refill();
         self.ask_notices(None);
@@ -199,8 +202,8 @@ impl Engine {
             self.give_up(awaited, why);
         }
         self.on_upload_interrupted();
-        self.outbox.done(self.login_done.take().filter(|_| self.was_welcomed));
-        if !self.was_welcomed {
+        self.outbox.done(self.login_done.take().filter(|_| self.was_welcomed()));
+        if !self.was_welcomed() {
             // while a person types, the server may lose patience: the password goes over a new connection
             if !self.lacks_password {
                 self.end = Some(End::LoginLost { why: why.to_owned() });
@@ -402,7 +405,7 @@ impl Engine {
         if let Some((session, out)) = self.member() {
             session.logout(out);
             self.awaited.push_back(Awaited::Logout);
-        } else if self.was_welcomed {
+        } else if self.was_welcomed() {
             self.end = Some(End::LeftOffline { why: "the authority is away".into() });
         } else {
             // there is nothing to log out of

@@ -263,7 +263,7 @@ impl FrontEnd {
                     let Some(event) = event else { return Turn::Ended(ExitStatus::Failure) };
                     if matches!(event, DeviceEvent::Disconnected { .. }) {
                         give_up_at = Instant::now() + UPLOAD_PATIENCE;
-                    } else if matches!(event, DeviceEvent::Resumed) {
+                    } else if matches!(event, DeviceEvent::Resumed { .. }) {
                         give_up_at = Instant::now() + FOR_EVER;
                     }
                     if let Some(status) = self.show_event(event).await {

@@ -24,13 +24,14 @@ use self::input::{Input, Memory};
 pub use self::screen::Paint;
 use self::screen::{Screen, Sink};
 use crate::device::{DeviceConfig, StartError};
-use crate::uplink::{ServerAddress, Transport};
+use crate::servers::Servers;
+use crate::uplink::Transport;
 
 /// What the terminal needs to know to begin.
 #[derive(Debug)]
 pub struct TerminalOptions {
     /// Where the authority is.
-    pub server: ServerAddress,
+    pub servers: Servers,
     /// How it is spoken to.
     pub transport: Transport,
     /// Where beacons are heard.
@@ -124,7 +125,7 @@ pub async fn run_terminal(options: TerminalOptions) -> Result<ExitStatus, StartE
         None => Ok(front.status_of_stop()),
         Some(username) => {
             let config = DeviceConfig {
-                server: options.server,
+                servers: options.servers,
                 transport: options.transport,
                 // every address, of IPv6 too where there is it
                 udp: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), options.udp_port),

@@ -45,7 +45,8 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
             "disconnected: {why}; reconnecting by itself, first in {:.1} s. Beacons go on.",
             retry_in.as_secs_f64()
         ))],
-        DeviceEvent::Resumed => vec![good("connected again")],
+        DeviceEvent::Resumed { moved_to: None } => vec![good("connected again")],
+        DeviceEvent::Resumed { moved_to: Some(server) } => vec![good(format!("connected again, to {server}"))],
         DeviceEvent::TempIdIssued(record) => of_temp_id(record),
         DeviceEvent::TempIdHeld { record, why } => {
             let mut lines = of_temp_id(record);

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::support::{Authority, PASSWORD, Rig, RuntimeClock, SetClock, USER, config, now};
-use bluetrace_client::device::{Command, Device, DeviceEvent, End, StartError};
-use bluetrace_client::{ConnectError, Target, Transport};
+use bluetrace_client::device::{Command, Device, DeviceConfig, DeviceEvent, End, StartError};
+use bluetrace_client::{ConnectError, Servers, Target, Transport};
 use bluetrace_protocol::{Beacon, Clock as _, Password, Record, UploadCode};
+use tempfile::TempDir;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -217,13 +218,55 @@ async fn an_upload_that_is_cut_goes_on_where_it_was() {
     authority.state.cut_after.store(400, Ordering::Relaxed);
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
     let done = rig.device.submit(Command::Upload(None)).await;
-    rig.until(|event| matches!(event, DeviceEvent::Resumed)).await;
+    rig.until(|event| matches!(event, DeviceEvent::Resumed { .. })).await;
     rig.until(|event| matches!(event, DeviceEvent::UploadContinued { acknowledged: 400, total: 1_000 })).await;
     rig.until(|event| matches!(event, DeviceEvent::UploadComplete(summary) if summary.records == 1_000)).await;
     done.await.unwrap();
     assert_uploaded_once(&authority, 1_000);
     assert!(!folder.path().join(format!("{USER}_upload.txt")).exists());
     assert_eq!(authority.state.logins.load(Ordering::Relaxed), 1, "it came back with its token");
+}
+
+#[tokio::test]
+async fn a_device_goes_on_at_the_next_server_when_one_fails_in_the_middle_of_an_upload() {
+    let first = Authority::start().await;
+    let second = Authority::again(Arc::clone(&first.state), (Ipv4Addr::LOCALHOST, 0).into()).await;
+    let both = format!("{},{}", first.server(), second.server());
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder, 1_000);
+    first.state.cut_after.store(400, Ordering::Relaxed);
+    let config = DeviceConfig { servers: Servers::parse(&both, 1).unwrap(), ..config(&first, folder.path()) };
+    let mut rig = Rig::logged_in(config).await;
+    let done = rig.device.submit(Command::Upload(None)).await;
+    rig.until(|event| matches!(event, DeviceEvent::Disconnected { .. })).await;
+    let second_server = second.server();
+    let moved = |event: &DeviceEvent| matches!(event, DeviceEvent::Resumed { moved_to: Some(server) } if *server == second_server);
+    rig.until(moved).await;
+    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(summary) if summary.records == 1_000)).await;
+    done.await.unwrap();
+    assert_uploaded_once(&second, 1_000);
+    assert_eq!(second.state.logins.load(Ordering::Relaxed), 1, "it came back with its token");
+
+    // and back again, once the second is gone
+    second.stop().await;
+    rig.until(|event| matches!(event, DeviceEvent::Resumed { moved_to: Some(server) } if *server == first.server()))
+        .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_at_the_start_is_passed_over_and_only_all_of_them_are_an_error() {
+    let (state, dead) = Authority::start().await.stop().await;
+    let living = Authority::again(state, (Ipv4Addr::LOCALHOST, 0).into()).await;
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let with = |list: &str, folder: &TempDir| DeviceConfig {
+        servers: Servers::parse(list, dead.port()).unwrap(),
+        ..config(&living, folder.path())
+    };
+    drop(Rig::logged_in(with(&format!("127.0.0.1,{}", living.address), &folder)).await);
+    let error = Device::start(with("127.0.0.1,[::1]", &other)).await.unwrap_err().to_string();
+    let each =
+        format!("no server can be used: cannot reach 127.0.0.1:{port}: connection refused; ", port = dead.port());
+    assert!(error.to_lowercase().starts_with(&each) && error.contains(&format!("[::1]:{}", dead.port())), "{error}");
 }
 
 #[tokio::test]
@@ -234,7 +277,7 @@ async fn a_server_that_takes_its_leave_is_told_and_met_again() {
     authority.state.says_farewell.store(true, Ordering::Relaxed);
     drop(rig.device.submit(Command::Download).await);
     rig.until(|event| matches!(event, DeviceEvent::Disconnected { why, .. } if why == "The server shuts down")).await;
-    rig.until(|event| matches!(event, DeviceEvent::Resumed)).await;
+    rig.until(|event| matches!(event, DeviceEvent::Resumed { .. })).await;
 }
 
 #[tokio::test]
@@ -350,7 +393,7 @@ async fn beacons_go_on_while_the_authority_is_away_and_a_new_login_brings_new_te
     rig.until(|event| matches!(event, DeviceEvent::TempIdHeld { .. })).await;
 
     let authority = Authority::again(state, address).await;
-    rig.until(|event| matches!(event, DeviceEvent::Resumed)).await;
+    rig.until(|event| matches!(event, DeviceEvent::Resumed { .. })).await;
     assert_eq!(authority.state.resumes.load(Ordering::Relaxed), 1);
     let issued = authority.state.issued.load(Ordering::Relaxed);
     rig.device.run(Command::Logout).await;
@@ -478,7 +521,7 @@ fn target(address: SocketAddr) -> Target {
     Target { host: address.ip().to_string(), port: address.port() }
 }
 
-fn write_log(folder: &tempfile::TempDir, entries: usize) {
+fn write_log(folder: &TempDir, entries: usize) {
     let now = now();
     let line = |id| format!("{id:020}, {now}, {}, {now}\n", now.plus(899));
     let text: String = (0..entries).map(line).collect();

@@ -159,7 +159,7 @@ async fn try_play(mut options: TerminalOptions, script: &str) -> (Result<ExitSta
 
 fn options(authority: &Authority, folder: &Path) -> TerminalOptions {
     TerminalOptions {
-        server: authority.server(),
+        servers: authority.server().into(),
         transport: Transport::Plaintext,
         udp_port: 0,
         data_dir: folder.to_path_buf(),

@@ -308,7 +308,7 @@ pub(crate) fn now() -> Timestamp {
 
 pub(crate) fn config(authority: &Authority, folder: &Path) -> DeviceConfig {
     DeviceConfig {
-        server: authority.server(),
+        servers: authority.server().into(),
         transport: Transport::Plaintext,
         udp: (Ipv4Addr::LOCALHOST, 0).into(),
         data_dir: folder.to_path_buf(),

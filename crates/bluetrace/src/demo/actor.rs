@@ -48,7 +48,7 @@ impl Person {
     pub(crate) async fn switch_on(&'static self, around: &Surroundings) -> anyhow::Result<Actor> {
         let data_dir = around.home.join(self.name);
         let config = DeviceConfig {
-            server: ServerAddress { host: around.server.ip().to_string(), port: around.server.port() },
+            servers: ServerAddress { host: around.server.ip().to_string(), port: around.server.port() }.into(),
             transport: Transport::Tls,
             udp: (Ipv4Addr::LOCALHOST, 0).into(),
             data_dir: data_dir.clone(),
