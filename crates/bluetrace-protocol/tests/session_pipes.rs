@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bluetrace_protocol::frame::LineDecoder;
 use bluetrace_protocol::message::RequestId;
-use bluetrace_protocol::session::client::{Asked, ClientError, ClientSession, Event};
+use bluetrace_protocol::session::client::{ClientError, ClientSession, Event};
 use bluetrace_protocol::session::server::{Failure, NoticeHandle, Question, ServerSession, Step, UploadHandle};
 use bluetrace_protocol::{
     ContactLogEntry, ExposureNotice, HandshakePin, Password, Record, ResumeToken, Timestamp, UploadId, UploadSummary,
@@ -106,7 +106,7 @@ struct Pipe {
     moved: usize,
     to_server: Vec<u8>,
     to_client: Vec<u8>,
-    events: Vec<Event>,
+    events: Vec<Event<u8>>,
 }
 
 impl Pipe {
@@ -124,7 +124,7 @@ impl Pipe {
     }
 
     /// Logged in, with the begin behind it.
-    fn member(pieces: Vec<usize>) -> (Self, ClientSession) {
+    fn member(pieces: Vec<usize>) -> (Self, ClientSession<u8>) {
         let mut pipe = Self::new(pieces);
         let mut client = ClientSession::resume(&ResumeToken::parse("good").unwrap(), &mut pipe.to_server);
         assert_eq!(pipe.run(&mut client), [Event::Welcome]);
@@ -138,7 +138,7 @@ impl Pipe {
 
     /// Lets bytes flow until both sides wait; what the client made of them, but for the steps of an upload, whose number
     /// depends on the pieces.
-    fn run(&mut self, client: &mut ClientSession) -> Vec<Event> {
+    fn run(&mut self, client: &mut ClientSession<u8>) -> Vec<Event<u8>> {
         while !self.to_server.is_empty() || !self.to_client.is_empty() {
             if !self.to_server.is_empty() {
                 let length = self.piece(self.to_server.len());
@@ -154,7 +154,7 @@ impl Pipe {
                 client.poll_upload(&mut self.to_server);
             }
         }
-        let is_step = |event: &Event| matches!(event, Event::UploadProgress { .. });
+        let is_step = |event: &Event<u8>| matches!(event, Event::UploadProgress { .. });
         std::mem::take(&mut self.events).into_iter().filter(|event| !is_step(event)).collect()
     }
 
@@ -189,7 +189,7 @@ fn upload_id(text: &str) -> UploadId {
     UploadId::parse(text).unwrap()
 }
 
-fn complete(records: u32) -> Event {
+fn complete(records: u32) -> Event<u8> {
     Event::UploadComplete(UploadSummary { records, unknown: records, ..UploadSummary::default() })
 }
 
@@ -211,28 +211,29 @@ proptest! {
         prop_assert_eq!(pipe.run(&mut client), [Event::Welcome]);
         prop_assert!(client.is_member());
 
-        client.download(3, &mut pipe.to_server);
-        client.notices(&mut pipe.to_server);
+        client.download(3, 1, &mut pipe.to_server);
+        client.notices(2, &mut pipe.to_server);
         client.upload(&upload_id("u-1"), entries(50), &mut pipe.to_server);
-        client.resume_token(&mut pipe.to_server);
-        client.notices(&mut pipe.to_server);
+        client.resume_token(3, &mut pipe.to_server);
+        client.notices(4, &mut pipe.to_server);
         let heard = pipe.run(&mut client);
         let token = Event::ResumeToken {
             token: ResumeToken::parse("good").unwrap(), expires: now().plus(9), now: Some(now()),
+            tag: 3,
         };
         prop_assert_eq!(heard, [
-            Event::TempIds(vec![record(0), record(1), record(2)]),
-            Event::Notices(vec![notice(1), notice(2)]),
+            Event::TempIds { records: vec![record(0), record(1), record(2)], tag: 1 },
+            Event::Notices { notices: vec![notice(1), notice(2)], tag: 2 },
             Event::UploadBegun { acknowledged: 0, total: 50 },
             token,
-            Event::Notices(vec![]),
+            Event::Notices { notices: vec![], tag: 4 },
             complete(50),
         ]);
 
         client.poll_upload(&mut pipe.to_server);
         prop_assert!(pipe.to_server.is_empty(), "every record has been sent");
-        client.logout(&mut pipe.to_server);
-        prop_assert_eq!(pipe.run(&mut client), [Event::LoggedOut]);
+        client.logout(0, &mut pipe.to_server);
+        prop_assert_eq!(pipe.run(&mut client), [Event::LoggedOut { tag: 0 }]);
         prop_assert!(!client.is_member() && pipe.server.is_none());
     }
 
@@ -279,11 +280,11 @@ proptest! {
         let _ = client.receive(b"230 Welcome\n", &mut out);
         for ask in asked {
             match ask {
-                0 => client.download(2, &mut out),
-                1 => client.notices(&mut out),
-                2 => client.resume_token(&mut out),
-                3 => client.logout(&mut out),
-                4 => client.handshake_pin(&mut out),
+                0 => client.download(2, 0, &mut out),
+                1 => client.notices(0, &mut out),
+                2 => client.resume_token(0, &mut out),
+                3 => client.logout(0, &mut out),
+                4 => client.handshake_pin(0, &mut out),
                 _ => client.upload(&upload_id("u"), entries(3), &mut out),
             }
         }
@@ -302,7 +303,7 @@ proptest! {
         if uploads {
             client.upload(&upload_id("u"), entries(3), &mut out);
         }
-        client.download(2, &mut out);
+        client.download(2, 0, &mut out);
         for (has_id, reply) in replies {
             let mut line = Vec::new();
             reply.write_to(has_id.then(|| RequestId::number(1)).as_ref(), &mut line);
@@ -341,7 +342,7 @@ fn an_upload_that_fails_half_way_is_told_once_and_can_be_begun_again_at_once() {
             let answers = std::mem::take(&mut pipe.to_client);
             for event in client.receive(&answers, &mut pipe.to_server).unwrap() {
                 match event {
-                    Event::RequestFailed { request: Asked::Upload, code, .. } => {
+                    Event::UploadFailed { code, .. } => {
                         assert_eq!(code, "unavailable");
                         failures += 1;
                         client.upload(&upload_id("u-1"), entries(40), &mut pipe.to_server);
@@ -367,7 +368,7 @@ fn an_upload_that_is_complete_already_begins_and_ends_in_one() {
     assert_eq!(pipe.run(&mut client), [complete(2)]);
     client.upload(&upload_id("u-1"), entries(3), &mut pipe.to_server);
     let heard = pipe.run(&mut client);
-    assert!(matches!(&heard[..], [Event::RequestFailed { request: Asked::Upload, code, .. }] if code == "bad_count"));
+    assert!(matches!(&heard[..], [Event::UploadFailed { code, .. }] if code == "bad_count"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bluetrace_protocol::session::client::{Asked, ClientSession, Event};
+use bluetrace_protocol::session::client::{ClientSession, Event};
 use bluetrace_protocol::{
     Backoff, ContactLog, ContactLogEntry, ExposureNotice, Password, ResumeToken, TempIdBook, Timestamp, UploadId,
     Username,
@@ -27,7 +27,7 @@ pub(crate) struct Device {
     pub(crate) token: Option<ResumeToken>,
     backoff: Backoff,
     pub(crate) retry_at: Timestamp,
-    pub(crate) session: Option<ClientSession>,
+    pub(crate) session: Option<ClientSession<()>>,
     /// The number of its connection.
     pub(crate) link: Option<u32>,
     /// Questions for notices that are not answered yet. Nothing is asked behind one that would count them as read.
@@ -139,8 +139,8 @@ impl Device {
     #[expect(clippy::too_many_arguments, reason = "the session is taken out of its device for the time of its events")]
     fn on_event(
         &mut self,
-        event: Event,
-        session: &mut ClientSession,
+        event: Event<()>,
+        session: &mut ClientSession<()>,
         dice: &mut Dice,
         now: Timestamp,
         out: &mut Vec<u8>,
@@ -154,7 +154,7 @@ impl Device {
                 session.username(&self.name, out);
             }
             Event::Welcome => self.on_welcome(session, dice, now, out),
-            Event::TempIds(records) => self.book.add(records, now),
+            Event::TempIds { records, .. } => self.book.add(records, now),
             Event::UploadBegun { acknowledged, .. } | Event::UploadProgress { acknowledged, .. } => {
                 return Told::Acknowledged(acknowledged);
             }
@@ -163,7 +163,7 @@ impl Device {
                 let (_, records) = self.pending.take().expect("an upload is under way");
                 return Told::Acknowledged(u32::try_from(records.len()).unwrap());
             }
-            Event::Notices(notices) => {
+            Event::Notices { notices, .. } => {
                 self.asked_notices -= 1;
                 self.known.extend(notices);
             }
@@ -171,8 +171,8 @@ impl Device {
                 assert!(server_now.is_some_and(|server_now| server_now <= now));
                 self.token = Some(token);
             }
-            Event::LoggedOut => self.token = None,
-            Event::RequestFailed { request: Asked::Upload, code, .. } => {
+            Event::LoggedOut { .. } => self.token = None,
+            Event::UploadFailed { code, .. } => {
                 assert_eq!(code, "no_upload", "an upload that is forgotten while it is under way");
                 self.is_uploading = false;
             }
@@ -187,28 +187,28 @@ impl Device {
         Told::Nothing
     }
 
-    fn type_password(&self, session: &mut ClientSession, dice: &mut Dice, out: &mut Vec<u8>) {
+    fn type_password(&self, session: &mut ClientSession<()>, dice: &mut Dice, out: &mut Vec<u8>) {
         let typed = if dice.chance(self.mistakes) { "a slip" } else { &self.password };
         session.password(&Password::parse(typed).unwrap(), out);
     }
 
-    fn on_welcome(&mut self, session: &mut ClientSession, dice: &mut Dice, now: Timestamp, out: &mut Vec<u8>) {
+    fn on_welcome(&mut self, session: &mut ClientSession<()>, dice: &mut Dice, now: Timestamp, out: &mut Vec<u8>) {
         self.backoff.reset();
         if dice.chance(60) {
-            session.resume_token(out);
+            session.resume_token((), out);
         }
         if self.book.should_download(now).is_some() && dice.chance(80) {
-            session.download(u32::try_from(1 + dice.below(3)).unwrap(), out);
+            session.download(u32::try_from(1 + dice.below(3)).unwrap(), (), out);
         }
         self.begin_upload(session, out);
         if dice.chance(40) {
             self.asked_notices += 1;
-            session.notices(out);
+            session.notices((), out);
         }
     }
 
     /// Begins the upload that is pending, or goes on with it.
-    pub(crate) fn begin_upload(&mut self, session: &mut ClientSession, out: &mut Vec<u8>) {
+    pub(crate) fn begin_upload(&mut self, session: &mut ClientSession<()>, out: &mut Vec<u8>) {
         if let Some((id, records)) = self.pending.clone().filter(|_| !self.is_uploading) {
             session.upload(&id, records, out);
             self.is_uploading = true;

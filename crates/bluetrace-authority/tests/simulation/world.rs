@@ -94,7 +94,7 @@ impl World {
         match dice {
             0..15 => self.connect(device),
             15..20 => self.ask(device, "downloads", |_, session, dice, out| {
-                session.download(u32::try_from(1 + dice.below(4)).unwrap(), out);
+                session.download(u32::try_from(1 + dice.below(4)).unwrap(), (), out);
             }),
             20..31 => self.send_beacon(device),
             31..36 => self.stutter(device),
@@ -108,7 +108,7 @@ impl World {
             72..74 => self.restart_device(device),
             74..77 => self.log_out(device),
             77..83 => self.ask_notices(device),
-            83..87 => self.ask(device, "asks for a token", |_, session, _, out| session.resume_token(out)),
+            83..87 => self.ask(device, "asks for a token", |_, session, _, out| session.resume_token((), out)),
             87..91 => self.guess(),
             91..94 => self.try_token(),
             94..95 => self.change_password(device),
@@ -141,7 +141,7 @@ impl World {
         &mut self,
         device: usize,
         what: &str,
-        asks: impl FnOnce(&mut Device, &mut ClientSession, &mut Dice, &mut Vec<u8>),
+        asks: impl FnOnce(&mut Device, &mut ClientSession<()>, &mut Dice, &mut Vec<u8>),
     ) {
         let one = &mut self.devices[device];
         let Some(connection) = one.link.filter(|_| one.is_member()).and_then(|link| self.connections.get_mut(&link))
@@ -186,7 +186,7 @@ impl World {
         if self.devices[device].asked_notices == 0 {
             self.ask(device, "asks for notices", |device, session, _, out| {
                 device.asked_notices += 1;
-                session.notices(out);
+                session.notices((), out);
             });
         }
     }
@@ -195,7 +195,7 @@ impl World {
         if self.devices[device].asked_notices == 0 {
             self.ask(device, "logs out", |device, session, _, out| {
                 device.is_leaving = true;
-                session.logout(out);
+                session.logout((), out);
             });
         }
     }

@@ -1,6 +1,6 @@
 //! Owns the device's task: one `select!`, and what each of its inputs does.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
@@ -21,7 +21,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use super::event::{Command, Connection, Contact, DeviceEvent, End, Status};
 use super::outbox::{Done, Outbox};
 use super::pending_upload::PendingUpload;
-use super::session::{Awaited, Token};
+use super::session::{Session, Token};
 use super::upload::Upload;
 use super::{DeviceConfig, Order, StartError};
 use crate::files::{LockError, UserFiles, UserLock};
@@ -52,7 +52,7 @@ pub(super) struct Engine {
 
     pub(super) uplink: Uplink,
     /// The session on the present connection; none while there is none.
-    pub(super) session: Option<ClientSession>,
+    pub(super) session: Option<Session>,
     /// The server that said welcome last. Before the first welcome a failure ends the device, after it the device tries again.
     pub(super) welcomed_by: Option<ServerAddress>,
     /// Whether the server waits for a password that the device does not have.
@@ -62,8 +62,6 @@ pub(super) struct Engine {
     pub(super) token: Option<Token>,
     pub(super) backoff: Backoff,
     pub(super) retry_at: Instant,
-    /// What is to be answered, in order.
-    pub(super) awaited: VecDeque<Awaited>,
     /// Since when an answer has been outstanding without a byte from the server.
     pub(super) quiet_since: Instant,
     pub(super) notices_at: Instant,
@@ -168,7 +166,6 @@ impl Engine {
             token: None,
             backoff: Backoff::new(),
             retry_at: started,
-            awaited: VecDeque::new(),
             quiet_since: started,
             notices_at: started,
             refill_at: started,

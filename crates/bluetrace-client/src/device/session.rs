@@ -22,16 +22,8 @@ pub(super) struct Token {
     ends_at: Instant,
 }
 
-/// What an answer is for; for a user's command if there is somebody to tell.
-#[derive(Debug)]
-pub(super) enum Awaited {
-    TempIds(Option<Done>),
-    Notices(Option<Done>),
-    Token,
-    Pin(Done),
-    Upload,
-    Logout,
-}
+/// A session whose requests bear whom to tell: nobody for what the device asks by itself.
+pub(super) type Session = ClientSession<Option<Done>>;
 
 impl Engine {
     pub(super) fn on_uplink(&mut self, event: UplinkEvent) {
@@ -89,7 +81,7 @@ impl Engine {
         }
     }
 
-    fn on_session_event(&mut self, event: Event) {
+    fn on_session_event(&mut self, event: Event<Option<Done>>) {
         match event {
             Event::PasswordRequired => self.send_password(),
             Event::WrongPassword { text } if !self.was_welcomed() => {
@@ -117,31 +109,20 @@ impl Engine {
             // whatever else was asked has no answer either, nor would it have one on another connection
             Event::NoAccount => self.end = Some(End::NoAccount),
             Event::Welcome => self.on_welcome(),
-            Event::TempIds(records) => self.on_temp_ids(records),
-            Event::Notices(notices) => self.on_notices(notices),
-            Event::ResumeToken { token, expires, now } => self.on_token(token, expires, now),
-            Event::UploadBegun { acknowledged, total } => {
-                self.take_awaited_upload();
-                self.on_upload_begun(acknowledged, total);
-            }
-            Event::UploadProgress { acknowledged, total } => {
-                self.take_awaited_upload();
-                self.on_upload_progress(acknowledged, total);
-            }
+            Event::TempIds { records, tag } => self.on_temp_ids(records, tag),
+            Event::Notices { notices, tag } => self.on_notices(notices, tag),
+            Event::ResumeToken { token, expires, now, tag: _ } => self.on_token(token, expires, now),
+            Event::UploadBegun { acknowledged, total } => self.on_upload_begun(acknowledged, total),
+            Event::UploadProgress { acknowledged, total } => self.on_upload_progress(acknowledged, total),
             Event::RecordRefused { message } => self.outbox.tell_if_room(|| DeviceEvent::RecordRefused { message }),
-            Event::UploadComplete(summary) => {
-                // an upload that was complete already begins and ends in one answer
-                self.take_awaited_upload();
-                self.on_upload_complete(summary);
+            Event::UploadComplete(summary) => self.on_upload_complete(summary),
+            Event::UploadFailed { code, message } => self.on_upload_failed(&code, message),
+            Event::HandshakePin { pin, expires, tag } => {
+                self.outbox.tell(DeviceEvent::HandshakePin { pin, expires });
+                self.outbox.done(tag);
             }
-            Event::HandshakePin { pin, expires } => {
-                if let Some(Awaited::Pin(done)) = self.awaited.pop_front() {
-                    self.outbox.tell(DeviceEvent::HandshakePin { pin, expires });
-                    self.outbox.done(Some(done));
-                }
-            }
-            Event::LoggedOut => self.end = Some(End::LoggedOut),
-            Event::RequestFailed { request, code, message } => self.on_request_failed(request, &code, message),
+            Event::LoggedOut { .. } => self.end = Some(End::LoggedOut),
+            Event::RequestFailed { request, tag, message, .. } => self.on_request_failed(request, tag, &message),
         }
     }
 
@@ -185,21 +166,21 @@ impl Engine {
         self.refill();
         self.ask_notices(None);
         self.begin_upload();
-        if !self.awaits_temp_ids() {
+        if !self.awaits(Asked::Download) {
             self.outbox.done(self.login_done.take());
         }
     }
 
     /// The connection is over, or there was none to be had.
     pub(super) fn on_lost(&mut self, why: &str) {
-        self.session = None;
+        let session = self.session.take();
         self.uplink.close();
         if self.logout.is_some() {
             self.end = Some(End::LeftOffline { why: why.to_owned() });
             return;
         }
-        for awaited in std::mem::take(&mut self.awaited) {
-            self.give_up(awaited, why);
+        for (request, done) in session.into_iter().flat_map(ClientSession::into_unanswered) {
+            self.give_up(request, done, why);
         }
         self.on_upload_interrupted();
         self.outbox.done(self.login_done.take().filter(|_| self.was_welcomed()));
@@ -219,35 +200,22 @@ impl Engine {
         }
     }
 
-    fn give_up(&mut self, awaited: Awaited, why: &str) {
-        match awaited {
-            Awaited::TempIds(Some(done)) => self.no_fresh_temp_id(why, done),
-            Awaited::Notices(Some(done)) | Awaited::Pin(done) => {
-                self.outbox.tell(DeviceEvent::RequestFailed { why: why.to_owned() });
-                self.outbox.done(Some(done));
-            }
-            Awaited::TempIds(None) | Awaited::Notices(None) | Awaited::Token | Awaited::Upload | Awaited::Logout => {}
+    /// Tells who asked that there is no answer.
+    fn give_up(&mut self, request: Asked, done: Option<Done>, why: &str) {
+        let Some(done) = done else { return };
+        if request == Asked::Download {
+            return self.no_fresh_temp_id(why, done);
         }
+        self.outbox.tell(DeviceEvent::RequestFailed { why: why.to_owned() });
+        self.outbox.done(Some(done));
     }
 
-    fn on_request_failed(&mut self, request: Asked, code: &str, message: String) {
-        if request == Asked::Upload {
-            self.take_awaited_upload();
-            return self.on_upload_failed(code, message);
-        }
-        let Some(awaited) = self.awaited.pop_front() else { return };
-        let was_automatic = matches!(awaited, Awaited::TempIds(None));
-        self.give_up(awaited, &message);
-        if was_automatic {
+    fn on_request_failed(&mut self, request: Asked, done: Option<Done>, message: &str) {
+        if request == Asked::Download && done.is_none() {
             self.refill_at = Instant::now() + REFILL_AGAIN;
-            self.outbox.done(self.login_done.take());
+            return self.outbox.done(self.login_done.take());
         }
-    }
-
-    fn take_awaited_upload(&mut self) {
-        if matches!(self.awaited.front(), Some(Awaited::Upload)) {
-            self.awaited.pop_front();
-        }
+        self.give_up(request, done, message);
     }
 
     fn is_member(&self) -> bool {
@@ -255,21 +223,17 @@ impl Engine {
     }
 
     /// The session and where its requests go, if requests can be made of it.
-    pub(super) fn member(&mut self) -> Option<(&mut ClientSession, &mut Vec<u8>)> {
+    pub(super) fn member(&mut self) -> Option<(&mut Session, &mut Vec<u8>)> {
         if self.is_member() { self.session.as_mut().map(|session| (session, &mut self.uplink.out)) } else { None }
     }
 
     fn ask_token(&mut self) {
         if let Some((session, out)) = self.member() {
-            session.resume_token(out);
-            self.awaited.push_back(Awaited::Token);
+            session.resume_token(None, out);
         }
     }
 
     fn on_token(&mut self, token: ResumeToken, expires: Timestamp, server_now: Option<Timestamp>) {
-        if matches!(self.awaited.front(), Some(Awaited::Token)) {
-            self.awaited.pop_front();
-        }
         let mut now = self.now();
         if let Some(server_now) = server_now {
             // one second is what rounding and the way here make of two clocks that agree
@@ -289,27 +253,23 @@ impl Engine {
 
     /// Asks for `TempIDs` if the book says so. One request at a time.
     fn refill(&mut self) {
-        if !self.downloads || self.awaits_temp_ids() || Instant::now() < self.refill_at {
+        if !self.downloads || self.awaits(Asked::Download) || Instant::now() < self.refill_at {
             return;
         }
         let now = self.now();
         let Some(count) = self.book.should_download(now) else { return };
         if let Some((session, out)) = self.member() {
-            session.download(count, out);
-            self.awaited.push_back(Awaited::TempIds(None));
+            session.download(count, None, out);
         }
     }
 
-    fn awaits_temp_ids(&self) -> bool {
-        self.awaited.iter().any(|awaited| matches!(awaited, Awaited::TempIds(_)))
+    fn awaits(&self, request: Asked) -> bool {
+        self.session.as_ref().is_some_and(|session| session.awaits(request))
     }
 
     pub(super) fn on_download(&mut self, done: Done) {
         match self.member() {
-            Some((session, out)) => {
-                session.download(1, out);
-                self.awaited.push_back(Awaited::TempIds(Some(done)));
-            }
+            Some((session, out)) => session.download(1, Some(done), out),
             None => self.no_fresh_temp_id("the authority is away", done),
         }
     }
@@ -324,8 +284,7 @@ impl Engine {
         self.outbox.done(Some(done));
     }
 
-    fn on_temp_ids(&mut self, records: Vec<Record>) {
-        let Some(Awaited::TempIds(done)) = self.awaited.pop_front() else { return };
+    fn on_temp_ids(&mut self, records: Vec<Record>, done: Option<Done>) {
         // the first window contains the server's time; ours is as near as it gets to it
         if let Some(first) = records.first() {
             let wall = self.wall();
@@ -358,13 +317,11 @@ impl Engine {
     fn ask_notices(&mut self, done: Option<Done>) {
         self.notices_at = Instant::now() + self.notices_every;
         if let Some((session, out)) = self.member() {
-            session.notices(out);
-            self.awaited.push_back(Awaited::Notices(done));
+            session.notices(done, out);
         }
     }
 
-    fn on_notices(&mut self, notices: Vec<ExposureNotice>) {
-        let Some(Awaited::Notices(done)) = self.awaited.pop_front() else { return };
+    fn on_notices(&mut self, notices: Vec<ExposureNotice>, done: Option<Done>) {
         // asking again says that these have arrived, and brings what did not fit
         let asks_again = !notices.is_empty();
         if done.is_some() || asks_again {
@@ -387,8 +344,7 @@ impl Engine {
 
     pub(super) fn on_pin_wanted(&mut self, done: Done) {
         if let Some((session, out)) = self.member() {
-            session.handshake_pin(out);
-            self.awaited.push_back(Awaited::Pin(done));
+            session.handshake_pin(Some(done), out);
         } else {
             self.outbox.tell(DeviceEvent::RequestFailed { why: "the authority is away".into() });
             self.outbox.done(Some(done));
@@ -403,8 +359,7 @@ impl Engine {
         }
         self.password = None;
         if let Some((session, out)) = self.member() {
-            session.logout(out);
-            self.awaited.push_back(Awaited::Logout);
+            session.logout(None, out);
         } else if self.was_welcomed() {
             self.end = Some(End::LeftOffline { why: "the authority is away".into() });
         } else {
@@ -424,7 +379,7 @@ impl Engine {
         let Some(session) = &self.session else { return };
         let is_member = session.is_member();
         let awaits_answer =
-            if is_member { !self.awaited.is_empty() || self.is_upload_running() } else { !self.lacks_password };
+            if is_member { session.awaits_answer() || self.is_upload_running() } else { !self.lacks_password };
         let patience = if is_member { ANSWER_TIMEOUT } else { LOGIN_TIMEOUT };
         if !awaits_answer {
             self.quiet_since = instant;
@@ -435,10 +390,10 @@ impl Engine {
             return;
         }
         let token_due = self.token.as_ref().is_some_and(|token| token.renew_at <= instant);
-        if token_due && !self.awaited.iter().any(|awaited| matches!(awaited, Awaited::Token)) {
+        if token_due && !self.awaits(Asked::ResumeToken) {
             self.ask_token();
         }
-        if self.notices_at <= instant && !self.awaited.iter().any(|awaited| matches!(awaited, Awaited::Notices(_))) {
+        if self.notices_at <= instant && !self.awaits(Asked::Notices) {
             self.ask_notices(None);
         }
         self.refill();

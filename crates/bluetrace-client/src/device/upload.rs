@@ -17,7 +17,6 @@ use super::engine::Engine;
 use super::event::DeviceEvent;
 use super::outbox::Done;
 use super::pending_upload::PendingUpload;
-use super::session::Awaited;
 use crate::files;
 use crate::words::in_words;
 
@@ -154,7 +153,6 @@ impl Engine {
         let PendingUpload { id, records, code } = pending.clone();
         let Some((session, out)) = self.member() else { return };
         session.upload_with_code(&id, code, records, out);
-        self.awaited.push_back(Awaited::Upload);
         if let Some(upload) = &mut self.upload {
             upload.state = State::Running;
         }

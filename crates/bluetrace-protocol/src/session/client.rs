@@ -1,7 +1,8 @@
 //! Owns the device's side of a session: [`ClientSession`], which turns wishes into lines and lines into [`Event`]s.
 //!
 //! One [`ClientSession`] lives as long as one connection. What outlives a connection (the password or token to come back
-//! with, the upload to finish) is its driver's. Requests may be pipelined; answers come in their order.
+//! with, the upload to finish) is its driver's. Requests may be pipelined; answers come in their order, and each brings back the
+//! tag that its driver gave to the request.
 
 use alloc::borrow::ToOwned;
 use alloc::collections::VecDeque;
@@ -19,13 +20,13 @@ use crate::record::Record;
 use crate::time::Timestamp;
 use crate::upload::{ExposureNotice, UploadSummary};
 
-/// The device's side of one connection.
+/// The device's side of one connection. A request is given a tag `T`, which comes back with its answer.
 #[derive(Debug)]
-pub struct ClientSession {
+pub struct ClientSession<T> {
     decoder: LineDecoder,
     phase: Phase,
     /// What the answers to come belong to, in order.
-    awaited: VecDeque<Awaited>,
+    awaited: VecDeque<Awaited<T>>,
     /// Marks requests, so that an error to one is told from an error to a record of an upload, which has no mark.
     next_id: u32,
     upload: Option<Upload>,
@@ -35,7 +36,7 @@ pub struct ClientSession {
 
 /// Something the driver should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum Event<T> {
     /// The server asks for a password.
     PasswordRequired,
     /// Logged in, or resumed.
@@ -66,8 +67,13 @@ pub enum Event {
     },
     /// The account has been removed at the authority. The server closes.
     NoAccount,
-    /// A whole download, in order of their windows.
-    TempIds(Vec<Record>),
+    /// A whole download.
+    TempIds {
+        /// In order of their windows.
+        records: Vec<Record>,
+        /// The request's.
+        tag: T,
+    },
     /// The server knows the upload; records may flow ([`ClientSession::poll_upload`]).
     UploadBegun {
         /// Records that are durable already.
@@ -89,8 +95,13 @@ pub enum Event {
     },
     /// Every record is durable.
     UploadComplete(UploadSummary),
-    /// The unread notices; none if empty.
-    Notices(Vec<ExposureNotice>),
+    /// The unread notices.
+    Notices {
+        /// None if empty.
+        notices: Vec<ExposureNotice>,
+        /// The request's.
+        tag: T,
+    },
     /// A token with which to come back.
     ResumeToken {
         /// The token.
@@ -99,6 +110,8 @@ pub enum Event {
         expires: Timestamp,
         /// The server's clock, if it tells.
         now: Option<Timestamp>,
+        /// The request's.
+        tag: T,
     },
     /// The PIN that proves an official.
     HandshakePin {
@@ -106,13 +119,27 @@ pub enum Event {
         pin: HandshakePin,
         /// When it ends, on the server's clock.
         expires: Timestamp,
+        /// The request's.
+        tag: T,
     },
     /// The session is over.
-    LoggedOut,
+    LoggedOut {
+        /// The request's.
+        tag: T,
+    },
+    /// The server did not take the upload, or takes no more of it.
+    UploadFailed {
+        /// The server's code.
+        code: String,
+        /// The server's words.
+        message: String,
+    },
     /// The server did not do what was asked.
     RequestFailed {
         /// What was asked.
         request: Asked,
+        /// The request's.
+        tag: T,
         /// The server's code.
         code: String,
         /// The server's words.
@@ -120,13 +147,11 @@ pub enum Event {
     },
 }
 
-/// What can be asked of a server.
+/// What can be asked of a server, besides an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     /// [`ClientSession::download`].
     Download,
-    /// [`ClientSession::upload`].
-    Upload,
     /// [`ClientSession::notices`].
     Notices,
     /// [`ClientSession::resume_token`].
@@ -161,13 +186,14 @@ enum Phase {
     Over,
 }
 
+/// What an answer belongs to, with what has come of it.
 #[derive(Debug)]
-enum Awaited {
-    Download(Vec<Record>),
-    Notices(Vec<ExposureNotice>),
-    ResumeToken,
-    HandshakePin,
-    Logout,
+enum Awaited<T> {
+    Download(Vec<Record>, T),
+    Notices(Vec<ExposureNotice>, T),
+    ResumeToken(T),
+    HandshakePin(T),
+    Logout(T),
     UploadBegin,
 }
 
@@ -180,7 +206,7 @@ struct Upload {
     next: Option<u32>,
 }
 
-impl ClientSession {
+impl<T> ClientSession<T> {
     /// Begins with a username.
     pub fn login(username: &Username, out: &mut Vec<u8>) -> Self {
         let mut session = Self::new();
@@ -205,28 +231,28 @@ impl ClientSession {
     }
 
     /// Asks for `count` `TempIDs`, 1 to 100.
-    pub fn download(&mut self, count: u32, out: &mut Vec<u8>) {
-        self.ask(Awaited::Download(Vec::new()), Command::DownloadTempIds { count }, out);
+    pub fn download(&mut self, count: u32, tag: T, out: &mut Vec<u8>) {
+        self.ask(Awaited::Download(Vec::new(), tag), Command::DownloadTempIds { count }, out);
     }
 
     /// Asks for unread notices.
-    pub fn notices(&mut self, out: &mut Vec<u8>) {
-        self.ask(Awaited::Notices(Vec::new()), Command::Notices, out);
+    pub fn notices(&mut self, tag: T, out: &mut Vec<u8>) {
+        self.ask(Awaited::Notices(Vec::new(), tag), Command::Notices, out);
     }
 
     /// Asks for a token with which to come back.
-    pub fn resume_token(&mut self, out: &mut Vec<u8>) {
-        self.ask(Awaited::ResumeToken, Command::ResumeToken, out);
+    pub fn resume_token(&mut self, tag: T, out: &mut Vec<u8>) {
+        self.ask(Awaited::ResumeToken(tag), Command::ResumeToken, out);
     }
 
     /// Asks for the PIN that proves an official.
-    pub fn handshake_pin(&mut self, out: &mut Vec<u8>) {
-        self.ask(Awaited::HandshakePin, Command::HandshakePin, out);
+    pub fn handshake_pin(&mut self, tag: T, out: &mut Vec<u8>) {
+        self.ask(Awaited::HandshakePin(tag), Command::HandshakePin, out);
     }
 
     /// Asks for the end of the session.
-    pub fn logout(&mut self, out: &mut Vec<u8>) {
-        self.ask(Awaited::Logout, Command::Logout, out);
+    pub fn logout(&mut self, tag: T, out: &mut Vec<u8>) {
+        self.ask(Awaited::Logout(tag), Command::Logout, out);
     }
 
     /// Begins an upload, or goes on with one that an earlier connection began under the same id.
@@ -266,12 +292,27 @@ impl ClientSession {
         self.phase == Phase::Member
     }
 
+    /// Whether an answer is outstanding; those to records of an upload do not count.
+    pub fn awaits_answer(&self) -> bool {
+        !self.awaited.is_empty()
+    }
+
+    /// Whether the answer to such a request is outstanding.
+    pub fn awaits(&self, request: Asked) -> bool {
+        self.awaited.iter().any(|awaited| awaited.request() == Some(request))
+    }
+
+    /// The requests that have had no answer, in order, besides the begin of an upload: for when the connection is lost.
+    pub fn into_unanswered(self) -> impl Iterator<Item = (Asked, T)> {
+        self.awaited.into_iter().filter_map(Awaited::into_request)
+    }
+
     /// Takes bytes from the server, cut anyhow. What must be sent at once is appended to `out`.
     ///
     /// # Errors
     /// [`ClientError`] if the server does not speak the protocol; the connection is then to be closed. What was understood
     /// before that is lost with it, and asked for again on the next connection.
-    pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Vec<Event>, ClientError> {
+    pub fn receive(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Vec<Event<T>>, ClientError> {
         let mut decoder = core::mem::take(&mut self.decoder);
         decoder.push(bytes);
         let mut events = Vec::new();
@@ -298,13 +339,13 @@ impl ClientSession {
         }
     }
 
-    fn ask(&mut self, awaited: Awaited, command: Command, out: &mut Vec<u8>) {
+    fn ask(&mut self, awaited: Awaited<T>, command: Command, out: &mut Vec<u8>) {
         self.awaited.push_back(awaited);
         self.next_id = self.next_id.wrapping_add(1);
         Request { id: Some(RequestId::number(self.next_id)), command }.write_to(out);
     }
 
-    fn login_line(&mut self, line: &str) -> Result<Event, ClientError> {
+    fn login_line(&mut self, line: &str) -> Result<Event<T>, ClientError> {
         let (code, text) = line.split_once(' ').unwrap_or((line, ""));
         let text = text.to_owned();
         let (event, phase) = match code {
@@ -323,7 +364,7 @@ impl ClientSession {
         Ok(event)
     }
 
-    fn answer(&mut self, line: &str) -> Result<Option<Event>, ClientError> {
+    fn answer(&mut self, line: &str) -> Result<Option<Event<T>>, ClientError> {
         let Some((id, reply)) = Reply::parse(line) else {
             // a server that closes in the middle of a session says so in the form of the login
             let (code, text) = line.split_once(' ').ok_or(ClientError::Unknown)?;
@@ -337,17 +378,21 @@ impl ClientSession {
             Reply::TempId { following, record } => self.temp_id(following, record),
             Reply::Notice { following, notice } => self.notice(following, notice),
             Reply::ResumeToken { token, expires, now } => {
-                let Some(Awaited::ResumeToken) = self.awaited.pop_front() else { return Err(ClientError::Unasked) };
-                Ok(Some(Event::ResumeToken { token, expires, now }))
+                let Some(Awaited::ResumeToken(tag)) = self.awaited.pop_front() else {
+                    return Err(ClientError::Unasked);
+                };
+                Ok(Some(Event::ResumeToken { token, expires, now, tag }))
             }
             Reply::HandshakePin { pin, expires } => {
-                let Some(Awaited::HandshakePin) = self.awaited.pop_front() else { return Err(ClientError::Unasked) };
-                Ok(Some(Event::HandshakePin { pin, expires }))
+                let Some(Awaited::HandshakePin(tag)) = self.awaited.pop_front() else {
+                    return Err(ClientError::Unasked);
+                };
+                Ok(Some(Event::HandshakePin { pin, expires, tag }))
             }
             Reply::LoggedOut => {
-                let Some(Awaited::Logout) = self.awaited.pop_front() else { return Err(ClientError::Unasked) };
+                let Some(Awaited::Logout(tag)) = self.awaited.pop_front() else { return Err(ClientError::Unasked) };
                 self.phase = Phase::Over;
-                Ok(Some(Event::LoggedOut))
+                Ok(Some(Event::LoggedOut { tag }))
             }
             Reply::Upload { expected, summary, .. } => self.acknowledgement(expected, summary),
             Reply::Error { code, .. } if code == ErrorCode::NoAccount.as_str() => {
@@ -359,27 +404,31 @@ impl ClientSession {
         }
     }
 
-    fn temp_id(&mut self, following: u32, record: Record) -> Result<Option<Event>, ClientError> {
-        let Some(Awaited::Download(mut records)) = self.awaited.pop_front() else { return Err(ClientError::Unasked) };
+    fn temp_id(&mut self, following: u32, record: Record) -> Result<Option<Event<T>>, ClientError> {
+        let Some(Awaited::Download(records, _)) = self.awaited.front_mut() else { return Err(ClientError::Unasked) };
         records.push(record);
-        if following == 0 {
-            return Ok(Some(Event::TempIds(records)));
+        if following > 0 {
+            return Ok(None);
         }
-        self.awaited.push_front(Awaited::Download(records));
-        Ok(None)
+        let Some(Awaited::Download(records, tag)) = self.awaited.pop_front() else { return Err(ClientError::Unasked) };
+        Ok(Some(Event::TempIds { records, tag }))
     }
 
-    fn notice(&mut self, following: u32, notice: Option<ExposureNotice>) -> Result<Option<Event>, ClientError> {
-        let Some(Awaited::Notices(mut notices)) = self.awaited.pop_front() else { return Err(ClientError::Unasked) };
+    fn notice(&mut self, following: u32, notice: Option<ExposureNotice>) -> Result<Option<Event<T>>, ClientError> {
+        let Some(Awaited::Notices(notices, _)) = self.awaited.front_mut() else { return Err(ClientError::Unasked) };
         notices.extend(notice);
-        if following == 0 {
-            return Ok(Some(Event::Notices(notices)));
+        if following > 0 {
+            return Ok(None);
         }
-        self.awaited.push_front(Awaited::Notices(notices));
-        Ok(None)
+        let Some(Awaited::Notices(notices, tag)) = self.awaited.pop_front() else { return Err(ClientError::Unasked) };
+        Ok(Some(Event::Notices { notices, tag }))
     }
 
-    fn acknowledgement(&mut self, expected: u32, summary: Option<UploadSummary>) -> Result<Option<Event>, ClientError> {
+    fn acknowledgement(
+        &mut self,
+        expected: u32,
+        summary: Option<UploadSummary>,
+    ) -> Result<Option<Event<T>>, ClientError> {
         let Some(upload) = &mut self.upload else {
             return if self.has_given_up { Ok(None) } else { Err(ClientError::Unasked) };
         };
@@ -402,32 +451,52 @@ impl ClientSession {
         }
     }
 
-    fn request_failed(&mut self, code: String, message: String) -> Result<Event, ClientError> {
-        let request = match self.awaited.pop_front() {
-            Some(Awaited::Download(_)) => Asked::Download,
-            Some(Awaited::Notices(_)) => Asked::Notices,
-            Some(Awaited::ResumeToken) => Asked::ResumeToken,
-            Some(Awaited::HandshakePin) => Asked::HandshakePin,
-            Some(Awaited::Logout) => Asked::Logout,
-            Some(Awaited::UploadBegin) => {
-                self.upload = None;
-                Asked::Upload
-            }
-            None => return Err(ClientError::Unasked),
-        };
-        Ok(Event::RequestFailed { request, code, message })
+    fn request_failed(&mut self, code: String, message: String) -> Result<Event<T>, ClientError> {
+        let awaited = self.awaited.pop_front().ok_or(ClientError::Unasked)?;
+        Ok(if let Some((request, tag)) = awaited.into_request() {
+            Event::RequestFailed { request, tag, code, message }
+        } else {
+            self.upload = None;
+            Event::UploadFailed { code, message }
+        })
     }
 
     /// An error to a record: of the upload as a whole, unless it is about that record alone. Of an upload that is given up
     /// further records may be under way; what the server says of them is not repeated.
-    fn record_failed(&mut self, code: &str, message: String) -> Option<Event> {
+    fn record_failed(&mut self, code: &str, message: String) -> Option<Event<T>> {
         if code == ErrorCode::BadRecord.as_str() {
             return Some(Event::RecordRefused { message });
         }
         // before the answer to its begin an upload has sent no record: the error is to one of the upload before it
         self.upload.take_if(|upload| upload.next.is_some())?;
         self.has_given_up = true;
-        Some(Event::RequestFailed { request: Asked::Upload, code: code.to_owned(), message })
+        Some(Event::UploadFailed { code: code.to_owned(), message })
+    }
+}
+
+impl<T> Awaited<T> {
+    /// What was asked; `None` for the begin of an upload.
+    const fn request(&self) -> Option<Asked> {
+        match self {
+            Self::Download(..) => Some(Asked::Download),
+            Self::Notices(..) => Some(Asked::Notices),
+            Self::ResumeToken(_) => Some(Asked::ResumeToken),
+            Self::HandshakePin(_) => Some(Asked::HandshakePin),
+            Self::Logout(_) => Some(Asked::Logout),
+            Self::UploadBegin => None,
+        }
+    }
+
+    fn into_request(self) -> Option<(Asked, T)> {
+        let request = self.request()?;
+        match self {
+            Self::Download(_, tag)
+            | Self::Notices(_, tag)
+            | Self::ResumeToken(tag)
+            | Self::HandshakePin(tag)
+            | Self::Logout(tag) => Some((request, tag)),
+            Self::UploadBegin => None,
+        }
     }
 }
 
