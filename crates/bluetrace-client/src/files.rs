@@ -37,14 +37,6 @@ impl UserFiles {
         Self { folder: folder.to_path_buf(), stem: file_stem(username.reveal()) }
     }
 
-    /// Makes the folder, if there is none, and sees whether files can be made in it. Leaves no file there.
-    pub(crate) fn prepare_folder(&self) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        let probe = self.folder.join(".probe");
-        OpenOptions::new().create(true).append(true).mode(0o600).open(&probe)?;
-        remove(&probe)
-    }
-
     /// Whether any file of the user is there, as for everyone who has logged in before.
     pub(crate) fn are_there(&self) -> bool {
         [self.lock_file(), self.contact_log(), self.upload()].iter().any(|file| file.exists())
@@ -84,6 +76,14 @@ impl UserFiles {
     fn of(&self, kind: &str) -> PathBuf {
         self.folder.join(format!("{}_{kind}", self.stem))
     }
+}
+
+/// Makes a data folder if there is none, for this user alone, and sees whether it can be written.
+pub(crate) fn prepare_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let probe = folder.join(".probe");
+    OpenOptions::new().create(true).append(true).mode(0o600).open(&probe)?;
+    remove(&probe)
 }
 
 /// Opens `<path>.new` beside `path`, empty and private. To be renamed to `path` once it is whole.

@@ -6,6 +6,7 @@
 pub mod device;
 mod files;
 mod known_servers;
+pub mod load;
 mod log_file;
 mod radio;
 mod servers;

@@ -110,7 +110,7 @@ pub(crate) async fn temp_ids(authority: &Authority, file: Option<&Path>, now: Ti
 }
 
 /// Reads `<username> <password>`; the password may hold further spaces.
-fn parse_credential(line: &str) -> Result<(Username, Password), String> {
+pub(crate) fn parse_credential(line: &str) -> Result<(Username, Password), String> {
     let (username, password) = line.split_once(' ').ok_or("not of the form <username> <password>")?;
     if password.is_empty() {
         return Err("the password is empty".to_owned());

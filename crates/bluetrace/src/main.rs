@@ -13,6 +13,7 @@ mod export;
 mod import;
 mod installation;
 mod keys;
+mod load;
 mod passwords;
 mod runtime;
 mod serve;
@@ -56,6 +57,7 @@ fn run(command: Command, configuration: Configuration) -> anyhow::Result<ExitCod
         Command::Keys(options) => keys::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Code(options) => code::run(options).map(|()| ExitCode::SUCCESS),
         Command::Pin(options) => code::pin(&options).map(|()| ExitCode::SUCCESS),
+        Command::Load(options) => load::run(options),
         Command::Tempid(options) => temp_id::run(&options),
         Command::Config(options) => config::run(&options, &configuration).map(|()| ExitCode::SUCCESS),
         Command::Doctor(options) => doctor::run(&options, &Ok(configuration)),

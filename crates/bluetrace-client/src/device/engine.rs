@@ -24,7 +24,7 @@ use super::pending_upload::PendingUpload;
 use super::session::{Session, Token};
 use super::upload::Upload;
 use super::{DeviceConfig, Order, StartError};
-use crate::files::{LockError, UserFiles, UserLock};
+use crate::files::{LockError, UserFiles, UserLock, prepare_folder};
 use crate::known_servers::KnownServers;
 use crate::log_file::{FileNews, LogKeeper};
 use crate::radio::{self, Radio, Sent, Target};
@@ -130,7 +130,7 @@ impl Engine {
     ) -> Result<Self, StartError> {
         let folder_error = |source| StartError::Folder { folder: config.data_dir.clone(), source };
         let files = UserFiles::new(&config.data_dir, &config.username);
-        files.prepare_folder().map_err(folder_error)?;
+        prepare_folder(&config.data_dir).map_err(folder_error)?;
         let lock = if files.are_there() { Some(lock(&files)?) } else { None };
         let radio = Radio::bind(config.udp).map_err(|source| {
             if source.kind() == io::ErrorKind::AddrInUse {

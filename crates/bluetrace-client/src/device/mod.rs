@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use self::engine::Engine;
 pub use self::event::{Command, Connection, Contact, DeviceEvent, End, Status};
 use self::outbox::Done;
+pub(crate) use self::upload::random_upload_id;
 use crate::servers::Servers;
 use crate::uplink::{ConnectError, Transport};
 use crate::words::in_words;

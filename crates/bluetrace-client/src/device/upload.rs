@@ -9,7 +9,7 @@ use std::time::Duration;
 use bluetrace_protocol::message::ErrorCode;
 use bluetrace_protocol::session::client::ClientSession;
 use bluetrace_protocol::{UploadCode, UploadId, UploadSummary};
-use rand::Rng as _;
+use rand::Rng;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -112,11 +112,7 @@ impl Engine {
             self.outbox.tell(DeviceEvent::UploadEmpty);
             return self.outbox.done(Some(done));
         }
-        let mut bytes = [0; 16];
-        self.generator.fill_bytes(&mut bytes);
-        let id = uuid::Builder::from_random_bytes(bytes).into_uuid().to_string();
-        // a UUID's text is 36 graphic characters
-        let Ok(id) = UploadId::parse(&id) else { return };
+        let id = random_upload_id(&mut self.generator);
         let records: Arc<[_]> = self.keeper.log().to_entries().into();
         let is_connected = self.session.as_ref().is_some_and(ClientSession::is_member);
         self.outbox.tell(DeviceEvent::UploadStarted { records: Arc::clone(&records), is_connected });
@@ -224,6 +220,15 @@ impl Engine {
     pub(super) fn is_upload_running(&self) -> bool {
         matches!(&self.upload, Some(Upload { state: State::Running, .. }))
     }
+}
+
+/// A name that no other upload has: a random UUID.
+#[expect(clippy::expect_used, reason = "the text of a UUID is 36 graphic characters")]
+pub(crate) fn random_upload_id(generator: &mut impl Rng) -> UploadId {
+    let mut bytes = [0; 16];
+    generator.fill_bytes(&mut bytes);
+    let id = uuid::Builder::from_random_bytes(bytes).into_uuid();
+    UploadId::parse(&id.to_string()).expect("a UUID is an upload id")
 }
 
 /// Begins to save an upload, behind what is being saved already.
