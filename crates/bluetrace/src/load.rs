@@ -184,6 +184,7 @@ fn table(results: &Snapshot, took: Duration) -> String {
     row("TempIDs", results.temp_ids.to_string());
     row("uploads complete", format!("{} ({}/s)", results.uploads, per_second(results.uploads, seconds)));
     row("records acknowledged", format!("{} ({}/s)", results.records, per_second(results.records, seconds)));
+    row("longest pause", format!("{:.1} s", results.longest_gap.as_secs_f64()));
     row("uploads confirmed afterwards", results.confirmed.to_string());
     if results.unconfirmed > 0 {
         row("uploads NOT confirmed", results.unconfirmed.to_string());
@@ -218,6 +219,7 @@ fn in_json(results: &Snapshot, took: Duration) -> Value {
         "confirmed": results.confirmed,
         "unconfirmed": results.unconfirmed,
         "lost_records": results.lost_records,
+        "longest_gap_seconds": results.longest_gap.as_secs_f64(),
         "latencies_ms": latencies.collect::<serde_json::Map<_, _>>(),
         "errors": results.errors,
     })

@@ -380,10 +380,8 @@ impl LoadDevice {
                 let lost = upload.acknowledged.saturating_sub(acknowledged);
                 let more = acknowledged.saturating_sub(upload.acknowledged);
                 upload.acknowledged = acknowledged;
-                self.tally().count(|counts| {
-                    counts.records += u64::from(more);
-                    counts.lost_records += u64::from(lost);
-                });
+                self.tally().acknowledged(more);
+                self.tally().count(|counts| counts.lost_records += u64::from(lost));
             }
             // it was complete
             Work::Confirm => {
@@ -403,10 +401,8 @@ impl LoadDevice {
             Work::Upload(upload) => {
                 let more = summary.records.saturating_sub(upload.acknowledged);
                 self.tally().took(Measured::Upload, upload.begun.elapsed());
-                self.tally().count(|counts| {
-                    counts.uploads += 1;
-                    counts.records += u64::from(more);
-                });
+                self.tally().acknowledged(more);
+                self.tally().count(|counts| counts.uploads += 1);
                 self.complete.push(upload.id);
             }
             Work::Confirm => {

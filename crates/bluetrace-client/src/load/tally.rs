@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use tokio::time::Instant;
 
 /// What came of a load, as it grows.
 #[derive(Debug)]
@@ -43,6 +44,9 @@ pub struct Snapshot {
     pub lost_records: u64,
     /// Complete uploads that could not be asked for again.
     pub unconfirmed: u64,
+    /// The longest time in which nothing was acknowledged, between two acknowledgements of records: how long the authority was away,
+    /// if the load leaves no pauses of its own.
+    pub longest_gap: Duration,
     /// What went wrong, and how often.
     pub errors: BTreeMap<String, u64>,
     /// Latencies, where there are any.
@@ -68,6 +72,7 @@ pub struct Latency {
 struct Inner {
     counts: Snapshot,
     histograms: BTreeMap<Measured, Histogram<u64>>,
+    acknowledged_at: Option<Instant>,
 }
 
 impl Measured {
@@ -84,7 +89,7 @@ impl Measured {
 
 impl Default for Tally {
     fn default() -> Self {
-        Self(Mutex::new(Inner { counts: Snapshot::default(), histograms: BTreeMap::new() }))
+        Self(Mutex::new(Inner { counts: Snapshot::default(), histograms: BTreeMap::new(), acknowledged_at: None }))
     }
 }
 
@@ -99,6 +104,20 @@ impl Tally {
 
     pub(super) fn count(&self, count: impl FnOnce(&mut Snapshot)) {
         self.with(|inner| count(&mut inner.counts));
+    }
+
+    /// Counts records that the authority has just acknowledged.
+    pub(super) fn acknowledged(&self, records: u32) {
+        if records == 0 {
+            return;
+        }
+        self.with(|inner| {
+            let now = Instant::now();
+            if let Some(before) = inner.acknowledged_at.replace(now) {
+                inner.counts.longest_gap = inner.counts.longest_gap.max(now.duration_since(before));
+            }
+            inner.counts.records += u64::from(records);
+        });
     }
 
     /// Counts something that went wrong. No personal data may be in its name.
