@@ -207,9 +207,10 @@ impl SealedTempId {
     ///
     /// # Errors
     /// [`SealedError::Text`] unless it is 84 characters of standard base64 that end in `==`, spare bits zero.
-    pub fn parse(text: &str) -> Result<Self, SealedError> {
+    pub fn parse(text: impl AsRef<[u8]>) -> Result<Self, SealedError> {
         // what `base64` wants to have room for, and not what it writes
         let mut bytes = [0; SEALED_CHARACTERS / 4 * 3];
+        let text = text.as_ref();
         let written = if text.len() == SEALED_CHARACTERS { STANDARD.decode_slice(text, &mut bytes).ok() } else { None };
         written.and_then(|written| Self::from_slice(bytes.get(..written)?)).ok_or(SealedError::Text)
     }
