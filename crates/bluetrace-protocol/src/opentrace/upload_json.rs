@@ -142,6 +142,11 @@ impl UploadJson {
         Ok(())
     }
 
+    /// The text of `token`, if that has been there.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_ref()?.0.as_deref()
+    }
+
     /// What else the body held, when it has come to its end.
     ///
     /// # Errors

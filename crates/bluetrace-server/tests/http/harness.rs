@@ -189,7 +189,8 @@ impl Parts {
             complaints: Complaints::default(),
         });
         let probes = vec![Probe { queue: "passwords", depth: Box::new(|| 3) }];
-        Self { api: HttpApi::new(shared, rates, probes, shutdown), authority, clock, output }
+        let opentrace = OpenTraceOptions { folder: folder.into(), is_compatible: false };
+        Self { api: HttpApi::new(shared, rates, probes, opentrace, shutdown), authority, clock, output }
     }
 }
 
