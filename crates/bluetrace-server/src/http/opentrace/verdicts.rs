@@ -4,6 +4,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use bluetrace_authority::keyring::Keyring;
+use bluetrace_protocol::limits::MAX_TEMP_ID_DIGITS;
 use bluetrace_protocol::opentrace::date::UtcOffset;
 use bluetrace_protocol::opentrace::reference::judge_as_reference;
 use bluetrace_protocol::opentrace::upload_json::Element;
@@ -80,26 +81,23 @@ impl Judge {
         if self.is_compatible {
             let Ok(mut record) = serde_json::from_str::<Map<String, Value>>(json) else { return Judged::malformed() };
             let rssi = record.get("rssi").and_then(Value::as_i64).and_then(|dbm| i16::try_from(dbm).ok());
-            let digits = record.get("msg").and_then(Value::as_str).and_then(|text| TempId::parse(text).ok());
+            let digits = record.get("msg").and_then(Value::as_str).and_then(registry_id);
             let verdict = judge_as_reference(&mut record, UtcOffset::default(), open);
             // the reference keeps what is there twice
             Judged { mark: None, ..self.judged(&Verdict { rssi, ..verdict }, || digits) }
         } else {
             self.judged(&judge(json, None, open), || {
                 let record: Message<'_> = serde_json::from_str(json).ok()?;
-                TempId::parse(&record.msg).ok()
+                registry_id(&record.msg)
             })
         }
     }
 
     fn open(&self, sealed: &SealedTempId, second: Option<i64>) -> Option<Opened> {
-        match second {
-            Some(second) => {
-                let heard = Timestamp::from_unix(second)?;
-                self.keyring.open(sealed, &[heard, heard.plus(-STALE_S)])
-            }
-            None => self.keyring.open_at_any_time(sealed),
-        }
+        let heard = second.and_then(Timestamp::from_unix);
+        let opened = heard.and_then(|heard| self.keyring.open(sealed, &[heard, heard.plus(-STALE_S)]));
+        // the reference tries every key with every record
+        opened.or_else(|| self.is_compatible.then(|| self.keyring.open_at_any_time(sealed))?)
     }
 
     /// What is stored of a record. `digits` reads an id of the registry's form in it.
@@ -198,6 +196,11 @@ fn stored(temp_id: TempId, verdict: &Verdict) -> Option<UploadedRecord> {
         (None, received) => Window::new(received?, received?).ok()?,
     };
     Some(UploadedRecord { record: Record { temp_id, window }, received, rssi: verdict.rssi, seen: None })
+}
+
+/// An id of the registry's form, which has decimal digits alone.
+fn registry_id(text: &str) -> Option<TempId> {
+    TempId::parse(text).ok().filter(|id| id.reveal().len() <= MAX_TEMP_ID_DIGITS)
 }
 
 /// The field of a record in which its id is.
