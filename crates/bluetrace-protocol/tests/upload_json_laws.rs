@@ -99,8 +99,11 @@ fn a_token_and_a_key_of_the_greatest_length_are_taken_and_those_one_past_it_are_
         assert_eq!(read(body.as_bytes(), usize::MAX).1.unwrap().token, expected);
     }
     // a key of another name may be as long as it likes, and one of ours cannot hide behind escapes
-    let spaced = format!("{{{}\"records\"{}:[7]}}", " ".repeat(100_000), " ".repeat(9));
-    assert_eq!(read(spaced.as_bytes(), 7).0, [Some("7".to_owned())]);
+    let space = " ".repeat(100_000);
+    let spaced = format!("{{{space}\"records\"{space}:{space}[{space}7{space},{space}8{space}]{space}}}");
+    for step in [7, 4_096, usize::MAX] {
+        assert_eq!(read(spaced.as_bytes(), step).0, [Some("7".to_owned()), Some("8".to_owned())], "{step}");
+    }
 }
 
 #[test]

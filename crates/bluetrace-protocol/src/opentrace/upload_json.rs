@@ -178,7 +178,7 @@ impl UploadJson {
             return Ok(&[]);
         };
         let is_begun = !self.kept.is_empty() || self.is_too_long;
-        let part = if is_begun { part } else { after_space(part) };
+        let part = if is_begun { part } else { without_space_behind(after_space(part)) };
         if !is_begun && part.len() <= most {
             self.take_end(Some(part), end, each)?;
         } else {
@@ -234,14 +234,18 @@ impl UploadJson {
         }
     }
 
+    /// Keeps bytes of what is begun. White space around it is no part of it, however much there is.
     fn keep(&mut self, bytes: &[u8], most: usize) {
-        // white space before a value is no part of it
+        if self.is_too_long {
+            return;
+        }
         let bytes = if self.kept.is_empty() { after_space(bytes) } else { bytes };
-        if self.is_too_long || self.kept.len().saturating_add(bytes.len()) > most {
+        let room = most.saturating_sub(self.kept.len());
+        if without_space_behind(bytes).len() > room {
             self.is_too_long = true;
             self.kept.clear();
         } else {
-            self.kept.extend_from_slice(bytes);
+            self.kept.extend(bytes.iter().take(room));
         }
     }
 }
