@@ -133,6 +133,10 @@ pub(crate) struct ServerOptions {
     /// Do not limit the rates of an account or an address over HTTP: for a server behind a proxy that does, or a measurement.
     #[arg(id = "http_no_rate_limits", long = "no-rate-limits", help_heading = "HTTP")]
     pub(crate) no_rate_limits: bool,
+    /// Judge the records of OpenTrace uploads as its reference does, which believes more than it should: ids with something behind
+    /// them, records without a time, contacts with oneself. For comparing with the reference; not for acting on.
+    #[arg(id = "http_opentrace_compatible", long = "opentrace-compatible", help_heading = "HTTP")]
+    pub(crate) opentrace_compatible: bool,
 }
 
 /// Where the HTTPS API is.

@@ -4,9 +4,13 @@
 //! What stands here is strict: what a health authority should believe. [`reference`](mod@reference) reproduces the verdicts
 //! of the reference implementation, laxness included, and [`date`] its dates. Who opens `TempIDs`, with which keys,
 //! is an argument of both.
+//!
+//! Around the records, [`upload_json`] cuts an upload's body into them, and [`callable`] reads the calls of such apps.
 
+pub mod callable;
 pub mod date;
 pub mod reference;
+pub mod upload_json;
 
 use serde_json::Number;
 

@@ -1,12 +1,13 @@
 //! What goes wrong: bodies that are too long, too slow or garbage, too much at once, and the end of the server.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bluetrace_authority::Policy;
 use bluetrace_authority::memory::MemoryStore;
-use bluetrace_server::http::{Rate, Rates};
+use bluetrace_server::http::{OpenTraceOptions, Rate, Rates};
 use bluetrace_server::limits::{
     HTTP_BODY_DEADLINE, HTTP_BODY_STALL, HTTP_CALLER_MEMORY, HTTP_HEAD_DEADLINE, HTTP_UPLOADS_AT_A_TIME, MAX_HTTP_BODY,
     MAX_HTTP_HEAD, WRITE_STALL,
@@ -339,7 +340,9 @@ impl Pipe {
 
     async fn open_over(store: Arc<MemoryStore>) -> Self {
         let (switch, shutdown) = shutdown_channel();
-        let parts = Parts::over(store, None, Policy::default(), shutdown).await;
+        // nothing here is long enough for the folder
+        let opentrace = OpenTraceOptions { folder: Path::new("nowhere").into(), is_compatible: false };
+        let parts = Parts::over(store, None, Policy::default(), opentrace, shutdown).await;
         let (near, far) = tokio::io::duplex(4_096);
         let peer = Peer { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)), connected: Instant::now() };
         let serving = tokio::spawn(parts.api.serve(far, peer));
