@@ -79,6 +79,19 @@ fn what_json_says_of_strings_numbers_and_space_holds() {
 }
 
 #[test]
+fn every_escape_is_read_or_refused_as_serde_json_does() {
+    for character in '\0'..='\u{80}' {
+        let string = format!(r#""=\{character}003d \{character}{character}""#);
+        for object in [format!(r#"{{"a":{string}}}"#), format!(r#"{{{string}:1}}"#)] {
+            assert_eq!(fields(&object), fields_by_serde(&object), "{object}");
+        }
+        let said = text(string.as_bytes(), &mut [0; 20]).map(Cow::into_owned);
+        let expected = serde_json::from_str::<String>(&string).ok().map(String::into_bytes);
+        assert_eq!(said, expected, "{string}");
+    }
+}
+
+#[test]
 fn depth_of_what_nobody_asks_for_is_not_limited() {
     let deep = format!(r#"{{"x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
     assert!(fields(&deep).is_some_and(|fields| fields.len() == 1));

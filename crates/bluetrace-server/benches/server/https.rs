@@ -3,6 +3,7 @@
 //!
 //! Clients have threads of their own, so that lines for each second of a core count the server's alone.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,10 +13,14 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::post;
+use bluetrace_authority::codes::{CodeOrder, CodeOrdered};
+use bluetrace_authority::store::CodeForm;
+use bluetrace_authority::upload_tokens::UploadTokenIssued;
 use bluetrace_protocol::UploadedRecord;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use memchr::memmem;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -28,7 +33,7 @@ use crate::http_client::{HttpClient, connect, request};
 use crate::idle::trust;
 use crate::line_client::LineClient;
 use crate::system::System;
-use crate::uploads::{import, lines, records, stream};
+use crate::uploads::{lines, stream};
 
 const CONNECTIONS: usize = 64;
 /// Requests of a connection in a turn.
@@ -85,56 +90,93 @@ pub(crate) fn temp_ids(bench: &mut Bench, runtime: &Runtime) {
 }
 
 pub(crate) fn uploads(bench: &mut Bench, runtime: &Runtime) {
-    let rate = Line {
+    let native = Line {
         name: "upload over HTTPS, /v1",
         limit: "the TCP upload of the same records, in TLS",
         unit: Unit::PerSecond,
         wanted: Wanted::AtLeast(0.8),
     };
-    let cost = Line { name: "upload over HTTPS, /v1, for each second of a core", wanted: Wanted::ToKnow, ..rate };
-    if ![rate.name, cost.name].into_iter().any(|name| bench.wants(name)) {
+    let opentrace = Line { name: "upload over HTTPS, OpenTrace's /upload", ..native };
+    let native_cost =
+        Line { name: "upload over HTTPS, /v1, for each second of a core", wanted: Wanted::ToKnow, ..native };
+    let opentrace_cost =
+        Line { name: "upload over HTTPS, OpenTrace's /upload, for each second of a core", ..native_cost };
+    if ![native, opentrace, native_cost, opentrace_cost].into_iter().any(|line| bench.wants(line.name)) {
         return;
     }
     let clients = clients();
-    let records: Vec<_> = records(RECORDS, DISTINCT).collect();
-    let system = runtime.block_on(async {
-        let system = System::start(2).await;
-        import(&system, &records[..usize::try_from(DISTINCT).unwrap()]).await;
-        system
-    });
+    let system = runtime.block_on(System::start_sealed(2));
+    let records = runtime.block_on(sealed_records(&system));
     let tls = trust(&system.folder().join("certificate.pem"));
-    let (token, body, lines) = (system.access_token(0), json_lines(&records), lines(&records));
-    let (mut https, mut tcp) = clients.block_on(async {
+    let (token, lines) = (system.access_token(0), lines(&records));
+    let (in_lines, in_array) = (json_lines(&records), json_array(&records));
+    let mut tcp = clients.block_on(async {
         let mut tcp = LineClient::over(connect(system.address, &tls).await, 4_096);
         tcp.send(format!("RESUME {}\n", system.token(0)).as_bytes()).await;
         assert!(tcp.line().await.starts_with("230 "));
-        (HttpClient::connect(system.http, &tls).await, tcp)
+        tcp
     });
     let mut number = 0;
-    let mut upload = |of: fn(&Spent) -> Duration| {
+    let mut by_tcp = || {
+        number += 1;
+        Spent::on(|| _ = clients.block_on(stream(&mut tcp, RECORDS, &lines, number)))
+    };
+    let https = clients.block_on(HttpClient::connect(system.http, &tls));
+    let https = RefCell::new(https);
+    let resolves_all = |answer: &[u8]| {
+        let all = format!("\"resolved\":{RECORDS},");
+        assert!(memmem::find(answer, all.as_bytes()).is_some(), "{}", String::from_utf8_lossy(answer));
+    };
+    let mut number = 0;
+    let mut by_v1 = || {
         number += 1;
         let begin = format!("{{\"records\":{RECORDS}}}");
         let begin = request(&format!("PUT /v1/uploads/{number}"), &token, "application/json", begin.as_bytes());
         let append = format!("POST /v1/uploads/{number}/records");
-        let append = request(&append, &token, "application/x-ndjson", body.as_bytes());
-        let spent = Spent::on(|| {
+        let append = request(&append, &token, "application/x-ndjson", in_lines.as_bytes());
+        Spent::on(|| {
             clients.block_on(async {
+                let mut https = https.borrow_mut();
                 https.ask(&begin).await;
-                let answer = https.ask(&append).await;
-                let all = format!("\"resolved\":{RECORDS}");
-                assert!(memchr::memmem::find(answer, all.as_bytes()).is_some(), "{}", String::from_utf8_lossy(answer));
+                resolves_all(https.ask(&append).await);
             });
-        });
-        f64::from(RECORDS) / of(&spent).as_secs_f64()
+        })
     };
-    let mut number = 0;
-    let mut upload_by_tcp = |of: fn(&Spent) -> Duration| {
-        number += 1;
-        let spent = Spent::on(|| _ = clients.block_on(stream(&mut tcp, RECORDS, &lines, number)));
-        f64::from(RECORDS) / of(&spent).as_secs_f64()
+    let by_opentrace = || {
+        let upload_token = runtime.block_on(upload_token(&system));
+        let body = format!(r#"{{"events":[],"records":{in_array},"token":"{upload_token}"}}"#);
+        let upload = request("POST /upload", &token, "application/json", body.as_bytes());
+        Spent::on(|| clients.block_on(async { resolves_all(https.borrow_mut().ask(&upload).await) }))
     };
-    bench.compare(rate, ROUNDS, || upload(|spent| spent.time), || upload_by_tcp(|spent| spent.time));
-    bench.compare(cost, ROUNDS, || upload(|spent| spent.core_time), || upload_by_tcp(|spent| spent.core_time));
+    let rate = |spent: Spent| f64::from(RECORDS) / spent.time.as_secs_f64();
+    let rate_of_core = |spent: Spent| f64::from(RECORDS) / spent.core_time.as_secs_f64();
+    bench.compare(native, ROUNDS, || rate(by_v1()), || rate(by_tcp()));
+    bench.compare(native_cost, ROUNDS, || rate_of_core(by_v1()), || rate_of_core(by_tcp()));
+    bench.compare(opentrace, ROUNDS, || rate(by_opentrace()), || rate(by_tcp()));
+    bench.compare(opentrace_cost, ROUNDS, || rate_of_core(by_opentrace()), || rate_of_core(by_tcp()));
+}
+
+/// A contact log of sealed ids of another account: one after the other, over and over.
+async fn sealed_records(system: &System) -> Vec<UploadedRecord> {
+    let (met, now) = (&system.members[1], system.now());
+    let mut ids = Vec::new();
+    for _ in 0..DISTINCT {
+        ids.extend(system.authority.issue_opentrace_temp_ids(met, 1, now).await.unwrap().unwrap());
+    }
+    let seconds = (0..).map(|time| now.plus(time));
+    let heard = seconds.flat_map(|received| ids.iter().map(move |record| (record.clone(), Some(received))));
+    let records = heard.map(|(record, received)| UploadedRecord { record, received, rssi: None, seen: None });
+    records.take(usize::try_from(RECORDS).unwrap()).collect()
+}
+
+/// A token for one upload of the first account.
+async fn upload_token(system: &System) -> String {
+    let order = CodeOrder { form: CodeForm::Six, case: "case".to_owned(), issued_by: "desk".to_owned(), valid_s: 900 };
+    let ordered = system.authority.issue_upload_code(order, system.now()).await.unwrap();
+    let CodeOrdered::Issued { code, .. } = ordered else { panic!("no code") };
+    let issued = system.authority.upload_token(&system.members[0], &code, system.now()).await.unwrap();
+    let UploadTokenIssued::Issued(token) = issued else { panic!("no token") };
+    token.reveal().to_owned()
 }
 
 /// What something takes: time, and the time that cores spent on the server.
@@ -210,4 +252,15 @@ fn json_lines(records: &[UploadedRecord]) -> String {
         writeln!(lines, r#"{{"tempId":"{temp_id}","start":{start},"expiry":{expiry},"received":{received}}}"#).unwrap();
     }
     lines
+}
+
+/// The same as Android's app writes them.
+fn json_array(records: &[UploadedRecord]) -> String {
+    let records = records.iter().zip(1..).map(|(UploadedRecord { record, received, .. }, number)| {
+        let (msg, timestamp) = (record.temp_id.reveal().replace('=', "\\u003d"), received.unwrap().as_unix());
+        format!(
+            r#"{{"id":{number},"modelC":"Pixel 4","modelP":"iPhone 11","msg":"{msg}","org":"OT_HA","rssi":-62,"timestamp":{timestamp},"txPower":7,"v":2}}"#
+        )
+    });
+    format!("[{}]", records.collect::<Vec<_>>().join(","))
 }
