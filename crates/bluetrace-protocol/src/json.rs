@@ -40,13 +40,12 @@ pub fn each_field<'a>(object: &'a str, mut each: impl FnMut(&[u8], &'a [u8]) -> 
     loop {
         let name = after(b'"', rest)?;
         let unescaped;
-        let (name, behind) = match after_plain(name) {
-            end @ [b'"', behind @ ..] => (before(end, name)?, behind),
-            _ => {
-                let behind = after_text(name)?;
-                unescaped = text(before(behind, after_space(rest))?, &mut [])?;
-                (&*unescaped, behind)
-            }
+        let (name, behind) = if let end @ [b'"', behind @ ..] = after_plain(name) {
+            (before(end, name)?, behind)
+        } else {
+            let behind = after_text(name)?;
+            unescaped = text(before(behind, after_space(rest))?, &mut [])?;
+            (&*unescaped, behind)
         };
         let value = after_space(after(b':', behind)?);
         rest = after_value(value)?;
