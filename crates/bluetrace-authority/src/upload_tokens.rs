@@ -278,10 +278,9 @@ mod tests {
     }
 
     fn issued(authority: &Authority, member: &Member, code: &UploadCode, now: Timestamp) -> UploadToken {
-        match block_on(authority.upload_token(member, code, now)).unwrap() {
-            UploadTokenIssued::Issued(token) => token,
-            other => panic!("{other:?}"),
-        }
+        let issued = block_on(authority.upload_token(member, code, now)).unwrap();
+        let UploadTokenIssued::Issued(token) = issued else { panic!("{issued:?}") };
+        token
     }
 
     fn fixture() -> (Authority, Member, UploadCode, Timestamp) {

@@ -1,6 +1,5 @@
 //! The body of an OpenTrace upload, cut into records: the same however it arrives, and nothing within a record disturbs
 //! the next one.
-#![expect(clippy::unwrap_used, reason = "a test may give up")]
 
 use bluetrace_protocol::limits::{MAX_UPLOAD_JSON_KEY, MAX_UPLOAD_JSON_RECORD, MAX_UPLOAD_JSON_TOKEN};
 use bluetrace_protocol::opentrace::upload_json::{Element, Envelope, UploadJson, UploadJsonError};

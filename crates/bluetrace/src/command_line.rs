@@ -74,6 +74,7 @@ pub(crate) struct AuthorityFolder {
 #[command(
     after_help = "All of it can also be set in bluetrace.toml and in the environment: see `bluetrace config sample`."
 )]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 pub(crate) struct ServerOptions {
     /// TCP port for devices; 0 takes a free one.
     #[arg(default_value_t = 4000, value_parser = port)]

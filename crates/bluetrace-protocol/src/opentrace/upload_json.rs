@@ -300,16 +300,16 @@ impl ValueScan {
 
 /// What is behind the white space of JSON.
 fn after_space(bytes: &[u8]) -> &[u8] {
-    let space = bytes.iter().take_while(|byte| is_space(byte)).count();
+    let space = bytes.iter().take_while(|byte| is_space(**byte)).count();
     bytes.get(space..).unwrap_or_default()
 }
 
 fn without_space_behind(bytes: &[u8]) -> &[u8] {
-    let space = bytes.iter().rev().take_while(|byte| is_space(byte)).count();
+    let space = bytes.iter().rev().take_while(|byte| is_space(**byte)).count();
     bytes.get(..bytes.len().saturating_sub(space)).unwrap_or_default()
 }
 
-const fn is_space(byte: &u8) -> bool {
+const fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 

@@ -29,7 +29,7 @@ impl App {
 
     pub(crate) async fn fetch_ids(&mut self, site: &Site) {
         let result = self.call(site, "getTempIDs", Value::Null).await.expect(200);
-        self.ids = result["result"]["tempIDs"].as_array().unwrap().clone();
+        self.ids.clone_from(result["result"]["tempIDs"].as_array().unwrap());
     }
 
     /// The id that it shows at a moment: the first that has begun and not ended.

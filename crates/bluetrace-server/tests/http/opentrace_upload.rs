@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use bluetrace_authority::store::{CodeState, UploadCodeId};
 use bluetrace_protocol::Clock as _;
-use bluetrace_server::limits::MAX_HTTP_UPLOAD;
+use bluetrace_server::http::{Rate, Rates};
+use bluetrace_server::limits::{HTTP_NAMELESS_UPLOADS_AT_A_TIME, MAX_HTTP_UPLOAD};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::harness::{ALICE, BOB, Site};
+use crate::harness::{ALICE, BOB, PATIENCE, Site};
 use crate::opentrace_app::{App, android, code, upload};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -308,18 +309,72 @@ async fn a_token_that_comes_first_and_is_bad_is_refused_before_its_records_come(
 }
 
 #[tokio::test]
+async fn who_says_whose_an_upload_is_does_not_wait_for_those_of_nobody_knows_whom() {
+    let site = Site::with_rates(None).await;
+    let app = App::register(&site, ALICE).await;
+    let token = app.upload_token(&site, &code(&site).await).await;
+    let mut stalled = Vec::new();
+    for _ in 0..HTTP_NAMELESS_UPLOADS_AT_A_TIME {
+        let mut client = site.connect().await;
+        client.head("POST", "/upload", &[JSON], 1_000).await;
+        client.write("{\"records\":[").await;
+        stalled.push(client);
+    }
+    wait_until_under_way(&site, HTTP_NAMELESS_UPLOADS_AT_A_TIME).await;
+    // one more of them waits for a place
+    let body = android(&token, &[]);
+    let mut nameless = site.connect().await;
+    nameless.head("POST", "/upload", &[JSON], body.len()).await;
+    nameless.write(&body).await;
+    wait_until_under_way(&site, HTTP_NAMELESS_UPLOADS_AT_A_TIME + 1).await;
+    let authorization = ("Authorization", &*format!("Bearer {}", app.access_token));
+    let named = site.connect().await.exchange("POST", "/upload", &[JSON, authorization], Some(&body)).await;
+    assert_eq!(named.expect(200)["summary"]["records"], 0);
+    site.post("/v1/temp-ids", &app.access_token, json!({"count": 1})).await.expect(200);
+    drop(stalled.pop());
+    assert_eq!(nameless.answer().await.unwrap().expect(200), named.json());
+}
+
+#[tokio::test]
+async fn who_asks_for_tokens_or_uploads_too_often_is_told_when_to_ask_again() {
+    let few = Rate { burst: 2, every: Duration::from_hours(1) };
+    let site = Site::with_rates(Some(Rates { uploads_of_account: few, ..Rates::default() })).await;
+    let (alice, bob) = (App::register(&site, ALICE).await, App::register(&site, BOB).await);
+    let token = alice.upload_token(&site, &code(&site).await).await;
+    alice.upload(&site, &token).await.expect(200);
+    alice.upload(&site, &token).await.expect_problem(429, "rate_limited");
+    let answer = alice.call(&site, "getUploadToken", json!("123456")).await;
+    assert_eq!(answer.expect(429)["error"]["status"], "RESOURCE_EXHAUSTED");
+    assert!(answer.header("retry-after").is_some());
+    bob.upload_token(&site, &code(&site).await).await;
+    // by address, also before anybody knows whose it is
+    let site = Site::with_rates(Some(Rates { uploads_of_address: few, ..Rates::default() })).await;
+    for _ in 0..2 {
+        upload(&site, "{}").await.expect_problem(401, "unauthenticated");
+    }
+    upload(&site, "{}").await.expect_problem(429, "rate_limited");
+}
+
+#[tokio::test]
 async fn an_upload_under_way_when_the_server_ends_is_told_to_come_again() {
     let site = Site::sealed().await;
     let mut client = site.connect().await;
     client.head("POST", "/upload", &[JSON], 1_000).await;
     client.write("{\"records\":[").await;
-    // it is under way when the metrics say so
-    let under_way = async || site.ask("GET", "/metrics", None, None).await.body.contains("under_way 2");
-    while !under_way().await {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait_until_under_way(&site, 1).await;
     site.switch.begin();
     client.answer().await.unwrap().expect_problem(503, "shutting_down");
+}
+
+/// Waits until so many requests are being answered, beside the one that asks.
+async fn wait_until_under_way(site: &Site, requests: usize) {
+    let line = format!("under_way {}\n", requests + 1);
+    let waiting = async {
+        while !site.ask("GET", "/metrics", None, None).await.body.contains(&line) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the requests never came");
 }
 
 /// A record as OpenTrace's app writes one, whose id no key opens.

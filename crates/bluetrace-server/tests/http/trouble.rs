@@ -326,6 +326,16 @@ async fn an_upload_that_stalls_is_told_where_to_go_on() {
     assert!(begun.elapsed() >= HTTP_BODY_STALL && begun.elapsed() < HTTP_BODY_STALL + Duration::from_secs(5));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_upload_of_an_app_that_stalls_is_over() {
+    let mut pipe = Pipe::open().await;
+    pipe.client.head("POST", "/upload", &[JSON], 10_000).await;
+    pipe.client.write("{\"records\":[null,").await;
+    let begun = Instant::now();
+    pipe.client.answer().await.unwrap().expect_problem(408, "too_slow");
+    assert!(begun.elapsed() >= HTTP_BODY_STALL && begun.elapsed() < HTTP_BODY_STALL + Duration::from_secs(5));
+}
+
 /// One connection without sockets.
 struct Pipe {
     client: HttpClient<DuplexStream>,

@@ -130,7 +130,7 @@ impl Upload<'_> {
 
 impl Sifted {
     fn note(&mut self, place: u32, is_duplicate: bool) {
-        if place % 64 == 0 {
+        if place.is_multiple_of(64) {
             self.duplicates.push(0);
         }
         if let Some(bits) = self.duplicates.last_mut() {

@@ -164,7 +164,9 @@ fn write_entry(judged: &Judged, out: &mut Vec<u8>) {
     out.push(has);
     out.extend_from_slice(&received.to_be_bytes());
     out.extend_from_slice(&rssi.to_be_bytes());
-    window.iter().for_each(|moment| out.extend_from_slice(&moment.to_be_bytes()));
+    for moment in window {
+        out.extend_from_slice(&moment.to_be_bytes());
+    }
     out.extend_from_slice(owner.as_ref().map_or(&[0; UID_BYTES], Uid::as_bytes).as_slice());
     out.extend_from_slice(&mark.unwrap_or(0).to_be_bytes());
 }
@@ -243,15 +245,15 @@ mod tests {
             1 => TempId::parse(&format!("{number:020}")).unwrap(),
             _ => TempId::parse(&format!("{number:064}")).unwrap(),
         };
-        let received = (number % 2 == 0).then_some(at(start + 7));
-        let rssi = (number % 5 > 0).then(|| -i16::try_from(number % 100).unwrap());
+        let received = number.is_multiple_of(2).then_some(at(start + 7));
+        let rssi = (!number.is_multiple_of(5)).then(|| -i16::try_from(number % 100).unwrap());
         let record = Record { temp_id, window: Window::new(at(start), at(start + 900)).unwrap() };
         let record = UploadedRecord { record, received, rssi, seen: None };
         Judged {
             kind: Kind::ALL[usize::try_from(number).unwrap() % kinds],
-            uploaded: if number % 7 == 0 { Uploaded::Malformed } else { Uploaded::Record(record) },
-            owner: (number % 4 == 0).then_some(Uid::from_bytes([9; UID_BYTES])),
-            mark: (number % 3 == 0).then_some(u64::from(number) << 32),
+            uploaded: if number.is_multiple_of(7) { Uploaded::Malformed } else { Uploaded::Record(record) },
+            owner: number.is_multiple_of(4).then_some(Uid::from_bytes([9; UID_BYTES])),
+            mark: number.is_multiple_of(3).then_some(u64::from(number) << 32),
         }
     }
 }
