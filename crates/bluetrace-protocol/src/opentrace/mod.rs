@@ -139,18 +139,18 @@ pub fn judge(
         None => None,
         Some(None) => return Verdict::only(Finding::Malformed),
         Some(Some(text)) if text.is_empty() || PLACEHOLDERS.contains(&&*text) => None,
-        Some(Some(text)) => Some(SealedTempId::parse(text)),
+        Some(Some(text)) => Some(SealedTempId::read(&text)),
     };
     let finding = match &temp_id {
         None => Finding::NoMessage,
-        Some(Err(_)) => Finding::FailedDecryption,
-        Some(Ok(temp_id)) => match open(temp_id, Some(whole_seconds(timestamp))) {
+        Some(None) => Finding::FailedDecryption,
+        Some(Some(temp_id)) => match open(temp_id, Some(whole_seconds(timestamp))) {
             None => Finding::FailedDecryption,
             Some(opened) if uploader == Some(&opened.uid) => Finding::Own(opened),
             Some(opened) => Finding::of(opened, timestamp),
         },
     };
-    Verdict { finding, timestamp: Some(timestamp), temp_id: temp_id.and_then(Result::ok), rssi }
+    Verdict { finding, timestamp: Some(timestamp), temp_id: temp_id.flatten(), rssi }
 }
 
 /// What phones send in place of an id when they have none: iOS the one, Android the other.

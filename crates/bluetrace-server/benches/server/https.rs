@@ -3,7 +3,6 @@
 //!
 //! Clients have threads of their own, so that lines for each second of a core count the server's alone.
 
-use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -121,8 +120,8 @@ pub(crate) fn uploads(bench: &mut Bench, runtime: &Runtime) {
         number += 1;
         Spent::on(|| _ = clients.block_on(stream(&mut tcp, RECORDS, &lines, number)))
     };
-    let https = clients.block_on(HttpClient::connect(system.http, &tls));
-    let https = RefCell::new(https);
+    let open = || clients.block_on(HttpClient::connect(system.http, &tls));
+    let (mut for_v1, mut for_opentrace) = (open(), open());
     let resolves_all = |answer: &[u8]| {
         let all = format!("\"resolved\":{RECORDS},");
         assert!(memmem::find(answer, all.as_bytes()).is_some(), "{}", String::from_utf8_lossy(answer));
@@ -136,17 +135,16 @@ pub(crate) fn uploads(bench: &mut Bench, runtime: &Runtime) {
         let append = request(&append, &token, "application/x-ndjson", in_lines.as_bytes());
         Spent::on(|| {
             clients.block_on(async {
-                let mut https = https.borrow_mut();
-                https.ask(&begin).await;
-                resolves_all(https.ask(&append).await);
+                for_v1.ask(&begin).await;
+                resolves_all(for_v1.ask(&append).await);
             });
         })
     };
-    let by_opentrace = || {
+    let mut by_opentrace = || {
         let upload_token = runtime.block_on(upload_token(&system));
         let body = format!(r#"{{"events":[],"records":{in_array},"token":"{upload_token}"}}"#);
         let upload = request("POST /upload", &token, "application/json", body.as_bytes());
-        Spent::on(|| clients.block_on(async { resolves_all(https.borrow_mut().ask(&upload).await) }))
+        Spent::on(|| clients.block_on(async { resolves_all(for_opentrace.ask(&upload).await) }))
     };
     let rate = |spent: Spent| f64::from(RECORDS) / spent.time.as_secs_f64();
     let rate_of_core = |spent: Spent| f64::from(RECORDS) / spent.core_time.as_secs_f64();
