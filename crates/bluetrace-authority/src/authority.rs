@@ -1,7 +1,7 @@
 //! Owns the [`Authority`]: what it is made of, its rules as numbers, and how it fails. What it does stands in the files
 //! beside this one: [`accounts`](crate::accounts), [`access`](crate::access), [`temp_ids`](crate::temp_ids),
 //! [`keyring`](crate::keyring), [`uploads`](crate::uploads), [`notices`](crate::notices), [`withdrawals`](crate::withdrawals),
-//! [`codes`](crate::codes).
+//! [`codes`](crate::codes), [`upload_tokens`](crate::upload_tokens).
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +17,7 @@ use crate::keys::MasterKey;
 use crate::passwords::{HashCost, PasswordPool, PoolError};
 use crate::store::{AccountId, Lockout, SessionId, Store, StoreError};
 use crate::tokens::TokenKey;
+use crate::upload_tokens::UploadTokenKey;
 use crate::withdrawals::WithdrawalKey;
 
 /// The health authority: it decides, and remembers in its [`Store`].
@@ -31,6 +32,7 @@ pub struct Authority {
     pub(crate) withdrawals: WithdrawalKey,
     pub(crate) keys: SealingKeys,
     pub(crate) codes: CodeKeys,
+    pub(crate) upload_tokens: UploadTokenKey,
     generator: Mutex<ChaCha12Rng>,
 }
 
@@ -139,6 +141,7 @@ impl Authority {
             withdrawals: WithdrawalKey::new(master_key),
             keys: SealingKeys::new(master_key),
             codes: CodeKeys::new(master_key),
+            upload_tokens: UploadTokenKey::new(master_key),
             generator: Mutex::new(ChaCha12Rng::from_seed(seed)),
         }
     }

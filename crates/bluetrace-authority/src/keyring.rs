@@ -95,6 +95,11 @@ impl Keyring {
         None
     }
 
+    /// Opens an id of which no moment is known, with whichever key does: as many tries as there are keys.
+    pub fn open_at_any_time(&self, sealed: &SealedTempId) -> Option<Opened> {
+        self.keys.iter().rev().find_map(|key| key.key.open(sealed).ok())
+    }
+
     /// How many keys it has.
     pub const fn len(&self) -> usize {
         self.keys.len()
@@ -441,7 +446,7 @@ impl fmt::Debug for Keyring {
 }
 
 /// A batch may begin so many seconds before it is asked for, as `OpenTrace`'s do.
-const EARLY_S: i64 = 60;
+pub(crate) const EARLY_S: i64 = 60;
 
 /// The next key is made so many seconds before it is needed, or half a period where that is less: an hour in which a
 /// store may be away.

@@ -25,7 +25,7 @@ pub enum Purpose {
     Withdrawals,
     /// Wraps the keys that seal `TempIDs`.
     WrapSealingKeys,
-    /// Seals upload tokens.
+    /// Authenticates upload tokens.
     UploadTokens,
     /// Hashes upload codes.
     UploadCodes,

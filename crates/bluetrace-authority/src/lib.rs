@@ -20,6 +20,7 @@ pub mod passwords;
 pub mod store;
 pub mod temp_ids;
 mod tokens;
+pub mod upload_tokens;
 pub mod uploads;
 pub mod withdrawals;
 

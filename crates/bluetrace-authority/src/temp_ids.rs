@@ -5,10 +5,19 @@ use bluetrace_protocol::sealed::wire_seconds;
 use bluetrace_protocol::{Record, TempId, Timestamp, Window};
 
 use crate::authority::{Authority, AuthorityError, Member, Scheme};
+use crate::keyring::EARLY_S;
 use crate::store::{ImportedTempId, TempIdImported, TempIdsIssued};
 
 /// How often taken ids are drawn anew before the generator is believed to be broken. One draw in 10^20 is taken by chance.
 const MAX_DRAWS: u32 = 16;
+
+/// Consecutive windows, each of the policy's lifetime.
+struct WindowRow {
+    start: Timestamp,
+    count: u32,
+    /// Whether the second between two of them belongs to both.
+    is_shared: bool,
+}
 
 impl Authority {
     /// Issues `count` `TempIDs` with consecutive windows, the first of which begins now. `None` if the account has been
@@ -22,14 +31,40 @@ impl Authority {
         count: u32,
         now: Timestamp,
     ) -> Result<Option<Vec<Record>>, AuthorityError> {
+        self.issue(member, WindowRow { start: now, count, is_shared: false }, now).await
+    }
+
+    /// Issues `count` `TempIDs` with the windows of `OpenTrace`: the first begins a minute ago, so that a phone whose clock is
+    /// slow has one to show, and each ends with the second in which the next begins. Of whichever scheme the authority has:
+    /// the windows are the app's, the ids the authority's. `None` if the account has been removed.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] if the store cannot answer.
+    pub async fn issue_opentrace_temp_ids(
+        &self,
+        member: &Member,
+        count: u32,
+        now: Timestamp,
+    ) -> Result<Option<Vec<Record>>, AuthorityError> {
+        self.issue(member, WindowRow { start: now.plus(-EARLY_S), count, is_shared: true }, now).await
+    }
+
+    async fn issue(
+        &self,
+        member: &Member,
+        row: WindowRow,
+        now: Timestamp,
+    ) -> Result<Option<Vec<Record>>, AuthorityError> {
         let lifetime = i64::from(self.policy.temp_id_lifetime_s.max(1));
         let mut windows = Vec::new();
-        let mut start = now;
-        for _ in 0..count {
-            let window = Window::new(start, start.plus(lifetime - 1))
+        let mut start = row.start;
+        for _ in 0..row.count {
+            let next = start.plus(lifetime);
+            let expiry = if row.is_shared { next } else { next.plus(-1) };
+            let window = Window::new(start, expiry)
                 .map_err(|error| AuthorityError::Internal(format!("the TempIDs' lifetime: {error}")))?;
             windows.push(window);
-            start = start.plus(lifetime);
+            start = next;
         }
         match self.policy.temp_id_scheme {
             Scheme::Registry => self.register(member, windows, self.forget_at(start)).await,

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use bluetrace_client::device::{Command, DeviceEvent};
 use bluetrace_protocol::{Beacon, ContactLogEntry, Record, Timestamp};
-use harness::{Bench, Line, Unit, Wanted, folder_for_data};
+use harness::{Bench, Line, Unit, Wanted, core_time, folder_for_data};
 use support::{Authority, Rig, USER, config, now};
 use tokio::net::UdpSocket;
 use tokio::runtime::Builder;
@@ -80,19 +80,9 @@ struct Taken {
 
 impl Taken {
     fn new(count: u64, start: Instant, cores_at_start: Duration) -> Self {
-        let (passed, spent) = (start.elapsed(), core_time().saturating_sub(cores_at_start));
+        let (passed, spent) = (start.elapsed(), core_time("").saturating_sub(cores_at_start));
         Self { a_second: count as f64 / passed.as_secs_f64(), a_core_second: count as f64 / spent.as_secs_f64() }
     }
-}
-
-/// The time that cores have spent on the threads of this process that still run; zero where the system does not tell.
-fn core_time() -> Duration {
-    let Ok(threads) = fs::read_dir("/proc/self/task") else { return Duration::ZERO };
-    let spent = threads.filter_map(|thread| {
-        let told = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
-        told.split(' ').next()?.parse().ok().map(Duration::from_nanos)
-    });
-    spent.sum()
 }
 
 /// What a device takes to its file.
@@ -111,7 +101,7 @@ fn hear(entries: usize, forgets: Forgets) -> Taken {
         let mut rig = Rig::logged_in(config).await;
         let before = heard(&mut rig).await;
         assert!(before.contacts >= entries * 9 / 10 && before.valid == 0, "the log was not read");
-        let (start, cores) = (Instant::now(), core_time());
+        let (start, cores) = (Instant::now(), core_time(""));
         let flood = Flood::begin(rig.device.udp());
         // events are taken as they come, as a terminal would; there are more than can be shown, and it may miss some
         while start.elapsed() < FLOOD {
@@ -135,7 +125,7 @@ fn receive() -> Taken {
         socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
         socket.set_nonblocking(true).unwrap();
         let socket = UdpSocket::from_std(socket).unwrap();
-        let (start, cores) = (Instant::now(), core_time());
+        let (start, cores) = (Instant::now(), core_time(""));
         let flood = Flood::begin(socket.local_addr().unwrap());
         let (mut received, mut buffer) = (0_u64, [0; 257]);
         while received % 64 != 0 || start.elapsed() < FLOOD {

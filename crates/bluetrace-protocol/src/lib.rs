@@ -21,6 +21,7 @@ pub mod contact_log;
 pub mod device;
 pub mod frame;
 pub mod identity;
+pub mod json;
 pub mod limits;
 pub mod message;
 pub mod opentrace;

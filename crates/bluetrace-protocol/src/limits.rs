@@ -32,6 +32,15 @@ pub const MAX_UPLOAD_RECORDS: u32 = 1_000_000;
 /// Most `TempIDs` in one download (PROTOCOL section 4.3).
 pub const MAX_TEMP_IDS: u32 = 100;
 
+/// Longest record in the JSON of an `OpenTrace` upload, in bytes: 250 are usual, and a longer one is one malformed record.
+pub const MAX_UPLOAD_JSON_RECORD: usize = 16 * 1024;
+
+/// Longest key in the JSON of an `OpenTrace` upload that is looked at, in bytes with its quotes: `records` in escapes is 44.
+pub const MAX_UPLOAD_JSON_KEY: usize = 64;
+
+/// Longest `token` in the JSON of an `OpenTrace` upload, in bytes with its quotes: each of 256 characters may be an escape.
+pub const MAX_UPLOAD_JSON_TOKEN: usize = 6 * 256 + 2;
+
 /// Records of an upload that a server session gathers before it asks for them to be stored. A batch ends earlier
 /// when no further line is waiting; this bounds memory when lines never stop (about 400 KiB).
 pub const MAX_RECORD_BATCH: usize = 4_096;

@@ -77,6 +77,7 @@ pub(crate) struct AuthorityFolder {
 #[command(
     after_help = "All of it can also be set in bluetrace.toml and in the environment: see `bluetrace config sample`."
 )]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 pub(crate) struct ServerOptions {
     /// TCP port for devices; 0 takes a free one.
     #[arg(default_value_t = 4000, value_parser = port)]
@@ -136,6 +137,10 @@ pub(crate) struct ServerOptions {
     /// Do not limit the rates of an account or an address over HTTP: for a server behind a proxy that does, or a measurement.
     #[arg(id = "http_no_rate_limits", long = "no-rate-limits", help_heading = "HTTP")]
     pub(crate) no_rate_limits: bool,
+    /// Judge the records of OpenTrace uploads as its reference does, which believes more than it should: ids with something behind
+    /// them, records without a time, contacts with oneself. For comparing with the reference; not for acting on.
+    #[arg(id = "http_opentrace_compatible", long = "opentrace-compatible", help_heading = "HTTP")]
+    pub(crate) opentrace_compatible: bool,
 }
 
 /// Where the HTTPS API is.

@@ -10,12 +10,12 @@
 #[expect(dead_code, reason = "each file of tests uses a part of it")]
 mod support;
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 
-use serde_json::{Value, json};
+use serde_json::json;
+use support::http::{ask, login, start};
 use support::{ILL, MET, PATIENCE, Place, RunningServer, Session, finish, record};
 
 #[test]
@@ -119,6 +119,18 @@ fn no_log_of_a_full_run_holds_a_number_an_id_a_token_or_a_password() {
         ask(http, "POST", path, Some("a-bad-token"), body);
     }
     ask(http, "POST", "/getUploadToken", Some(token), r#"{"data":"a-bad-code"}"#);
+    let issued = place.administer(&["code", "issue"], "").assert_success();
+    let code = issued.shown.lines().next().unwrap().to_owned();
+    let (_, given) = ask(http, "POST", "/getUploadToken", Some(token), &json!({"data": code}).to_string());
+    let upload_token = given["result"]["token"].as_str().unwrap();
+    let record = json!({"msg": id["tempID"], "timestamp": id["startTime"]});
+    let body = json!({"token": upload_token, "records": [record, "spoilt-record"], "events": []});
+    for (body, expected) in [(body.to_string(), 200), (format!("{body}x"), 400), (body.to_string(), 200)] {
+        let (status, answer) = ask(http, "POST", "/upload", None, &body);
+        assert_eq!(status, expected, "{answer}");
+    }
+    let (status, _) = ask(http, "POST", "/upload", None, r#"{"token":"a-bad-upload-token","records":[]}"#);
+    assert_eq!(status, 401);
     let (status, gone) = ask(http, "DELETE", "/v1/me", Some(mets_token), "");
     assert_eq!(status, 200);
     secrets.extend(
@@ -128,44 +140,11 @@ fn no_log_of_a_full_run_holds_a_number_an_id_a_token_or_a_password() {
     secrets.extend(
         ["+61400000001", "resume-me", "a-bad-token", "a-bad-code", "an-uploads-name", "garbage"].map(str::to_owned),
     );
+    secrets.extend([&*code, upload_token, "a-bad-upload-token", "spoilt-record"].map(str::to_owned));
     assert!(server.stop("TERM").0.success());
     let log = fs::read_to_string(place.path("server.log")).unwrap();
     assert!(!log.is_empty());
     for secret in secrets {
         assert!(!log.contains(&secret), "{secret} stands in the log:\n{log}");
     }
-}
-
-/// A server with the HTTPS API, and where that is.
-fn start(place: &Place, options: &[&str]) -> (RunningServer, SocketAddr) {
-    let mut command =
-        place.bluetrace(&["server", "0", "--bind", "127.0.0.1", "--data-dir", "data", "--http", "127.0.0.1:0"]);
-    let server = RunningServer::run(command.args(options), &place.path("server.log"));
-    let line = server.console.seen.iter().find_map(|line| line.strip_prefix("HTTPS API on https://"));
-    let http = line.unwrap_or_else(|| panic!("no HTTPS API: {:?}", server.console.seen)).parse().unwrap();
-    (server, http)
-}
-
-/// One request over plain HTTP: status and body.
-fn ask(http: SocketAddr, method: &str, path: &str, token: Option<&str>, body: &str) -> (u16, Value) {
-    let kind = if path.contains("/records") { "application/x-ndjson" } else { "application/json" };
-    let mut request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n",
-        body.len()
-    );
-    if let Some(token) = token {
-        write!(request, "Authorization: Bearer {token}\r\n").unwrap();
-    }
-    let mut stream = TcpStream::connect(http).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(format!("{request}\r\n{body}").as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or(Value::Null))
-}
-
-fn login((username, password): (&str, &str)) -> String {
-    json!({"username": username, "password": password}).to_string()
 }

@@ -4,18 +4,18 @@
 //! What stands here is strict: what a health authority should believe. [`reference`](mod@reference) reproduces the verdicts
 //! of the reference implementation, laxness included, and [`date`] its dates. Who opens `TempIDs`, with which keys,
 //! is an argument of both.
+//!
+//! Around the records, [`upload_json`] cuts an upload's body into them, and [`callable`] reads the calls of such apps.
 
+pub mod callable;
 pub mod date;
 pub mod reference;
+pub mod upload_json;
 
-use alloc::borrow::Cow;
-use alloc::string::String;
-
-use memchr::memchr;
-use serde::Deserialize;
 use serde_json::Number;
-use serde_json::value::RawValue;
 
+use crate::json::{each_field, text};
+use crate::limits::SEALED_CHARACTERS;
 use crate::sealed::{Opened, SealedTempId, Uid};
 use crate::time::Timestamp;
 
@@ -133,75 +133,90 @@ pub fn judge(
     uploader: Option<&Uid>,
     open: impl FnOnce(&SealedTempId, Option<i64>) -> Option<Opened>,
 ) -> Verdict {
-    // serde would take an array for the fields in their order
-    if !record.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{') {
-        return Verdict::only(Finding::Malformed);
-    }
-    let Ok(wire) = serde_json::from_str::<Wire<'_>>(record) else { return Verdict::only(Finding::Malformed) };
-    let is_integer = wire.timestamp.is_i64() || wire.timestamp.is_u64();
-    let Some(timestamp) = wire.timestamp.as_f64().filter(|_| is_integer).map(in_seconds) else {
-        return Verdict::only(Finding::Malformed);
+    let Some(Wire { message, timestamp, rssi }) = Wire::read(record) else { return Verdict::only(Finding::Malformed) };
+    let mut room = [0; SEALED_CHARACTERS];
+    let temp_id = match message.map(|json| text(json, &mut room)) {
+        None => None,
+        Some(None) => return Verdict::only(Finding::Malformed),
+        Some(Some(text)) if text.is_empty() || PLACEHOLDERS.contains(&&*text) => None,
+        Some(Some(text)) => Some(SealedTempId::read(&text)),
     };
-    let rssi = wire.rssi.map(|dbm| i16::try_from(truncated(dbm)));
-    let Ok(rssi) = rssi.transpose() else { return Verdict::only(Finding::Malformed) };
-    let mut verdict = Verdict { finding: Finding::NoMessage, timestamp: Some(timestamp), temp_id: None, rssi };
-    let Some(message) = wire.msg.map(|json| text_of(json.get())) else { return verdict };
-    match message.as_deref() {
-        None => return Verdict::only(Finding::Malformed),
-        Some("") => return verdict,
-        Some(text) if PLACEHOLDERS.contains(&text) => return verdict,
-        Some(text) => verdict.temp_id = SealedTempId::parse(text).ok(),
-    }
-    verdict.finding = match verdict.temp_id.and_then(|temp_id| open(&temp_id, Some(whole_seconds(timestamp)))) {
-        None => Finding::FailedDecryption,
-        Some(opened) if uploader == Some(&opened.uid) => Finding::Own(opened),
-        Some(opened) => Finding::of(opened, timestamp),
+    let finding = match &temp_id {
+        None => Finding::NoMessage,
+        Some(None) => Finding::FailedDecryption,
+        Some(Some(temp_id)) => match open(temp_id, Some(whole_seconds(timestamp))) {
+            None => Finding::FailedDecryption,
+            Some(opened) if uploader == Some(&opened.uid) => Finding::Own(opened),
+            Some(opened) => Finding::of(opened, timestamp),
+        },
     };
-    verdict
+    Verdict { finding, timestamp: Some(timestamp), temp_id: temp_id.flatten(), rssi }
 }
 
 /// What phones send in place of an id when they have none: iOS the one, Android the other.
-const PLACEHOLDERS: [&str; 2] = ["not_found", "Missing TempID"];
+const PLACEHOLDERS: [&[u8]; 2] = [b"not_found", b"Missing TempID"];
 
 /// Above this a timestamp is in milliseconds: as seconds it would lie in the year 2286.
 const LAST_SECOND: f64 = 10_000_000_000.0;
 
 /// The fields of a record that a strict verdict goes by.
-#[derive(Deserialize)]
 struct Wire<'a> {
-    #[serde(borrow, default)]
-    msg: Option<&'a RawValue>,
-    timestamp: Number,
-    #[serde(default)]
-    rssi: Option<f64>,
+    /// The JSON text.
+    message: Option<&'a [u8]>,
+    /// In seconds.
+    timestamp: f64,
+    /// In dBm.
+    rssi: Option<i16>,
 }
 
-/// The text that a JSON string says; `None` of any other JSON. It is copied only if it holds escapes: Android's app writes `=`
-/// as `\u003d`, and iOS's `/` as `\/`, so that these two must not cost what escapes cost otherwise.
-fn text_of(json: &str) -> Option<Cow<'_, str>> {
-    let text = json.strip_prefix('"')?.strip_suffix('"')?;
-    let Some(mut escape) = memchr(b'\\', text.as_bytes()) else { return Some(text.into()) };
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    loop {
-        let (before, escaped) = rest.split_at_checked(escape)?;
-        plain.push_str(before);
-        rest = if let Some(rest) = escaped.strip_prefix("\\u003d") {
-            plain.push('=');
-            rest
-        } else if let Some(rest) = escaped.strip_prefix("\\/") {
-            plain.push('/');
-            rest
-        } else {
-            return serde_json::from_str(json).ok().map(Cow::Owned);
+impl<'a> Wire<'a> {
+    /// `None` of what is [`Finding::Malformed`].
+    fn read(record: &'a str) -> Option<Self> {
+        let (mut message, mut timestamp, mut rssi) = (None, None, None);
+        each_field(record, |name, value| {
+            let field = match name {
+                b"msg" => &mut message,
+                b"timestamp" => &mut timestamp,
+                b"rssi" => &mut rssi,
+                _ => return Some(()),
+            };
+            // none of them twice
+            field.replace(value).is_none().then_some(())
+        })?;
+        let is_given = |json: &&[u8]| *json != b"null";
+        let rssi = match rssi.filter(is_given) {
+            None => None,
+            Some(json) => Some(whole_dbm(json)?),
         };
-        match memchr(b'\\', rest.as_bytes()) {
-            Some(next) => escape = next,
-            None => break,
-        }
+        let message = message.filter(is_given);
+        Some(Self { message, timestamp: in_seconds(integer(timestamp?)?), rssi })
     }
-    plain.push_str(rest);
-    Some(plain.into())
+}
+
+/// The value of a JSON integer of 64 bits, with a sign or without.
+fn integer(json: &[u8]) -> Option<f64> {
+    let number = match digits(json) {
+        Some(whole) => Number::from(whole),
+        None => serde_json::from_slice(json).ok()?,
+    };
+    number.as_f64().filter(|_| number.is_i64() || number.is_u64())
+}
+
+/// The strength of a signal without its fraction; `None` if the JSON is no number, or of no signal.
+fn whole_dbm(json: &[u8]) -> Option<i16> {
+    let whole = match json {
+        [b'-', json @ ..] => digits(json).and_then(i64::checked_neg),
+        _ => digits(json),
+    };
+    i16::try_from(whole.or_else(|| serde_json::from_slice(json).ok().map(truncated))?).ok()
+}
+
+/// The number that is written with digits alone, as long as it is not too large.
+fn digits(json: &[u8]) -> Option<i64> {
+    json.iter().try_fold(0_i64, |number, digit| match digit {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(i64::from(digit & 0xf)),
+        _ => None,
+    })
 }
 
 /// A timestamp in seconds, whichever it is in. Milliseconds stay, as a fraction.

@@ -208,10 +208,18 @@ impl SealedTempId {
     /// # Errors
     /// [`SealedError::Text`] unless it is 84 characters of standard base64 that end in `==`, spare bits zero.
     pub fn parse(text: &str) -> Result<Self, SealedError> {
+        Self::read(text.as_bytes()).ok_or(SealedError::Text)
+    }
+
+    /// The same, of what need not be text.
+    pub(crate) fn read(text: &[u8]) -> Option<Self> {
         // what `base64` wants to have room for, and not what it writes
         let mut bytes = [0; SEALED_CHARACTERS / 4 * 3];
-        let written = if text.len() == SEALED_CHARACTERS { STANDARD.decode_slice(text, &mut bytes).ok() } else { None };
-        written.and_then(|written| Self::from_slice(bytes.get(..written)?)).ok_or(SealedError::Text)
+        if text.len() != SEALED_CHARACTERS {
+            return None;
+        }
+        let written = STANDARD.decode_slice(text, &mut bytes).ok()?;
+        Self::from_slice(bytes.get(..written)?)
     }
 
     /// The id of exactly 61 bytes.

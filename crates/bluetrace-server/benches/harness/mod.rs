@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The lines of one bench program.
 pub(crate) struct Bench {
@@ -129,6 +130,18 @@ impl Bench {
 /// A folder on the disk that the build is on: temporary folders are often in memory, where nothing is durable.
 pub(crate) fn folder_for_data() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// The time that cores have spent on the threads of this process that still run, but for those of this name; zero where the
+/// system does not tell.
+pub(crate) fn core_time(but_for: &str) -> Duration {
+    let Ok(threads) = fs::read_dir("/proc/self/task") else { return Duration::ZERO };
+    let spent = threads.filter_map(|thread| {
+        let told = |of: &str| fs::read_to_string(thread.as_ref().ok()?.path().join(of)).ok();
+        let counts = told("comm")?.trim_end() != but_for;
+        counts.then(|| told("schedstat")?.split(' ').next()?.parse().ok().map(Duration::from_nanos))?
+    });
+    spent.sum()
 }
 
 struct Result<'a> {

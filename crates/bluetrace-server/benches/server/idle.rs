@@ -210,7 +210,8 @@ async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     }
 }
 
-fn trust(certificate: &Path) -> TlsConnector {
+/// A client's side of TLS, for a server of this certificate.
+pub(crate) fn trust(certificate: &Path) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -7,6 +7,8 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+mod http_client;
+mod https;
 mod idle;
 mod keyring;
 mod line_client;
@@ -34,6 +36,8 @@ fn main() {
     uploads::stop_and_wait(&mut bench, &runtime);
     temp_ids::run(&mut bench, &runtime);
     keyring::run(&mut bench, &runtime);
+    https::temp_ids(&mut bench, &runtime);
+    https::uploads(&mut bench, &runtime);
     logins::run(&mut bench, &runtime);
     idle::run(&mut bench, &runtime);
     bench.finish().unwrap();

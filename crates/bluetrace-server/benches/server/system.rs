@@ -10,18 +10,21 @@ use bluetrace_authority::accounts::LoggedIn;
 use bluetrace_authority::keys::MasterKey;
 use bluetrace_authority::passwords::{HashCost, PasswordDone, PasswordWork, Scratch};
 use bluetrace_authority::store::{AccountOpened, PasswordSource, Store};
-use bluetrace_authority::{Authority, Member, Policy};
+use bluetrace_authority::{Authority, Member, Policy, Scheme};
 use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
+use bluetrace_server::http::{HttpApi, OpenTraceOptions};
 use bluetrace_server::limits::Limits;
 use bluetrace_server::listener::{self, Refusals, Server};
 use bluetrace_server::password_pool::ThreadPool;
 use bluetrace_server::shutdown::{ShutdownSwitch, shutdown_channel};
 use bluetrace_server::sqlite::SqliteStore;
 use bluetrace_server::tls::ServerTls;
+use rustls::ServerConfig;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 
 use crate::harness::folder_for_data;
 use crate::line_client::LineClient;
@@ -32,6 +35,9 @@ pub(crate) const DATABASE: &str = "bluetrace.db";
 /// A running server with accounts. Dropped, it ends.
 pub(crate) struct System {
     pub(crate) address: SocketAddr,
+    /// Of the HTTPS API.
+    pub(crate) http: SocketAddr,
+    pub(crate) tls: Arc<ServerConfig>,
     pub(crate) store: Arc<SqliteStore>,
     pub(crate) authority: Arc<Authority>,
     pub(crate) members: Vec<Member>,
@@ -43,12 +49,21 @@ pub(crate) struct System {
 impl System {
     /// Starts one with so many accounts, who come in by resume token.
     pub(crate) async fn start(accounts: usize) -> Self {
+        Self::start_with(Policy::default(), accounts).await
+    }
+
+    /// Starts one that seals its `TempIDs`.
+    pub(crate) async fn start_sealed(accounts: usize) -> Self {
+        Self::start_with(Policy { temp_id_scheme: Scheme::Sealed, ..Policy::default() }, accounts).await
+    }
+
+    async fn start_with(policy: Policy, accounts: usize) -> Self {
         let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join(DATABASE)).unwrap());
         store.reserve_log().await.unwrap();
         let passwords = Arc::new(ThreadPool::start(cores()).unwrap());
         let key = MasterKey::new([7; 32]);
-        let authority = Arc::new(Authority::new(store.clone(), passwords, Policy::default(), &key, [7; 32]));
+        let authority = Arc::new(Authority::new(store.clone(), passwords, policy, &key, [7; 32]));
         let clock: Arc<dyn Clock> = Arc::new(RunningClock(Instant::now()));
         let tls = ServerTls::open(folder.path()).unwrap();
         let limits = Limits { max_connections: 12_000, max_connections_per_address: 12_000, ..Limits::default() };
@@ -60,16 +75,24 @@ impl System {
             limits: limits.clone(),
             complaints: Complaints::default(),
         });
-        let listener = listener::bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
-        let address = listener.local_addr().unwrap();
         let (switch, shutdown) = shutdown_channel();
-        let server = Server { tls: tls.config(), allow_plaintext: false, limits, refusals: Refusals::OF_SESSIONS };
+        let tls = tls.config();
+        let server = Server { tls: tls.clone(), allow_plaintext: false, limits, refusals: Refusals::OF_SESSIONS };
+        let (http_listener, http) = bind();
+        let opentrace = OpenTraceOptions { folder: folder.path().into(), is_compatible: false };
+        // no rates: what is measured asks more often than anybody may
+        let api = HttpApi::new(shared.clone(), None, Vec::new(), opentrace, shutdown.clone());
+        let http_server = Server { refusals: Refusals::OF_HTTP, ..server.clone() };
+        let each = move |stream, peer| api.clone().serve(stream, peer);
+        tokio::spawn(http_server.run(http_listener, shutdown.clone(), each));
+        let (listener, address) = bind();
         let each = {
             let shutdown = shutdown.clone();
             move |stream, peer| connection::serve(stream, peer, shared.clone(), shutdown.clone())
         };
         tokio::spawn(server.run(listener, shutdown, each));
-        let mut system = Self { address, store, authority, members: Vec::new(), clock, _switch: switch, folder };
+        let members = Vec::new();
+        let mut system = Self { address, http, tls, store, authority, members, clock, _switch: switch, folder };
         for number in 0..accounts {
             let member = system.open_account(number).await;
             system.members.push(member);
@@ -84,6 +107,11 @@ impl System {
         let answer = client.line().await;
         assert!(answer.starts_with("230 "), "{answer}");
         client
+    }
+
+    /// What an account shows the HTTPS API.
+    pub(crate) fn access_token(&self, account: usize) -> String {
+        self.authority.access_token(&self.members[account], self.now()).0.reveal().to_owned()
     }
 
     pub(crate) fn token(&self, account: usize) -> String {
@@ -116,6 +144,12 @@ impl System {
         let LoggedIn::Welcome(member) = outcome else { panic!("{outcome:?}") };
         member
     }
+}
+
+fn bind() -> (TcpListener, SocketAddr) {
+    let listener = listener::bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
 }
 
 const PASSWORD: &str = "a password";

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bluetrace_authority::store::{ImportedTempId, Store, TempIdImported};
 use bluetrace_protocol::message::write_record;
 use bluetrace_protocol::{ContactLogEntry, Record, TempId, UploadedRecord, Window};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
@@ -50,7 +50,7 @@ pub(crate) fn pipelined(bench: &mut Bench, runtime: &Runtime) {
         let mut round = 0;
         let ours = || {
             round += 1;
-            runtime.block_on(stream(&mut client, &lines, round))
+            runtime.block_on(stream(&mut client, RECORDS, &lines, round))
         };
         let limit = || {
             let start = Instant::now();
@@ -178,9 +178,12 @@ impl SlowUploader {
 }
 
 /// Streams an upload, and returns the records a second until the last is durable, traced and acknowledged.
-async fn stream(client: &mut LineClient, lines: &[u8], upload: u32) -> f64 {
+pub(crate) async fn stream<S>(client: &mut LineClient<S>, records: u32, lines: &[u8], upload: u32) -> f64
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let start = Instant::now();
-    client.send(begin(RECORDS, upload).as_bytes()).await;
+    client.send(begin(records, upload).as_bytes()).await;
     assert!(client.line().await.contains("numOfRecv"));
     let (mut receiving, mut sending) = tokio::io::split(&mut client.stream);
     let send = async {
@@ -192,7 +195,7 @@ async fn stream(client: &mut LineClient, lines: &[u8], upload: u32) -> f64 {
         while !answers.line().await.contains("resolved") {}
     };
     tokio::join!(send, receive);
-    f64::from(RECORDS) / start.elapsed().as_secs_f64()
+    f64::from(records) / start.elapsed().as_secs_f64()
 }
 
 fn begin(records: u32, upload: u32) -> String {
@@ -201,9 +204,11 @@ fn begin(records: u32, upload: u32) -> String {
     )
 }
 
-fn lines(records: &[UploadedRecord]) -> Vec<u8> {
+/// The records of an upload, as they are sent over TCP.
+pub(crate) fn lines(records: &[UploadedRecord]) -> Vec<u8> {
     let mut lines = Vec::new();
-    for (record, following) in records.iter().zip((0..RECORDS).rev()) {
+    let count = u32::try_from(records.len()).unwrap();
+    for (record, following) in records.iter().zip((0..count).rev()) {
         write_record(&entry(record), following, &mut lines);
     }
     lines
@@ -214,7 +219,7 @@ fn entry(heard: &UploadedRecord) -> ContactLogEntry {
 }
 
 /// A contact log: one id after the other, over and over.
-fn records(count: u32, distinct: u32) -> impl Iterator<Item = UploadedRecord> {
+pub(crate) fn records(count: u32, distinct: u32) -> impl Iterator<Item = UploadedRecord> {
     (0..count).map(move |number| {
         let start = beginning().plus(-i64::from(number % 900));
         let temp_id = TempId::parse(&temp_id(u64::from(number % distinct))).unwrap();
@@ -232,7 +237,7 @@ pub(crate) fn temp_id(number: u64) -> String {
 }
 
 /// The ids were issued to another account.
-async fn import(system: &System, records: &[UploadedRecord]) {
+pub(crate) async fn import(system: &System, records: &[UploadedRecord]) {
     let username = &system.members[1].username;
     let lines = records.iter().map(|heard| ImportedTempId { username: username.clone(), record: heard.record.clone() });
     let lines: Vec<_> = lines.collect();

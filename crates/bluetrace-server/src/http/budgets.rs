@@ -18,8 +18,8 @@ use tokio::time::timeout;
 
 use super::problem::{Problem, ProblemCode};
 use crate::limits::{
-    HTTP_BATCHES_AT_A_TIME, HTTP_ISSUES_AT_A_TIME, HTTP_KEYS_OF_A_RATE, HTTP_LOGINS_AT_A_TIME, HTTP_QUEUE_WAIT,
-    HTTP_UPLOADS_AT_A_TIME,
+    HTTP_BATCHES_AT_A_TIME, HTTP_ISSUES_AT_A_TIME, HTTP_KEYS_OF_A_RATE, HTTP_LOGINS_AT_A_TIME,
+    HTTP_NAMELESS_UPLOADS_AT_A_TIME, HTTP_QUEUE_WAIT, HTTP_SIFTED_AT_A_TIME, HTTP_UPLOADS_AT_A_TIME,
 };
 use crate::listener::network;
 
@@ -59,6 +59,10 @@ pub(crate) struct Budgets {
     pub(crate) uploads: Budget,
     /// Batches of records on their way to the disk.
     pub(crate) batches: Budget,
+    /// Uploads of OpenTrace apps whose records are arriving from nobody knows whom: their token comes last.
+    pub(crate) nameless_uploads: Budget,
+    /// Uploads of OpenTrace apps that are sifted for what is in them twice.
+    pub(crate) sifting: Budget,
 }
 
 /// How many of a kind may be under way at once.
@@ -105,6 +109,8 @@ impl Budgets {
             issues: Budget::new(HTTP_ISSUES_AT_A_TIME),
             uploads: Budget::new(HTTP_UPLOADS_AT_A_TIME),
             batches: Budget::new(HTTP_BATCHES_AT_A_TIME),
+            nameless_uploads: Budget::new(HTTP_NAMELESS_UPLOADS_AT_A_TIME),
+            sifting: Budget::new(HTTP_SIFTED_AT_A_TIME),
         }
     }
 
@@ -127,9 +133,18 @@ impl Budgets {
 
     /// Takes a request that carries records, of this account from this address.
     pub(crate) fn upload(&self, account: AccountId, address: IpAddr) -> Result<(), Problem> {
-        let Some(rates) = &self.rates else { return Ok(()) };
-        rates.uploads_of_address.take(&network(address))?;
-        rates.uploads_of_account.take(&account)
+        self.upload_from(address)?;
+        self.upload_of(account)
+    }
+
+    /// Takes a request that carries records from this address, of an account that is not known yet.
+    pub(crate) fn upload_from(&self, address: IpAddr) -> Result<(), Problem> {
+        self.rates.as_ref().map_or(Ok(()), |rates| rates.uploads_of_address.take(&network(address)))
+    }
+
+    /// Takes a request that carries records, or asks for a token for that, of this account.
+    pub(crate) fn upload_of(&self, account: AccountId) -> Result<(), Problem> {
+        self.rates.as_ref().map_or(Ok(()), |rates| rates.uploads_of_account.take(&account))
     }
 }
 

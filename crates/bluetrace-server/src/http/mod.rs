@@ -47,11 +47,13 @@ use utoipa_axum::routes;
 
 pub use self::budgets::{Rate, Rates};
 pub use self::metrics::Probe;
+pub use self::opentrace::OpenTraceOptions;
 pub use self::problem::{Problem, ProblemBody, ProblemCode, ProblemFacts};
 
 use self::budgets::Budgets;
 use self::callers::Callers;
 use self::metrics::Metrics;
+use self::opentrace::UploadTurns;
 use self::patient_stream::PatientStream;
 use crate::connection::Shared;
 use crate::limits::{
@@ -77,6 +79,8 @@ pub(crate) struct Api {
     pub(crate) budgets: Budgets,
     pub(crate) callers: Callers,
     pub(crate) metrics: Metrics,
+    pub(crate) opentrace: OpenTraceOptions,
+    pub(crate) upload_turns: UploadTurns,
     /// Set before the first request.
     description: OnceLock<String>,
 }
@@ -84,7 +88,13 @@ pub(crate) struct Api {
 impl HttpApi {
     /// The API over what connections share. Without rates only what is under way at once is limited: for a server behind a
     /// proxy that limits, or one that is measured.
-    pub fn new(shared: Arc<Shared>, rates: Option<Rates>, probes: Vec<Probe>, shutdown: Shutdown) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        rates: Option<Rates>,
+        probes: Vec<Probe>,
+        opentrace: OpenTraceOptions,
+        shutdown: Shutdown,
+    ) -> Self {
         let limits = shared.limits.clone();
         let api = Arc::new(Api {
             shared,
@@ -92,6 +102,8 @@ impl HttpApi {
             budgets: Budgets::new(rates),
             callers: Callers::default(),
             metrics: Metrics::new(probes),
+            opentrace,
+            upload_turns: UploadTurns::default(),
             description: OnceLock::new(),
         });
         Self { router: router(api), limits, shutdown }
@@ -175,7 +187,7 @@ impl Api {
         description = "The HTTPS API of a BlueTrace health authority: the native one under `/v1`, and the calls of apps derived from OpenTrace.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    paths(opentrace::get_temp_ids, opentrace::get_handshake_pin, opentrace::get_upload_token)
+    paths(opentrace::calls::get_temp_ids, opentrace::calls::get_handshake_pin, opentrace::calls::get_upload_token)
 )]
 struct Description;
 
@@ -194,7 +206,8 @@ fn router(api: Arc<Api>) -> Router {
         .routes(routes!(v1::notices::unread))
         .routes(routes!(v1::notices::read))
         .routes(routes!(v1::me::withdraw))
-        .routes(routes!(v1::me::check));
+        .routes(routes!(v1::me::check))
+        .routes(routes!(opentrace::upload::upload));
     let (router, mut openapi) = described.split_for_parts();
     opentrace::describe_long_paths(&mut openapi);
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("an access token").build();

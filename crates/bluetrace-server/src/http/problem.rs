@@ -217,9 +217,7 @@ impl ProblemCode {
                 ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "The method is not for this")
             }
             Self::TooSlow => ("too_slow", StatusCode::REQUEST_TIMEOUT, "The body took too long to arrive"),
-            Self::UploadConflict => {
-                ("upload_conflict", StatusCode::CONFLICT, "The upload was begun with another number of records")
-            }
+            Self::UploadConflict => ("upload_conflict", StatusCode::CONFLICT, "The upload was begun as another one"),
             Self::UploadGap => ("upload_gap", StatusCode::CONFLICT, "Records are missing before these"),
             Self::TooLarge => ("too_large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too long"),
             Self::UnsupportedMediaType => {

@@ -16,7 +16,7 @@ use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::Shared;
 use bluetrace_server::console::Console;
-use bluetrace_server::http::{HttpApi, Probe, Rates};
+use bluetrace_server::http::{HttpApi, OpenTraceOptions, Probe, Rates};
 use bluetrace_server::limits::Limits;
 use bluetrace_server::listener::{Refusals, Server, bind};
 use bluetrace_server::shutdown::{Shutdown, ShutdownSwitch, shutdown_channel};
@@ -71,6 +71,14 @@ impl Site {
         Self::start_in(folder, store, Some(Rates::default()), policy).await
     }
 
+    /// One that seals, and judges the records of OpenTrace uploads as the reference does.
+    pub(crate) async fn compatible() -> Self {
+        let (folder, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+        let policy = Policy { temp_id_scheme: Scheme::Sealed, ..Policy::default() };
+        let opentrace = OpenTraceOptions { folder: folder.path().into(), is_compatible: true };
+        Self::start_with(folder, store, (Some(Rates::default()), opentrace), policy).await
+    }
+
     /// One that takes an upload only with a code.
     pub(crate) async fn with_upload_codes() -> Self {
         let (folder, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
@@ -90,9 +98,19 @@ impl Site {
     }
 
     async fn start_in(folder: TempDir, store: Arc<dyn Store>, rates: Option<Rates>, policy: Policy) -> Self {
+        let opentrace = OpenTraceOptions { folder: folder.path().into(), is_compatible: false };
+        Self::start_with(folder, store, (rates, opentrace), policy).await
+    }
+
+    async fn start_with(
+        folder: TempDir,
+        store: Arc<dyn Store>,
+        (rates, opentrace): (Option<Rates>, OpenTraceOptions),
+        policy: Policy,
+    ) -> Self {
         let (switch, shutdown) = shutdown_channel();
         let Parts { api, authority, clock, output } =
-            Parts::over(Arc::clone(&store), rates, policy, shutdown.clone()).await;
+            Parts::over(Arc::clone(&store), rates, policy, opentrace, shutdown.clone()).await;
         let tls = ServerTls::open(folder.path()).unwrap().config();
         let listener = bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
         let address = listener.local_addr().unwrap();
@@ -170,7 +188,13 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    pub(crate) async fn over(store: Arc<dyn Store>, rates: Option<Rates>, policy: Policy, shutdown: Shutdown) -> Self {
+    pub(crate) async fn over(
+        store: Arc<dyn Store>,
+        rates: Option<Rates>,
+        policy: Policy,
+        opentrace: OpenTraceOptions,
+        shutdown: Shutdown,
+    ) -> Self {
         let hash_cost = HashCost::INSECURE_FOR_SIMULATION;
         let policy = Policy { hash_cost, ..policy };
         let authority = Authority::new(store, Arc::new(InlinePool), policy, &MasterKey::new([7; 32]), seed());
@@ -189,7 +213,7 @@ impl Parts {
             complaints: Complaints::default(),
         });
         let probes = vec![Probe { queue: "passwords", depth: Box::new(|| 3) }];
-        Self { api: HttpApi::new(shared, rates, probes, shutdown), authority, clock, output }
+        Self { api: HttpApi::new(shared, rates, probes, opentrace, shutdown), authority, clock, output }
     }
 }
 

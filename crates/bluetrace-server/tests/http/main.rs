@@ -4,6 +4,9 @@
 mod harness;
 mod native;
 mod opentrace;
+mod opentrace_app;
+mod opentrace_upload;
+mod opentrace_vectors;
 mod routes;
 #[path = "../support/tls.rs"]
 mod tls;

@@ -1,12 +1,13 @@
 //! What goes wrong: bodies that are too long, too slow or garbage, too much at once, and the end of the server.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bluetrace_authority::Policy;
 use bluetrace_authority::memory::MemoryStore;
-use bluetrace_server::http::{Rate, Rates};
+use bluetrace_server::http::{OpenTraceOptions, Rate, Rates};
 use bluetrace_server::limits::{
     HTTP_BODY_DEADLINE, HTTP_BODY_STALL, HTTP_CALLER_MEMORY, HTTP_HEAD_DEADLINE, HTTP_UPLOADS_AT_A_TIME, MAX_HTTP_BODY,
     MAX_HTTP_HEAD, WRITE_STALL,
@@ -325,6 +326,16 @@ async fn an_upload_that_stalls_is_told_where_to_go_on() {
     assert!(begun.elapsed() >= HTTP_BODY_STALL && begun.elapsed() < HTTP_BODY_STALL + Duration::from_secs(5));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_upload_of_an_app_that_stalls_is_over() {
+    let mut pipe = Pipe::open().await;
+    pipe.client.head("POST", "/upload", &[JSON], 10_000).await;
+    pipe.client.write("{\"records\":[null,").await;
+    let begun = Instant::now();
+    pipe.client.answer().await.unwrap().expect_problem(408, "too_slow");
+    assert!(begun.elapsed() >= HTTP_BODY_STALL && begun.elapsed() < HTTP_BODY_STALL + Duration::from_secs(5));
+}
+
 /// One connection without sockets.
 struct Pipe {
     client: HttpClient<DuplexStream>,
@@ -339,7 +350,9 @@ impl Pipe {
 
     async fn open_over(store: Arc<MemoryStore>) -> Self {
         let (switch, shutdown) = shutdown_channel();
-        let parts = Parts::over(store, None, Policy::default(), shutdown).await;
+        // nothing here is long enough for the folder
+        let opentrace = OpenTraceOptions { folder: Path::new("nowhere").into(), is_compatible: false };
+        let parts = Parts::over(store, None, Policy::default(), opentrace, shutdown).await;
         let (near, far) = tokio::io::duplex(4_096);
         let peer = Peer { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)), connected: Instant::now() };
         let serving = tokio::spawn(parts.api.serve(far, peer));

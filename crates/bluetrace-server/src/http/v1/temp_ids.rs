@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use bluetrace_authority::Member;
+use bluetrace_authority::{AuthorityError, Member};
 use bluetrace_protocol::limits::MAX_TEMP_IDS;
 use bluetrace_protocol::{Record, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,8 @@ pub(crate) async fn fetch(
         return Err(Problem::new(ProblemCode::Invalid, format!("`count` is 1 to {MAX_TEMP_IDS}")));
     }
     let now = api.now();
-    let records = issue(&api, &member, request.count, now).await?;
+    let issuing = api.shared.authority.issue_temp_ids(&member, request.count, now);
+    let records = issue(&api, &member, issuing).await?;
     let refresh = refresh_at(&records, now).as_unix();
     let temp_ids = records.into_iter().map(|Record { temp_id, window }| TempIdBody {
         temp_id: temp_id.reveal().to_owned(),
@@ -72,12 +73,16 @@ pub(crate) async fn fetch(
     Ok(Json(TempIdsBody { temp_ids: temp_ids.collect(), refresh, now: now.as_unix() }))
 }
 
-/// Issues `TempIDs` within the budgets for it, and shows the operator.
-pub(crate) async fn issue(api: &Api, member: &Member, count: u32, now: Timestamp) -> Result<Vec<Record>, Problem> {
+/// Lets the authority issue `TempIDs` within the budgets for it, and shows the operator.
+pub(crate) async fn issue(
+    api: &Api,
+    member: &Member,
+    issuing: impl Future<Output = Result<Option<Vec<Record>>, AuthorityError>>,
+) -> Result<Vec<Record>, Problem> {
     api.budgets.temp_ids(member.account)?;
     let _place = api.budgets.issues.enter().await?;
-    let issued = api.shared.authority.issue_temp_ids(member, count, now).await;
-    let records = issued.map_err(|error| api.failure(&error))?.ok_or_else(|| api.account_gone(member))?;
+    let records = issuing.await.map_err(|error| api.failure(&error))?.ok_or_else(|| api.account_gone(member))?;
+    let count = u32::try_from(records.len()).unwrap_or(u32::MAX);
     if let Some(first) = records.first() {
         let (username, first) = (member.username.clone(), first.temp_id.clone());
         api.shared.console.show(ConsoleEvent::TempIdsIssued { username, first, count });

@@ -10,7 +10,7 @@ use bluetrace_authority::uploads::{RecordsAppended, UploadFinished};
 use bluetrace_authority::{AuthorityError, Member};
 use bluetrace_protocol::limits::{MAX_RECORD_BATCH, MAX_UPLOAD_RECORDS};
 use bluetrace_protocol::message::BeginUpload;
-use bluetrace_protocol::{UploadCode, UploadId, UploadSummary, Uploaded};
+use bluetrace_protocol::{Timestamp, UploadCode, UploadId, UploadSummary, Uploaded};
 use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
@@ -52,7 +52,7 @@ pub(crate) struct UploadBody {
 
 /// The count of an upload's records by what became of them: `resolved + unknown + invalid == records`.
 #[derive(Serialize, ToSchema)]
-struct SummaryBody {
+pub(crate) struct SummaryBody {
     /// Records in the upload.
     records: u32,
     /// Records whose `TempID` was turned back into a person.
@@ -112,13 +112,15 @@ pub(crate) async fn begin(
             let detail = "`code` is wrong, expired, or not for this account's upload";
             Err(Problem::new(ProblemCode::UploadNotAuthorised, detail).attempts_left(left))
         }
-        UploadBegun::TooManyCodes { until } => {
-            let seconds = until.seconds_since(api.now()).max(1);
-            let problem =
-                Problem::new(ProblemCode::RateLimited, "too many wrong upload codes; this one was not looked at");
-            Err(problem.retry_after(u32::try_from(seconds).unwrap_or(u32::MAX)))
-        }
+        UploadBegun::TooManyCodes { until } => Err(too_many_codes(until, api.now())),
     }
+}
+
+/// The problem of an account from which, or with which, there were too many wrong upload codes.
+pub(crate) fn too_many_codes(until: Timestamp, now: Timestamp) -> Problem {
+    let seconds = u32::try_from(until.seconds_since(now).max(1)).unwrap_or(u32::MAX);
+    let detail = "too many wrong upload codes; this one was not looked at";
+    Problem::new(ProblemCode::RateLimited, detail).retry_after(seconds)
 }
 
 /// Says where an upload stands.
@@ -213,12 +215,12 @@ async fn find(api: &Api, member: &Member, upload: &UploadId) -> Result<UploadFou
     found.map_err(|error| api.failure(&error))?.ok_or_else(no_upload)
 }
 
-fn no_upload() -> Problem {
+pub(crate) fn no_upload() -> Problem {
     Problem::new(ProblemCode::NotFound, "this account has begun no upload of this id")
 }
 
 /// Traces an upload whose records are all durable, unless that was done before.
-async fn completed(api: &Api, member: &Member, found: UploadFound) -> Result<UploadFound, Problem> {
+pub(crate) async fn completed(api: &Api, member: &Member, found: UploadFound) -> Result<UploadFound, Problem> {
     if found.durable < found.records || found.summary.is_some() {
         return Ok(found);
     }
@@ -394,12 +396,13 @@ fn count(records: &[Uploaded]) -> u32 {
 impl UploadBody {
     fn of(upload: &UploadId, found: UploadFound) -> Self {
         let UploadFound { records, durable, summary, .. } = found;
-        let summary = summary.map(|UploadSummary { records, resolved, unknown, invalid }| SummaryBody {
-            records,
-            resolved,
-            unknown,
-            invalid,
-        });
-        Self { upload: upload.reveal().to_owned(), records, durable, summary }
+        Self { upload: upload.reveal().to_owned(), records, durable, summary: summary.map(SummaryBody::from) }
+    }
+}
+
+impl From<UploadSummary> for SummaryBody {
+    fn from(summary: UploadSummary) -> Self {
+        let UploadSummary { records, resolved, unknown, invalid } = summary;
+        Self { records, resolved, unknown, invalid }
     }
 }

@@ -1,8 +1,20 @@
-//! Owns the calls of apps derived from OpenTrace: the callable protocol's envelopes and errors, and the three calls.
+//! Owns what apps derived from OpenTrace ask for: here the callable protocol's envelopes and errors; [`calls`] has the three calls,
+//! [`upload`] the upload that their tokens are for, with [`verdicts`] on its records, [`spool`], where these wait for its end, and
+//! [`carry_out`], what becomes of them then.
 //!
 //! A request is `POST` with `{"data": <value>}`, an answer `{"result": <value>}` or
 //! `{"error": {"details"?, "message", "status"}}`, byte for byte as those apps expect it; `callable_http` in `vectors/opentrace.json`
 //! has exchanges. A call is a plain function: who calls, and the value in; the result's JSON text or a [`CallableError`] out.
+
+pub(super) mod calls;
+mod carry_out;
+mod spool;
+pub(super) mod upload;
+mod verdicts;
+
+pub use self::upload::OpenTraceOptions;
+
+pub(crate) use self::carry_out::UploadTurns;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,16 +29,15 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bluetrace_authority::Member;
-use bluetrace_protocol::limits::MAX_TEMP_IDS;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use bluetrace_protocol::opentrace::callable::{CallError, read_call};
+use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::{ObjectBuilder, OpenApi, Required, Type};
 
 use super::body::{ShortBodyError, is_of_kind, read_short};
 use super::problem::{Problem, ProblemCode};
-use super::v1::temp_ids::{issue, refresh_at};
 use super::{Api, json_text};
 
 /// The calls there are.
@@ -102,73 +113,11 @@ impl Call {
             CallableError::new(CallableStatus::Unauthenticated, "The function must be called while authenticated.")
         })?;
         match self {
-            Self::TempIds => get_temp_ids(api, caller).await,
-            Self::HandshakePin => get_handshake_pin(api, caller).await,
-            Self::UploadToken => get_upload_token(&data),
+            Self::TempIds => calls::get_temp_ids(api, caller).await,
+            Self::HandshakePin => calls::get_handshake_pin(api, caller).await,
+            Self::UploadToken => calls::get_upload_token(api, caller, &data).await,
         }
     }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct TempIdsResult<'a> {
-    status: &'static str,
-    #[serde(rename = "tempIDs")]
-    temp_ids: Vec<TempIdResult<'a>>,
-    refresh_time: i64,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct TempIdResult<'a> {
-    #[serde(rename = "tempID")]
-    temp_id: &'a str,
-    start_time: i64,
-    expiry_time: i64,
-}
-
-/// Issues a batch of 100 TempIDs: `{"data":null}` is answered with
-/// `{"result":{"status":"SUCCESS","tempIDs":[{"tempID","startTime","expiryTime"}],"refreshTime"}}`, times in whole Unix seconds.
-#[utoipa::path(
-    post, path = "/getTempIDs", tag = "opentrace", request_body = CallBody, security(("access_token" = [])),
-    responses((status = OK, body = ResultBody, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
-)]
-pub(super) async fn get_temp_ids(api: &Api, caller: &Member) -> CallableResult {
-    let now = api.now();
-    let records = issue(api, caller, MAX_TEMP_IDS, now).await?;
-    let temp_ids = records.iter().map(|record| TempIdResult {
-        temp_id: record.temp_id.reveal(),
-        start_time: record.window.start().as_unix(),
-        expiry_time: record.window.expiry().as_unix(),
-    });
-    let refresh_time = refresh_at(&records, now).as_unix();
-    Ok(json_text(&TempIdsResult { status: "SUCCESS", temp_ids: temp_ids.collect(), refresh_time }))
-}
-
-#[derive(Serialize)]
-struct PinResult<'a> {
-    status: &'static str,
-    pin: &'a str,
-}
-
-/// The PIN by which an official shows to be one, `{"result":{"status":"SUCCESS","pin"}}`: the official sees the same.
-#[utoipa::path(
-    post, path = "/getHandshakePin", tag = "opentrace", request_body = CallBody, security(("access_token" = [])),
-    responses((status = OK, body = ResultBody, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
-)]
-pub(super) async fn get_handshake_pin(api: &Api, caller: &Member) -> CallableResult {
-    let pin = api.shared.authority.handshake_pin(caller, api.now()).await.map_err(|error| api.failure(&error))?;
-    let (pin, _) = pin.ok_or_else(|| api.account_gone(caller))?;
-    Ok(json_text(&PinResult { status: "SUCCESS", pin: pin.reveal() }))
-}
-
-/// A token for an upload code. This authority gives out no codes yet, so that none is right.
-#[utoipa::path(
-    post, path = "/getUploadToken", tag = "opentrace", request_body = CallBody, security(("access_token" = [])),
-    responses((status = OK, body = ResultBody, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
-)]
-pub(super) fn get_upload_token(data: &Value) -> CallableResult {
-    Err(CallableError::new(CallableStatus::InvalidArgument, format!("Invalid data: {}", in_words(data))))
 }
 
 /// Answers a request in the callable protocol, whatever the request is.
@@ -196,9 +145,12 @@ async fn perform(api: &Api, call: Call, request: Request) -> CallableResult {
     let bytes = read_short(body).await.map_err(|error| match error {
         ShortBodyError::TooLarge | ShortBodyError::TooSlow | ShortBodyError::Cut => bad_request(),
     })?;
-    let CallBody { data } = serde_json::from_slice(&bytes).map_err(|_| bad_request())?;
+    let data = match read_call(&bytes) {
+        Err(CallError::NoCall) => return Err(bad_request()),
+        data => data,
+    };
     let caller = caller(api, &parts.headers).await?;
-    let data = decode(data).ok_or_else(CallableError::internal)?;
+    let data = data.map_err(|_| CallableError::internal())?;
     call.perform(api, caller.as_deref(), data).await
 }
 
@@ -208,49 +160,6 @@ async fn caller(api: &Api, headers: &HeaderMap) -> Result<Option<Arc<Member>>, C
     let none = || CallableError::new(CallableStatus::Unauthenticated, "Unauthenticated");
     let token = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).ok_or_else(none)?;
     api.callers.of(api, token).await?.ok_or_else(none).map(Some)
-}
-
-/// A value as JavaScript means it: numbers of 64 bits come wrapped. `None` for a wrapping that is not known.
-fn decode(value: Value) -> Option<Value> {
-    match value {
-        Value::Object(fields) => {
-            if let Some(kind) = fields.get("@type") {
-                let is_number = kind.as_str().is_some_and(|kind| WRAPPED_NUMBERS.contains(&kind));
-                return is_number.then(|| fields.get("value").and_then(wrapped_number))?;
-            }
-            let fields = fields.into_iter().map(|(name, value)| Some((name, decode(value)?)));
-            fields.collect::<Option<Map<_, _>>>().map(Value::Object)
-        }
-        Value::Array(values) => values.into_iter().map(decode).collect::<Option<_>>().map(Value::Array),
-        plain @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => Some(plain),
-    }
-}
-
-fn wrapped_number(value: &Value) -> Option<Value> {
-    match value {
-        Value::Number(_) => Some(value.clone()),
-        Value::String(text) => {
-            let text = text.trim();
-            let whole = text.parse::<i64>().map(Value::from).or_else(|_| text.parse::<u64>().map(Value::from));
-            whole.ok().or_else(|| text.parse::<f64>().ok().map(Value::from).filter(Value::is_number))
-        }
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-    }
-}
-
-/// A value as JavaScript puts it into a text.
-fn in_words(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Object(_) => "[object Object]".to_owned(),
-        Value::Array(values) => {
-            let words = values.iter().map(|value| if value.is_null() { String::new() } else { in_words(value) });
-            words.collect::<Vec<_>>().join(",")
-        }
-        // JavaScript knows no other numbers, and no negative zero in words
-        Value::Number(number) => number.as_f64().filter(|number| *number != 0.0).unwrap_or(0.0).to_string(),
-        Value::Null | Value::Bool(_) => value.to_string(),
-    }
 }
 
 fn preflight(asked: &HeaderMap) -> Response {
@@ -283,8 +192,8 @@ fn respond(api: &Api, result: CallableResult) -> Response {
 }
 
 /// A call.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what the protocol crate reads")]
 pub(super) struct CallBody {
     /// The call's argument; null for none.
     data: Value,
@@ -374,42 +283,10 @@ impl CallableStatus {
     }
 }
 
-const WRAPPED_NUMBERS: [&str; 2] =
-    ["type.googleapis.com/google.protobuf.Int64Value", "type.googleapis.com/google.protobuf.UInt64Value"];
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn wrapped_numbers_are_numbers_wherever_they_stand_and_other_wrappings_are_refused() {
-        let wrapped = |value: &str| json!({"@type": WRAPPED_NUMBERS[0], "value": value});
-        assert_eq!(decode(wrapped("-123")), Some(json!(-123)));
-        assert_eq!(decode(wrapped("18446744073709551615")), Some(json!(u64::MAX)));
-        assert_eq!(decode(json!({"a": [wrapped("1"), null]})), Some(json!({"a": [1, null]})));
-        for other in [json!({"@type": "x", "value": "1"}), wrapped("one"), json!({"@type": WRAPPED_NUMBERS[0]})] {
-            assert_eq!(decode(json!([other])), None);
-        }
-    }
-
-    #[test]
-    fn values_are_put_into_words_as_javascript_does() {
-        for (value, words) in [
-            (json!("999999"), "999999"),
-            (json!(123_456), "123456"),
-            (json!(null), "null"),
-            (json!(1.0), "1"),
-            (json!(0.1), "0.1"),
-            (json!(-0.0), "0"),
-            (json!(9_007_199_254_740_993_i64), "9007199254740992"),
-            (json!({"a": 1}), "[object Object]"),
-            (json!([1, null, "x"]), "1,,x"),
-            (json!(true), "true"),
-        ] {
-            assert_eq!(in_words(&value), words);
-        }
-    }
 
     #[test]
     fn an_error_has_details_message_and_status_in_this_order() {

@@ -1,0 +1,213 @@
+//! Owns what becomes of an upload whose body is there: sifted for what is in it twice, stored in batches, and traced.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bluetrace_authority::Member;
+use bluetrace_authority::store::{UploadBegun, UploadFound, UploadKey};
+use bluetrace_authority::upload_tokens::UploadGrant;
+use bluetrace_authority::uploads::RecordsAppended;
+use bluetrace_protocol::limits::MAX_RECORD_BATCH;
+use bluetrace_protocol::{Uid, Uploaded};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+
+use super::spool::Spooled;
+use super::upload::{UploadedBody, no_spool};
+use super::verdicts::{Kind, VerdictCounts};
+use crate::http::Api;
+use crate::http::problem::{Problem, ProblemCode};
+use crate::http::v1::uploads::{completed, no_upload, too_many_codes};
+
+/// An upload whose body is there.
+pub(super) struct Upload<'a> {
+    pub(super) api: &'a Api,
+    pub(super) member: &'a Member,
+    pub(super) grant: &'a UploadGrant,
+    pub(super) spooled: Spooled,
+}
+
+/// What is found out of an upload before it begins.
+#[derive(Default)]
+struct Sifted {
+    verdicts: VerdictCounts,
+    /// How many of its records are to be stored.
+    kept: u32,
+    /// The places of records that were there before, a bit for each place.
+    duplicates: Vec<u64>,
+    /// The uploader's user id, if any id in it may be his own.
+    uploader: Option<Uid>,
+}
+
+/// One at a time of those that come with the same token, on one server: what the first has stored, the next can compare with.
+/// Two servers may still store one each of two different uploads' records. That hurts nobody but the account that does it, and
+/// gives it nothing that one upload of both had not.
+#[derive(Default)]
+pub(crate) struct UploadTurns(Mutex<HashMap<[u8; 16], Weak<AsyncMutex<()>>>>);
+
+impl UploadTurns {
+    /// Waits until no other request carries out the upload of this name. It is over when what is returned is dropped.
+    pub(super) async fn wait(&self, upload: [u8; 16]) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            let turn = turns.get(&upload).and_then(Weak::upgrade).unwrap_or_default();
+            turns.insert(upload, Arc::downgrade(&turn));
+            turn
+        };
+        turn.lock_owned().await
+    }
+}
+
+impl Upload<'_> {
+    pub(super) async fn carry_out(mut self) -> Result<UploadedBody, Problem> {
+        let sifted = self.sift().await?;
+        let (authority, now) = (&self.api.shared.authority, self.api.now());
+        let begun = authority.begin_granted_upload(self.member, self.grant, sifted.kept, now).await;
+        let mut found = match begun.map_err(|error| self.api.failure(&error))? {
+            UploadBegun::Open { key, durable, summary } => UploadFound { key, records: sifted.kept, durable, summary },
+            UploadBegun::Conflict { .. } => return Err(another_upload()),
+            UploadBegun::NoAccount => return Err(self.api.account_gone(self.member)),
+            UploadBegun::CodeRequired | UploadBegun::CodeRefused { .. } => {
+                let detail = "the token's upload code was revoked, or has served for another upload";
+                return Err(Problem::new(ProblemCode::UploadNotAuthorised, detail));
+            }
+            UploadBegun::TooManyCodes { until } => return Err(too_many_codes(until, now)),
+        };
+        found.durable = self.store(&sifted, found).await?;
+        let summary = completed(self.api, self.member, found).await?.summary.ok_or_else(no_upload)?;
+        Ok(UploadedBody { status: "SUCCESS", summary: summary.into(), verdicts: sifted.verdicts })
+    }
+
+    /// Looks through the records for those that are there twice and those that are the uploader's own.
+    async fn sift(&mut self) -> Result<Sifted, Problem> {
+        let _place = self.api.budgets.sifting.enter().await?;
+        let (mut sifted, mut marks) = (Sifted::default(), HashSet::new());
+        loop {
+            let first = sifted.verdicts.sum();
+            let batch = self.spooled.read(first, MAX_RECORD_BATCH).await.map_err(|error| no_spool(self.api, &error))?;
+            if batch.is_empty() {
+                return Ok(sifted);
+            }
+            let may_be_own = !self.api.opentrace.is_compatible && sifted.uploader.is_none();
+            if may_be_own && batch.iter().any(|judged| judged.owner.is_some()) {
+                let asked = self.api.shared.authority.user_id(self.member.account).await;
+                let uploader = asked.map_err(|error| self.api.failure(&error))?;
+                sifted.uploader = Some(uploader.ok_or_else(|| self.api.account_gone(self.member))?);
+            }
+            for (place, judged) in (first..).zip(batch) {
+                let judged = judged.of_uploader(sifted.uploader.as_ref());
+                let is_duplicate = judged.mark.is_some_and(|mark| !marks.insert(mark));
+                sifted.note(place, is_duplicate);
+                sifted.verdicts.add(if is_duplicate { Kind::Duplicate } else { judged.kind });
+            }
+        }
+    }
+
+    /// Stores what is not durable yet, and returns how many records are. What is durable is compared: a token that has carried
+    /// one upload carries no other. While a batch is on its way to the disk the next one is read.
+    async fn store(&mut self, sifted: &Sifted, found: UploadFound) -> Result<u32, Problem> {
+        let (api, member, spooled) = (self.api, self.member, &mut self.spooled);
+        let (mut durable, mut first, mut place) = (found.durable, 0_u32, 0);
+        let mut batch = sifted.next_kept(api, spooled, &mut place).await?;
+        while !batch.is_empty() {
+            let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+            let known = durable.saturating_sub(first).min(count);
+            compare(api, found.key, first, batch.iter().take(usize::try_from(known).unwrap_or(usize::MAX))).await?;
+            let reading = sifted.next_kept(api, spooled, &mut place);
+            batch = if known < count {
+                let (stored, next) = tokio::join!(append(api, member, found.key, first, batch), reading);
+                durable = stored?;
+                next?
+            } else {
+                reading.await?
+            };
+            first = first.saturating_add(count);
+        }
+        Ok(durable)
+    }
+}
+
+impl Sifted {
+    fn note(&mut self, place: u32, is_duplicate: bool) {
+        if place.is_multiple_of(64) {
+            self.duplicates.push(0);
+        }
+        if let Some(bits) = self.duplicates.last_mut() {
+            *bits |= u64::from(is_duplicate) << (place % 64);
+        }
+        self.kept += u32::from(!is_duplicate);
+    }
+
+    fn is_duplicate(&self, place: u32) -> bool {
+        let bits = usize::try_from(place / 64).ok().and_then(|word| self.duplicates.get(word));
+        bits.is_some_and(|bits| bits >> (place % 64) & 1 == 1)
+    }
+
+    /// The next records that are to be stored, from a place on, which is moved behind them; none at the end.
+    async fn next_kept(&self, api: &Api, spooled: &mut Spooled, place: &mut u32) -> Result<Vec<Uploaded>, Problem> {
+        loop {
+            let batch = spooled.read(*place, MAX_RECORD_BATCH).await.map_err(|error| no_spool(api, &error))?;
+            let (first, is_end) = (*place, batch.is_empty());
+            *place = first.saturating_add(u32::try_from(batch.len()).unwrap_or(u32::MAX));
+            let kept = (first..).zip(batch).filter(|(place, _)| !self.is_duplicate(*place));
+            let kept: Vec<_> = kept.map(|(_, judged)| judged.of_uploader(self.uploader.as_ref()).uploaded).collect();
+            if is_end || !kept.is_empty() {
+                return Ok(kept);
+            }
+        }
+    }
+}
+
+/// Makes records durable, and returns how many of the upload's first records are.
+async fn append(
+    api: &Api,
+    member: &Member,
+    upload: UploadKey,
+    first: u32,
+    records: Vec<Uploaded>,
+) -> Result<u32, Problem> {
+    let _room = api.budgets.batches.enter().await?;
+    api.metrics.uploaded(u32::try_from(records.len()).unwrap_or(u32::MAX));
+    let appended = api.shared.authority.append_records(member, upload, first, records).await;
+    match appended.map_err(|error| api.failure(&error))? {
+        RecordsAppended::Durable(durable) => Ok(durable),
+        RecordsAppended::NoUpload => Err(no_upload()),
+        RecordsAppended::NoAccount => Err(api.account_gone(member)),
+    }
+}
+
+/// Compares records with those that are durable from place `first` on.
+///
+/// What the device said is compared. The window is the authority's, and may be lost since with its key.
+async fn compare(
+    api: &Api,
+    upload: UploadKey,
+    first: u32,
+    records: impl ExactSizeIterator<Item = &Uploaded>,
+) -> Result<(), Problem> {
+    let count = u32::try_from(records.len()).unwrap_or(u32::MAX);
+    if count == 0 {
+        return Ok(());
+    }
+    let asked = api.shared.authority.store().uploaded_records(upload, first, count, api.now()).await;
+    let durable = asked.map_err(|error| api.failure(&error.into()))?;
+    let is_same = |one: &Uploaded, other: &Uploaded| match (one, other) {
+        (Uploaded::Record(one), Uploaded::Record(other)) => {
+            one.record.temp_id == other.record.temp_id && one.received == other.received && one.rssi == other.rssi
+        }
+        (one, other) => one == other,
+    };
+    let is_same = durable.len() == records.len() && durable.iter().zip(records).all(|(one, other)| is_same(one, other));
+    if is_same { Ok(()) } else { Err(another_upload()) }
+}
+
+fn another_upload() -> Problem {
+    Problem::new(ProblemCode::UploadConflict, "the token has carried another upload; ask for a new one")
+}
+
+impl fmt::Debug for UploadTurns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UploadTurns(..)")
+    }
+}

@@ -1,0 +1,259 @@
+//! Owns [`Spool`]: the judged records of an upload, from when they arrive until its end has come, which tells whose they are and
+//! how many.
+//!
+//! The first thousands are in memory, and those of a long upload in a file of the data folder that has no name any more: it is
+//! gone with the process, however that ends.
+
+use std::fs::{File, OpenOptions, remove_file};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bluetrace_protocol::sealed::{SEALED_BYTES, UID_BYTES};
+use bluetrace_protocol::{Record, SealedTempId, TempId, Timestamp, Uid, Uploaded, UploadedRecord, Window};
+use tokio::task::spawn_blocking;
+
+use super::verdicts::{Judged, Kind};
+use crate::limits::SPOOL_BUFFER;
+
+/// Judged records, in the order in which they came.
+pub(super) struct Spool {
+    folder: Arc<Path>,
+    /// What is not in the file. Invariant: a whole number of entries.
+    buffer: Vec<u8>,
+    file: Option<File>,
+    len: u32,
+}
+
+impl Spool {
+    pub(super) const fn new(folder: Arc<Path>) -> Self {
+        Self { folder, buffer: Vec::new(), file: None, len: 0 }
+    }
+
+    /// How many records it has.
+    pub(super) const fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(super) fn push(&mut self, judged: &Judged) {
+        write_entry(judged, &mut self.buffer);
+        self.len = self.len.saturating_add(1);
+    }
+
+    /// Whether it holds as much in memory as it may: then [`Spool::flush`] it.
+    pub(super) const fn is_full(&self) -> bool {
+        self.buffer.len() >= SPOOL_BUFFER
+    }
+
+    /// Moves to the file what is in memory.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        let (folder, file, mut buffer) = (Arc::clone(&self.folder), self.file.take(), std::mem::take(&mut self.buffer));
+        let flushing = spawn_blocking(move || {
+            let mut file = file.map_or_else(|| nameless_file(&folder), Ok)?;
+            file.write_all(&buffer)?;
+            buffer.clear();
+            io::Result::Ok((file, buffer))
+        });
+        let (file, buffer) = flushing.await.map_err(io::Error::other)??;
+        (self.file, self.buffer) = (Some(file), buffer);
+        Ok(())
+    }
+
+    /// Ends it: from here on it is read.
+    pub(super) async fn end(mut self) -> io::Result<Spooled> {
+        if self.file.is_some() {
+            self.flush().await?;
+        }
+        Ok(Spooled { buffer: self.buffer, file: self.file, len: self.len })
+    }
+}
+
+/// The judged records of an upload whose end has come.
+pub(super) struct Spooled {
+    buffer: Vec<u8>,
+    file: Option<File>,
+    len: u32,
+}
+
+impl Spooled {
+    /// Up to `most` records from place `first` on; none at the end.
+    pub(super) async fn read(&mut self, first: u32, most: usize) -> io::Result<Vec<Judged>> {
+        let left = usize::try_from(self.len.saturating_sub(first)).map_err(io::Error::other)?;
+        let skipped = usize::try_from(first).map_err(io::Error::other)?.saturating_mul(ENTRY_BYTES);
+        let length = most.min(left).saturating_mul(ENTRY_BYTES);
+        let Some(mut file) = self.file.take() else {
+            return read_entries(self.buffer.get(skipped..).and_then(|rest| rest.get(..length)).unwrap_or_default());
+        };
+        let reading = spawn_blocking(move || {
+            let mut bytes = vec![0; length];
+            file.seek(SeekFrom::Start(u64::try_from(skipped).map_err(io::Error::other)?))?;
+            file.read_exact(&mut bytes)?;
+            io::Result::Ok((file, read_entries(&bytes)?))
+        });
+        let (file, entries) = reading.await.map_err(io::Error::other)??;
+        self.file = Some(file);
+        Ok(entries)
+    }
+}
+
+/// A file that no other program finds.
+fn nameless_file(folder: &Path) -> io::Result<File> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path: PathBuf = folder.join(format!("upload-{}-{number}.spool", std::process::id()));
+        match options.open(&path) {
+            Ok(file) => {
+                remove_file(&path)?;
+                return Ok(file);
+            }
+            // of a process that was killed at this very point
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+// ---- An entry
+
+/// kind 1 | id: its kind or length 1, bytes 64 | which of the rest there are 1 | received 8 | rssi 2 | window 16 | owner 21 | mark 8
+const ENTRY_BYTES: usize = 1 + 1 + ID_BYTES + 1 + 8 + 2 + 16 + UID_BYTES + 8;
+
+/// The longest id of the registry's form; a sealed one is shorter.
+const ID_BYTES: usize = 64;
+
+const NO_ID: u8 = 0;
+const SEALED_ID: u8 = 1;
+
+const HAS_RECEIVED: u8 = 1;
+const HAS_RSSI: u8 = 2;
+const HAS_OWNER: u8 = 4;
+const HAS_MARK: u8 = 8;
+
+fn write_entry(judged: &Judged, out: &mut Vec<u8>) {
+    let begun = out.len();
+    let Judged { kind, uploaded, owner, mark } = judged;
+    out.push(*kind as u8);
+    let mut has = 0;
+    let (mut received, mut rssi, mut window) = (0, 0, [0; 2]);
+    match uploaded {
+        Uploaded::Malformed => out.push(NO_ID),
+        Uploaded::Record(record) => {
+            let text = record.record.temp_id.reveal();
+            if let Ok(sealed) = SealedTempId::parse(text) {
+                out.push(SEALED_ID);
+                out.extend_from_slice(&sealed.to_bytes());
+            } else {
+                // 20 to 64 digits: no other id is neither
+                out.push(u8::try_from(text.len()).unwrap_or(NO_ID));
+                out.extend_from_slice(text.as_bytes());
+            }
+            window = [record.record.window.start(), record.record.window.expiry()].map(Timestamp::as_unix);
+            has |= record.received.map_or(0, |_| HAS_RECEIVED) | record.rssi.map_or(0, |_| HAS_RSSI);
+            received = record.received.map_or(0, Timestamp::as_unix);
+            rssi = record.rssi.unwrap_or(0);
+        }
+    }
+    out.resize(begun + 2 + ID_BYTES, 0);
+    has |= owner.map_or(0, |_| HAS_OWNER) | mark.map_or(0, |_| HAS_MARK);
+    out.push(has);
+    out.extend_from_slice(&received.to_be_bytes());
+    out.extend_from_slice(&rssi.to_be_bytes());
+    for moment in window {
+        out.extend_from_slice(&moment.to_be_bytes());
+    }
+    out.extend_from_slice(owner.as_ref().map_or(&[0; UID_BYTES], Uid::as_bytes).as_slice());
+    out.extend_from_slice(&mark.unwrap_or(0).to_be_bytes());
+}
+
+fn read_entries(bytes: &[u8]) -> io::Result<Vec<Judged>> {
+    let broken = || io::Error::new(ErrorKind::InvalidData, "a record of an upload under way is not as it was written");
+    bytes.chunks(ENTRY_BYTES).map(|entry| read_entry(entry).ok_or_else(broken)).collect()
+}
+
+fn read_entry(entry: &[u8]) -> Option<Judged> {
+    let ([kind, of_id], rest) = entry.split_first_chunk()?;
+    let (id, rest) = rest.split_first_chunk::<ID_BYTES>()?;
+    let (has, rest) = rest.split_first()?;
+    let (received, rest) = rest.split_first_chunk()?;
+    let (rssi, rest) = rest.split_first_chunk()?;
+    let (start, rest) = rest.split_first_chunk()?;
+    let (expiry, rest) = rest.split_first_chunk()?;
+    let (owner, mark) = rest.split_first_chunk()?;
+    let there = |bit| has & bit != 0;
+    let moment = |bytes: &[u8; 8]| Timestamp::from_unix(i64::from_be_bytes(*bytes));
+    let temp_id = match *of_id {
+        NO_ID => None,
+        SEALED_ID => Some(TempId::from(&SealedTempId::from_slice(id.get(..SEALED_BYTES)?)?)),
+        length => Some(TempId::parse(std::str::from_utf8(id.get(..length.into())?).ok()?).ok()?),
+    };
+    let uploaded = match temp_id {
+        None => Uploaded::Malformed,
+        Some(temp_id) => Uploaded::Record(UploadedRecord {
+            record: Record { temp_id, window: Window::new(moment(start)?, moment(expiry)?).ok()? },
+            received: if there(HAS_RECEIVED) { Some(moment(received)?) } else { None },
+            rssi: there(HAS_RSSI).then_some(i16::from_be_bytes(*rssi)),
+            seen: None,
+        }),
+    };
+    Some(Judged {
+        kind: Kind::ALL.into_iter().find(|known| *known as u8 == *kind)?,
+        uploaded,
+        owner: there(HAS_OWNER).then_some(Uid::from_bytes(*owner)),
+        mark: there(HAS_MARK).then_some(u64::from_be_bytes(mark.try_into().ok()?)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_is_read_in_memory_and_in_a_file_that_nobody_sees() {
+        let folder = tempfile::tempdir().unwrap();
+        for len in [0, 3, 20_000] {
+            let mut spool = Spool::new(folder.path().into());
+            for number in 0..len {
+                spool.push(&judged(number));
+                if spool.is_full() {
+                    spool.flush().await.unwrap();
+                }
+            }
+            assert_eq!(spool.len(), len);
+            assert_eq!(spool.file.is_some(), len == 20_000);
+            let mut spooled = spool.end().await.unwrap();
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "it has no name");
+            for first in [0, 1, 12_345, len] {
+                let expected: Vec<_> = (first..len).take(5).map(judged).collect();
+                assert_eq!(spooled.read(first, 5).await.unwrap(), expected, "{first} of {len}");
+            }
+        }
+    }
+
+    /// Every form of an entry, one after another.
+    fn judged(number: u32) -> Judged {
+        let at = |seconds| Timestamp::from_unix(seconds).unwrap();
+        let (start, kinds) = (1_589_392_446 + i64::from(number), Kind::ALL.len());
+        let bytes = [u8::try_from(number % 251).unwrap(); SEALED_BYTES];
+        let temp_id = match number % 3 {
+            0 => TempId::from(&SealedTempId::from_slice(&bytes).unwrap()),
+            1 => TempId::parse(&format!("{number:020}")).unwrap(),
+            _ => TempId::parse(&format!("{number:064}")).unwrap(),
+        };
+        let received = number.is_multiple_of(2).then_some(at(start + 7));
+        let rssi = (!number.is_multiple_of(5)).then(|| -i16::try_from(number % 100).unwrap());
+        let record = Record { temp_id, window: Window::new(at(start), at(start + 900)).unwrap() };
+        let record = UploadedRecord { record, received, rssi, seen: None };
+        Judged {
+            kind: Kind::ALL[usize::try_from(number).unwrap() % kinds],
+            uploaded: if number.is_multiple_of(7) { Uploaded::Malformed } else { Uploaded::Record(record) },
+            owner: number.is_multiple_of(4).then_some(Uid::from_bytes([9; UID_BYTES])),
+            mark: number.is_multiple_of(3).then_some(u64::from(number) << 32),
+        }
+    }
+}

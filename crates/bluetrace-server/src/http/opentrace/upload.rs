@@ -1,0 +1,214 @@
+//! Owns `POST /upload`: the one request with which an app derived from OpenTrace uploads, authorised by its token.
+//!
+//! The body is one JSON object, and what decides about it, the token and the number of its records, may stand at its end. So the
+//! records are judged as they arrive and wait in a [`Spool`]; when the end has come they go to the store in batches, as those
+//! of every upload do, under the name that is in the token. A body that is cut has left nothing behind, and one that is sent
+//! again finds what there is.
+
+use std::hash::RandomState;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{FromRequestParts as _, Request, State};
+use axum::http::header::AUTHORIZATION;
+use bluetrace_authority::upload_tokens::UploadGrant;
+use bluetrace_authority::{AuthorityError, Member};
+use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
+use bluetrace_protocol::opentrace::upload_json::{Envelope, UploadJson, UploadJsonError};
+use http_body_util::BodyExt as _;
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
+use utoipa::ToSchema;
+
+use super::carry_out::Upload;
+use super::spool::Spool;
+use super::verdicts::{Judge, VerdictCounts};
+use crate::http::Api;
+use crate::http::body::{Json, is_of_kind};
+use crate::http::callers::{Caller, Origin};
+use crate::http::problem::{Problem, ProblemBody, ProblemCode};
+use crate::http::v1::uploads::SummaryBody;
+use crate::limits::{HTTP_BODY_STALL, HTTP_UPLOAD_DEADLINE, MAX_HTTP_UPLOAD};
+
+/// What a server's operator decides about uploads of OpenTrace apps.
+#[derive(Debug, Clone)]
+pub struct OpenTraceOptions {
+    /// The data folder, where the records of a long upload wait for its end.
+    pub folder: Arc<Path>,
+    /// Whether records are judged as the reference judges them, laxness included.
+    pub is_compatible: bool,
+}
+
+/// What came of an upload.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UploadedBody {
+    /// `SUCCESS`
+    pub(super) status: &'static str,
+    /// What came of the records that were stored: all but duplicates.
+    pub(super) summary: SummaryBody,
+    /// What the records that came with this request were found to be.
+    pub(super) verdicts: VerdictCounts,
+}
+
+/// An upload, as an app sends it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what is read as a stream")]
+pub(crate) struct UploadRequestBody {
+    /// From `getUploadToken`.
+    token: String,
+    /// Records such as `{"timestamp":1586390790,"msg":"<TempID>","rssi":-60}`, a million at the most. What is wrong with one is a
+    /// verdict on that one.
+    records: Vec<serde_json::Value>,
+    /// Not looked at.
+    #[schema(required = false)]
+    events: Vec<serde_json::Value>,
+}
+
+/// Takes an upload: `token`, `records` and whatever else, in any order, as one JSON object.
+///
+/// The token says whose it is. An access token beside it, in the header, is not needed; if there is one it must be the same
+/// account's. Sent again with its token, as by an app that lost the answer, an upload has no effect and gets the same summary.
+#[utoipa::path(
+    post, path = "/upload", tag = "opentrace", request_body = UploadRequestBody, security((), ("access_token" = [])),
+    responses(
+        (status = OK, description = "It is complete and durable", body = UploadedBody),
+        (status = UNAUTHORIZED, description = "`unauthenticated`: `token` is missing, not, or no longer, good", body = ProblemBody, content_type = "application/problem+json"),
+        (status = FORBIDDEN, description = "`upload_not_authorised`: the token is another account's, or its code was revoked or is used", body = ProblemBody, content_type = "application/problem+json"),
+        (status = CONFLICT, description = "`upload_conflict`: the token has carried another upload", body = ProblemBody, content_type = "application/problem+json"),
+        (status = "default", description = "Any other problem", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn upload(
+    State(api): State<Arc<Api>>,
+    Origin(address): Origin,
+    request: Request,
+) -> Result<Json<UploadedBody>, Problem> {
+    let (mut parts, body) = request.into_parts();
+    if !is_of_kind(&parts.headers, &["application/json"]) {
+        return Err(Problem::new(ProblemCode::UnsupportedMediaType, "send `Content-Type: application/json`"));
+    }
+    let caller = if parts.headers.contains_key(AUTHORIZATION) {
+        let Caller(member) = Caller::from_request_parts(&mut parts, &api).await?;
+        Some(member)
+    } else {
+        None
+    };
+    api.budgets.upload_from(address)?;
+    let budget = if caller.is_some() { &api.budgets.uploads } else { &api.budgets.nameless_uploads };
+    let place = budget.enter().await?;
+    let arriving = Arriving::new(&api).await?;
+    let (envelope, granted, spool) = arriving.run(&api, body).await?;
+    let (member, grant) = granted.ok_or_else(bad_token)?;
+    if caller.is_some_and(|caller| caller.account != member.account) {
+        let detail = "the upload token is not this account's";
+        return Err(Problem::new(ProblemCode::UploadNotAuthorised, detail));
+    }
+    if !envelope.has_records {
+        return Err(Problem::new(ProblemCode::BadJson, "there is no list of `records`"));
+    }
+    api.budgets.upload_of(member.account)?;
+    // a task of its own: what has arrived whole is carried out, also if the peer goes away
+    let carried_out = tokio::spawn(async move {
+        let _place = place;
+        let _turn = api.upload_turns.wait(grant.upload()).await;
+        let spooled = spool.end().await.map_err(|error| no_spool(&api, &error))?;
+        Upload { api: &api, member: &member, grant: &grant, spooled }.carry_out().await
+    });
+    let carried_out = carried_out.await;
+    carried_out.unwrap_or_else(|_| Err(Problem::new(ProblemCode::Internal, "the upload failed"))).map(Json)
+}
+
+/// An upload whose body is on its way.
+struct Arriving {
+    json: UploadJson,
+    judge: Judge,
+    spool: Spool,
+    granted: Option<(Member, UploadGrant)>,
+}
+
+impl Arriving {
+    async fn new(api: &Api) -> Result<Self, Problem> {
+        let OpenTraceOptions { folder, is_compatible } = &api.opentrace;
+        let keyring = api.shared.authority.keyring(api.now()).await.map_err(|error| api.failure(&error))?;
+        Ok(Self {
+            json: UploadJson::default(),
+            judge: Judge { keyring, is_compatible: *is_compatible, marks: RandomState::new() },
+            spool: Spool::new(Arc::clone(folder)),
+            granted: None,
+        })
+    }
+
+    /// Takes the body to its end.
+    async fn run(
+        mut self,
+        api: &Api,
+        mut body: Body,
+    ) -> Result<(Envelope, Option<(Member, UploadGrant)>, Spool), Problem> {
+        let too_large = || Problem::new(ProblemCode::TooLarge, "the body is too long");
+        if body.size_hint().lower() > MAX_HTTP_UPLOAD {
+            return Err(too_large());
+        }
+        let (mut shutdown, begun) = (api.shutdown.clone(), api.now());
+        let deadline = Instant::now() + HTTP_UPLOAD_DEADLINE;
+        let mut bytes = 0_u64;
+        loop {
+            let frame = tokio::select! {
+                frame = timeout_at(deadline.min(Instant::now() + HTTP_BODY_STALL), body.frame()) => frame,
+                () = shutdown.begun() => {
+                    let detail = "the server is shutting down; send it again later";
+                    return Err(Problem::new(ProblemCode::ShuttingDown, detail).retry_after(5));
+                }
+            };
+            let frame = match frame {
+                Err(_) => return Err(Problem::new(ProblemCode::TooSlow, "the body took too long to arrive")),
+                Ok(Some(Err(_))) => {
+                    return Err(Problem::new(ProblemCode::BadRequest, "the body ended before its end"));
+                }
+                Ok(None) => break,
+                Ok(Some(Ok(frame))) => frame,
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            bytes = bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+            if bytes > MAX_HTTP_UPLOAD {
+                return Err(too_large());
+            }
+            let Self { json, judge, spool, .. } = &mut self;
+            json.take(&data, |element| spool.push(&judge.judge(element))).map_err(bad_json)?;
+            if spool.len() > MAX_UPLOAD_RECORDS {
+                let detail = format!("an upload has at most {MAX_UPLOAD_RECORDS} records");
+                return Err(Problem::new(ProblemCode::TooManyRecords, detail));
+            }
+            if spool.is_full() {
+                spool.flush().await.map_err(|error| no_spool(api, &error))?;
+                // taken anew now and then, so that a key that was destroyed opens nothing
+                judge.keyring = api.shared.authority.keyring(api.now()).await.map_err(|error| api.failure(&error))?;
+            }
+            if self.granted.is_none()
+                && let Some(token) = self.json.token()
+            {
+                let granted = api.shared.authority.upload_grant(token, begun).await;
+                let granted = granted.map_err(|error| api.failure(&error))?;
+                self.granted = Some(granted.ok_or_else(bad_token)?);
+            }
+        }
+        Ok((self.json.end().map_err(bad_json)?, self.granted, self.spool))
+    }
+}
+
+/// The problem of an upload whose records cannot wait for its end.
+pub(super) fn no_spool(api: &Api, error: &io::Error) -> Problem {
+    api.failure(&AuthorityError::Unavailable(format!("an upload cannot wait in the data folder: {error}")))
+}
+
+fn bad_token() -> Problem {
+    Problem::new(
+        ProblemCode::Unauthenticated,
+        "`token` is not, or no longer, good; ask for another with the upload code",
+    )
+}
+
+fn bad_json(error: UploadJsonError) -> Problem {
+    Problem::new(ProblemCode::BadJson, error.to_string())
+}
