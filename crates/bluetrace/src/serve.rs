@@ -14,7 +14,7 @@ use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::{Console, ConsoleEvent};
 use bluetrace_server::data_folder::{DataFolder, ServerLock};
-use bluetrace_server::http::{HttpApi, OpenTraceOptions, Probe, Rates};
+use bluetrace_server::http::{HttpApi, HttpOptions, OpenTraceOptions, Probe, Rates};
 use bluetrace_server::jobs;
 use bluetrace_server::limits::{
     HTTP_HEAD_DEADLINE, HTTP_SHARE_OF_CONNECTIONS, KEYS_INTERVAL, Limits, RETENTION_INTERVAL,
@@ -57,9 +57,11 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
     let http = http_listener.map(|listener| HttpParts {
         listener,
         max_connections: http_connections,
-        rates: (!options.no_rate_limits).then(Rates::default),
-        probes: probes(&installation, passwords),
-        opentrace: OpenTraceOptions { folder: folder.path().into(), is_compatible: options.opentrace_compatible },
+        options: HttpOptions {
+            rates: (!options.no_rate_limits).then(Rates::default),
+            probes: probes(&installation, passwords),
+            opentrace: OpenTraceOptions { folder: folder.path().into(), is_compatible: options.opentrace_compatible },
+        },
     });
     let asked_to_end = system::asked_to_end()?;
     let server = RunningServer::start(ServerParts {
@@ -94,9 +96,7 @@ pub(crate) struct ServerParts {
 pub(crate) struct HttpParts {
     listener: TcpListener,
     max_connections: usize,
-    rates: Option<Rates>,
-    probes: Vec<Probe>,
-    opentrace: OpenTraceOptions,
+    options: HttpOptions,
 }
 
 /// A server that accepts connections, until it is stopped.
@@ -197,8 +197,8 @@ fn bind_http(place: Option<HttpPlace>) -> anyhow::Result<Option<TcpListener>> {
 }
 
 fn serve_http(parts: HttpParts, server: Server, shared: Arc<Shared>, shutdown: Shutdown) -> JoinHandle<()> {
-    let HttpParts { listener, max_connections, rates, probes, opentrace } = parts;
-    let api = HttpApi::new(shared, rates, probes, opentrace, shutdown.clone());
+    let HttpParts { listener, max_connections, options } = parts;
+    let api = HttpApi::new(shared, options, shutdown.clone());
     let limits = Limits { max_connections, login_deadline: HTTP_HEAD_DEADLINE, ..server.limits };
     let server = Server { limits, refusals: Refusals::OF_HTTP, ..server };
     tokio::spawn(server.run(listener, shutdown, move |stream, peer| api.clone().serve(stream, peer)))

@@ -71,6 +71,17 @@ pub struct HttpApi {
     shutdown: Shutdown,
 }
 
+/// What a server's operator decides about it.
+#[derive(Debug)]
+pub struct HttpOptions {
+    /// Without rates only what is under way at once is limited: for a server behind a proxy that limits, or one that is measured.
+    pub rates: Option<Rates>,
+    /// What `/metrics` asks beside.
+    pub probes: Vec<Probe>,
+    /// What becomes of uploads of OpenTrace apps.
+    pub opentrace: OpenTraceOptions,
+}
+
 /// What every request shares.
 #[derive(Debug)]
 pub(crate) struct Api {
@@ -86,15 +97,9 @@ pub(crate) struct Api {
 }
 
 impl HttpApi {
-    /// The API over what connections share. Without rates only what is under way at once is limited: for a server behind a
-    /// proxy that limits, or one that is measured.
-    pub fn new(
-        shared: Arc<Shared>,
-        rates: Option<Rates>,
-        probes: Vec<Probe>,
-        opentrace: OpenTraceOptions,
-        shutdown: Shutdown,
-    ) -> Self {
+    /// The API over what connections share.
+    pub fn new(shared: Arc<Shared>, options: HttpOptions, shutdown: Shutdown) -> Self {
+        let HttpOptions { rates, probes, opentrace } = options;
         let limits = shared.limits.clone();
         let api = Arc::new(Api {
             shared,

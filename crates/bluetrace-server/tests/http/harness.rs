@@ -16,7 +16,7 @@ use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::Shared;
 use bluetrace_server::console::Console;
-use bluetrace_server::http::{HttpApi, OpenTraceOptions, Probe, Rates};
+use bluetrace_server::http::{HttpApi, HttpOptions, OpenTraceOptions, Probe, Rates};
 use bluetrace_server::limits::Limits;
 use bluetrace_server::listener::{Refusals, Server, bind};
 use bluetrace_server::shutdown::{Shutdown, ShutdownSwitch, shutdown_channel};
@@ -213,7 +213,7 @@ impl Parts {
             complaints: Complaints::default(),
         });
         let probes = vec![Probe { queue: "passwords", depth: Box::new(|| 3) }];
-        Self { api: HttpApi::new(shared, rates, probes, opentrace, shutdown), authority, clock, output }
+        Self { api: HttpApi::new(shared, HttpOptions { rates, probes, opentrace }, shutdown), authority, clock, output }
     }
 }
 

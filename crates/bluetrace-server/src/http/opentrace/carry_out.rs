@@ -85,21 +85,22 @@ impl Upload<'_> {
         let (mut sifted, mut marks) = (Sifted::default(), HashSet::new());
         loop {
             let first = sifted.verdicts.sum();
-            let batch = self.spooled.read(first, MAX_RECORD_BATCH).await.map_err(|error| no_spool(self.api, &error))?;
+            let batch =
+                self.spooled.notes(first, MAX_RECORD_BATCH).await.map_err(|error| no_spool(self.api, &error))?;
             if batch.is_empty() {
                 return Ok(sifted);
             }
             let may_be_own = !self.api.opentrace.is_compatible && sifted.uploader.is_none();
-            if may_be_own && batch.iter().any(|judged| judged.owner.is_some()) {
+            if may_be_own && batch.iter().any(|note| note.owner.is_some()) {
                 let asked = self.api.shared.authority.user_id(self.member.account).await;
                 let uploader = asked.map_err(|error| self.api.failure(&error))?;
                 sifted.uploader = Some(uploader.ok_or_else(|| self.api.account_gone(self.member))?);
             }
-            for (place, judged) in (first..).zip(batch) {
-                let judged = judged.of_uploader(sifted.uploader.as_ref());
-                let is_duplicate = judged.mark.is_some_and(|mark| !marks.insert(mark));
-                sifted.note(place, is_duplicate);
-                sifted.verdicts.add(if is_duplicate { Kind::Duplicate } else { judged.kind });
+            for (place, note) in (first..).zip(batch) {
+                let note = note.of_uploader(sifted.uploader.as_ref());
+                let is_duplicate = note.mark.is_some_and(|mark| !marks.insert(mark));
+                sifted.add(place, is_duplicate);
+                sifted.verdicts.add(if is_duplicate { Kind::Duplicate } else { note.kind });
             }
         }
     }
@@ -129,7 +130,7 @@ impl Upload<'_> {
 }
 
 impl Sifted {
-    fn note(&mut self, place: u32, is_duplicate: bool) {
+    fn add(&mut self, place: u32, is_duplicate: bool) {
         if place.is_multiple_of(64) {
             self.duplicates.push(0);
         }
@@ -147,11 +148,11 @@ impl Sifted {
     /// The next records that are to be stored, from a place on, which is moved behind them; none at the end.
     async fn next_kept(&self, api: &Api, spooled: &mut Spooled, place: &mut u32) -> Result<Vec<Uploaded>, Problem> {
         loop {
-            let batch = spooled.read(*place, MAX_RECORD_BATCH).await.map_err(|error| no_spool(api, &error))?;
+            let batch = spooled.records(*place, MAX_RECORD_BATCH).await.map_err(|error| no_spool(api, &error))?;
             let (first, is_end) = (*place, batch.is_empty());
             *place = first.saturating_add(u32::try_from(batch.len()).unwrap_or(u32::MAX));
             let kept = (first..).zip(batch).filter(|(place, _)| !self.is_duplicate(*place));
-            let kept: Vec<_> = kept.map(|(_, judged)| judged.of_uploader(self.uploader.as_ref()).uploaded).collect();
+            let kept: Vec<_> = kept.map(|(_, judged)| judged.uploaded_by(self.uploader.as_ref())).collect();
             if is_end || !kept.is_empty() {
                 return Ok(kept);
             }

@@ -14,7 +14,7 @@ use bluetrace_protocol::sealed::{SEALED_BYTES, UID_BYTES};
 use bluetrace_protocol::{Record, SealedTempId, TempId, Timestamp, Uid, Uploaded, UploadedRecord, Window};
 use tokio::task::spawn_blocking;
 
-use super::verdicts::{Judged, Kind};
+use super::verdicts::{Judged, Kind, Note};
 use crate::limits::SPOOL_BUFFER;
 
 /// Judged records, in the order in which they came.
@@ -78,18 +78,33 @@ pub(super) struct Spooled {
 
 impl Spooled {
     /// Up to `most` records from place `first` on; none at the end.
-    pub(super) async fn read(&mut self, first: u32, most: usize) -> io::Result<Vec<Judged>> {
+    pub(super) async fn records(&mut self, first: u32, most: usize) -> io::Result<Vec<Judged>> {
+        self.read(first, most, read_entry).await
+    }
+
+    /// What is noted of them, for a fraction of the price.
+    pub(super) async fn notes(&mut self, first: u32, most: usize) -> io::Result<Vec<Note>> {
+        self.read(first, most, read_note).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &mut self,
+        first: u32,
+        most: usize,
+        each: fn(&[u8]) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
         let left = usize::try_from(self.len.saturating_sub(first)).map_err(io::Error::other)?;
         let skipped = usize::try_from(first).map_err(io::Error::other)?.saturating_mul(ENTRY_BYTES);
         let length = most.min(left).saturating_mul(ENTRY_BYTES);
         let Some(mut file) = self.file.take() else {
-            return read_entries(self.buffer.get(skipped..).and_then(|rest| rest.get(..length)).unwrap_or_default());
+            let bytes = self.buffer.get(skipped..).and_then(|rest| rest.get(..length)).unwrap_or_default();
+            return read_entries(bytes, each);
         };
         let reading = spawn_blocking(move || {
             let mut bytes = vec![0; length];
             file.seek(SeekFrom::Start(u64::try_from(skipped).map_err(io::Error::other)?))?;
             file.read_exact(&mut bytes)?;
-            io::Result::Ok((file, read_entries(&bytes)?))
+            io::Result::Ok((file, read_entries(&bytes, each)?))
         });
         let (file, entries) = reading.await.map_err(io::Error::other)??;
         self.file = Some(file);
@@ -127,6 +142,9 @@ const ENTRY_BYTES: usize = 1 + 1 + ID_BYTES + 1 + 8 + 2 + 16 + UID_BYTES + 8;
 /// The longest id of the registry's form; a sealed one is shorter.
 const ID_BYTES: usize = 64;
 
+/// Where it says which of the rest there are.
+const HAS: usize = 1 + 1 + ID_BYTES;
+
 const NO_ID: u8 = 0;
 const SEALED_ID: u8 = 1;
 
@@ -137,10 +155,9 @@ const HAS_MARK: u8 = 8;
 
 fn write_entry(judged: &Judged, out: &mut Vec<u8>) {
     let begun = out.len();
-    let Judged { kind, uploaded, owner, mark } = judged;
+    let Judged { note: Note { kind, owner, mark }, uploaded } = judged;
+    let (mut received, mut rssi, mut window) = (None, None, [0; 2]);
     out.push(*kind as u8);
-    let mut has = 0;
-    let (mut received, mut rssi, mut window) = (0, 0, [0; 2]);
     match uploaded {
         Uploaded::Malformed => out.push(NO_ID),
         Uploaded::Record(record) => {
@@ -154,16 +171,19 @@ fn write_entry(judged: &Judged, out: &mut Vec<u8>) {
                 out.extend_from_slice(text.as_bytes());
             }
             window = [record.record.window.start(), record.record.window.expiry()].map(Timestamp::as_unix);
-            has |= record.received.map_or(0, |_| HAS_RECEIVED) | record.rssi.map_or(0, |_| HAS_RSSI);
-            received = record.received.map_or(0, Timestamp::as_unix);
-            rssi = record.rssi.unwrap_or(0);
+            (received, rssi) = (record.received.map(Timestamp::as_unix), record.rssi);
         }
     }
     out.resize(begun + 2 + ID_BYTES, 0);
-    has |= owner.map_or(0, |_| HAS_OWNER) | mark.map_or(0, |_| HAS_MARK);
-    out.push(has);
-    out.extend_from_slice(&received.to_be_bytes());
-    out.extend_from_slice(&rssi.to_be_bytes());
+    let bit = |is_there: bool, bit: u8| if is_there { bit } else { 0 };
+    out.push(
+        bit(received.is_some(), HAS_RECEIVED)
+            | bit(rssi.is_some(), HAS_RSSI)
+            | bit(owner.is_some(), HAS_OWNER)
+            | bit(mark.is_some(), HAS_MARK),
+    );
+    out.extend_from_slice(&received.unwrap_or(0).to_be_bytes());
+    out.extend_from_slice(&rssi.unwrap_or(0).to_be_bytes());
     for moment in window {
         out.extend_from_slice(&moment.to_be_bytes());
     }
@@ -171,21 +191,30 @@ fn write_entry(judged: &Judged, out: &mut Vec<u8>) {
     out.extend_from_slice(&mark.unwrap_or(0).to_be_bytes());
 }
 
-fn read_entries(bytes: &[u8]) -> io::Result<Vec<Judged>> {
+fn read_entries<T>(bytes: &[u8], each: fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
     let broken = || io::Error::new(ErrorKind::InvalidData, "a record of an upload under way is not as it was written");
-    bytes.chunks(ENTRY_BYTES).map(|entry| read_entry(entry).ok_or_else(broken)).collect()
+    bytes.chunks(ENTRY_BYTES).map(|entry| each(entry).ok_or_else(broken)).collect()
+}
+
+fn read_note(entry: &[u8]) -> Option<Note> {
+    let (kind, has) = (entry.first()?, entry.get(HAS)?);
+    let (rest, mark) = entry.split_last_chunk()?;
+    let (_, owner) = rest.split_last_chunk()?;
+    Some(Note {
+        kind: Kind::ALL.into_iter().find(|known| *known as u8 == *kind)?,
+        owner: (has & HAS_OWNER != 0).then_some(Uid::from_bytes(*owner)),
+        mark: (has & HAS_MARK != 0).then_some(u64::from_be_bytes(*mark)),
+    })
 }
 
 fn read_entry(entry: &[u8]) -> Option<Judged> {
-    let ([kind, of_id], rest) = entry.split_first_chunk()?;
+    let ([_, of_id], rest) = entry.split_first_chunk()?;
     let (id, rest) = rest.split_first_chunk::<ID_BYTES>()?;
     let (has, rest) = rest.split_first()?;
     let (received, rest) = rest.split_first_chunk()?;
     let (rssi, rest) = rest.split_first_chunk()?;
     let (start, rest) = rest.split_first_chunk()?;
-    let (expiry, rest) = rest.split_first_chunk()?;
-    let (owner, mark) = rest.split_first_chunk()?;
-    let there = |bit| has & bit != 0;
+    let (expiry, _) = rest.split_first_chunk()?;
     let moment = |bytes: &[u8; 8]| Timestamp::from_unix(i64::from_be_bytes(*bytes));
     let temp_id = match *of_id {
         NO_ID => None,
@@ -196,17 +225,12 @@ fn read_entry(entry: &[u8]) -> Option<Judged> {
         None => Uploaded::Malformed,
         Some(temp_id) => Uploaded::Record(UploadedRecord {
             record: Record { temp_id, window: Window::new(moment(start)?, moment(expiry)?).ok()? },
-            received: if there(HAS_RECEIVED) { Some(moment(received)?) } else { None },
-            rssi: there(HAS_RSSI).then_some(i16::from_be_bytes(*rssi)),
+            received: if has & HAS_RECEIVED != 0 { Some(moment(received)?) } else { None },
+            rssi: (has & HAS_RSSI != 0).then_some(i16::from_be_bytes(*rssi)),
             seen: None,
         }),
     };
-    Some(Judged {
-        kind: Kind::ALL.into_iter().find(|known| *known as u8 == *kind)?,
-        uploaded,
-        owner: there(HAS_OWNER).then_some(Uid::from_bytes(*owner)),
-        mark: there(HAS_MARK).then_some(u64::from_be_bytes(mark.try_into().ok()?)),
-    })
+    Some(Judged { note: read_note(entry)?, uploaded })
 }
 
 #[cfg(test)]
@@ -230,7 +254,9 @@ mod tests {
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "it has no name");
             for first in [0, 1, 12_345, len] {
                 let expected: Vec<_> = (first..len).take(5).map(judged).collect();
-                assert_eq!(spooled.read(first, 5).await.unwrap(), expected, "{first} of {len}");
+                assert_eq!(spooled.records(first, 5).await.unwrap(), expected, "{first} of {len}");
+                let notes: Vec<_> = expected.iter().map(|judged| judged.note).collect();
+                assert_eq!(spooled.notes(first, 5).await.unwrap(), notes);
             }
         }
     }
@@ -249,11 +275,12 @@ mod tests {
         let rssi = (!number.is_multiple_of(5)).then(|| -i16::try_from(number % 100).unwrap());
         let record = Record { temp_id, window: Window::new(at(start), at(start + 900)).unwrap() };
         let record = UploadedRecord { record, received, rssi, seen: None };
-        Judged {
+        let note = Note {
             kind: Kind::ALL[usize::try_from(number).unwrap() % kinds],
-            uploaded: if number.is_multiple_of(7) { Uploaded::Malformed } else { Uploaded::Record(record) },
             owner: number.is_multiple_of(4).then_some(Uid::from_bytes([9; UID_BYTES])),
             mark: number.is_multiple_of(3).then_some(u64::from(number) << 32),
-        }
+        };
+        let is_record = !number.is_multiple_of(7);
+        Judged { note, uploaded: if is_record { Uploaded::Record(record) } else { Uploaded::Malformed } }
     }
 }

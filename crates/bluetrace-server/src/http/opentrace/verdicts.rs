@@ -27,9 +27,15 @@ pub(super) struct Judge {
 /// A record, judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Judged {
-    pub(super) kind: Kind,
+    pub(super) note: Note,
     /// What of it is stored.
     pub(super) uploaded: Uploaded,
+}
+
+/// What is to be known of a record before any of its upload is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Note {
+    pub(super) kind: Kind,
     /// Whose the id in it is, if a key opened it.
     pub(super) owner: Option<Uid>,
     /// What it has in common with the same record once more, and with no other; `None` if it is not to be looked for.
@@ -83,8 +89,10 @@ impl Judge {
             let rssi = record.get("rssi").and_then(Value::as_i64).and_then(|dbm| i16::try_from(dbm).ok());
             let digits = record.get("msg").and_then(Value::as_str).and_then(registry_id);
             let verdict = judge_as_reference(&mut record, UtcOffset::default(), open);
+            let mut judged = self.judged(&Verdict { rssi, ..verdict }, || digits);
             // the reference keeps what is there twice
-            Judged { mark: None, ..self.judged(&Verdict { rssi, ..verdict }, || digits) }
+            judged.note.mark = None;
+            judged
         } else {
             self.judged(&judge(json, None, open), || {
                 let record: Message<'_> = serde_json::from_str(json).ok()?;
@@ -124,22 +132,31 @@ impl Judge {
             }
             None => None,
         };
-        Judged { kind, uploaded: stored.map_or(Uploaded::Malformed, Uploaded::Record), owner, mark }
+        let uploaded = stored.map_or(Uploaded::Malformed, Uploaded::Record);
+        Judged { note: Note { kind, owner, mark }, uploaded }
     }
 }
 
 impl Judged {
-    /// The same, known whose upload it is in: the uploader meets nobody who is himself.
-    pub(super) fn of_uploader(self, uploader: Option<&Uid>) -> Self {
-        if self.owner.is_some() && self.owner.as_ref() == uploader {
-            Self { kind: Kind::Own, uploaded: Uploaded::Malformed, mark: None, ..self }
-        } else {
-            self
-        }
+    /// What of it is stored, known whose upload it is in.
+    pub(super) fn uploaded_by(self, uploader: Option<&Uid>) -> Uploaded {
+        if self.note.is_own(uploader) { Uploaded::Malformed } else { self.uploaded }
     }
 
     const fn malformed() -> Self {
-        Self { kind: Kind::Malformed, uploaded: Uploaded::Malformed, owner: None, mark: None }
+        let note = Note { kind: Kind::Malformed, owner: None, mark: None };
+        Self { note, uploaded: Uploaded::Malformed }
+    }
+}
+
+impl Note {
+    /// The same, known whose upload it is in: the uploader meets nobody who is himself.
+    pub(super) fn of_uploader(self, uploader: Option<&Uid>) -> Self {
+        if self.is_own(uploader) { Self { kind: Kind::Own, mark: None, ..self } } else { self }
+    }
+
+    fn is_own(&self, uploader: Option<&Uid>) -> bool {
+        self.owner.is_some() && self.owner.as_ref() == uploader
     }
 }
 
