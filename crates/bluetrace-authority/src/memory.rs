@@ -19,7 +19,7 @@ use crate::store::{
     NewSealingKey, NewUploadCode, NoticeId, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode, SealingKeyId,
     SealingKeyRow, SealingKeyState, SessionId, SessionState, Shredded, Store, StoreError, StoreFuture, TempIdImported,
     TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound, UploadKey, UploadRequest,
-    UploadRow, Verdict,
+    UploadRow, Verdict, WrongCodes,
 };
 
 /// A store that keeps everything in memory.
@@ -120,14 +120,26 @@ impl Store for MemoryStore {
         ready(Ok(lines.into_iter().map(|line| state.import_temp_id(line, forget_at, now)).collect()))
     }
 
-    fn temp_ids(&self, after: Option<TempId>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<ImportedTempId>> {
+    fn temp_ids(
+        &self,
+        after: Option<ImportedTempId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<ImportedTempId>> {
+        fn place(line: &ImportedTempId) -> (&Username, Timestamp, &TempId) {
+            (&line.username, line.record.window.start(), &line.record.temp_id)
+        }
         let state = self.state();
-        let rows = state.temp_ids.iter().filter(|(id, _)| after.as_ref().is_none_or(|after| *id > after));
-        let lines = rows.filter(|(_, row)| now < row.forget_at).filter_map(|(id, row)| {
+        let rows = state.temp_ids.iter().filter(|(_, row)| now < row.forget_at);
+        let lines = rows.filter_map(|(id, row)| {
             let username = state.accounts.get(&row.account)?.account.username.clone();
             Some(ImportedTempId { username, record: Record { temp_id: id.clone(), window: row.window } })
         });
-        ready(Ok(lines.take(rows_in(limit)).collect()))
+        let mut lines: Vec<_> =
+            lines.filter(|line| after.as_ref().is_none_or(|after| place(line) > place(after))).collect();
+        lines.sort_unstable_by(|one, other| place(one).cmp(&place(other)));
+        lines.truncate(rows_in(limit));
+        ready(Ok(lines))
     }
 
     fn resolve(&self, ids: Vec<TempId>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Owner>>> {
@@ -217,6 +229,23 @@ impl Store for MemoryStore {
         let rows = state.notices.range((account, NoticeId(i64::MIN))..=(account, NoticeId(i64::MAX)));
         let unread = rows.filter(|(_, row)| !row.is_read && now < row.forget_at);
         ready(Ok(Some(unread.take(rows_in(limit)).map(|((_, id), row)| (*id, row.content.clone())).collect())))
+    }
+
+    fn complete_uploads(&self, account: AccountId, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadKey>> {
+        let state = self.state();
+        let is_one = |row: &Upload| row.account == Some(account) && row.finished.is_some() && now < row.forget_at;
+        let rows = state.uploads.iter().rev().filter(|(_, row)| is_one(row)).map(|(key, _)| *key);
+        ready(Ok(rows.take(rows_in(limit)).collect()))
+    }
+
+    fn are_told(&self, encounters: Vec<(AccountId, Window)>, now: Timestamp) -> StoreFuture<'_, Vec<bool>> {
+        let state = self.state();
+        let is_told = |(account, window): &(AccountId, Window)| {
+            let rows = state.notices.range((*account, NoticeId(i64::MIN))..=(*account, NoticeId(i64::MAX)));
+            let mut contents = rows.filter(|(_, row)| now < row.forget_at).map(|(_, row)| &row.content);
+            contents.any(|notice| notice.from <= window.start() && window.expiry() <= notice.to)
+        };
+        ready(Ok(encounters.iter().map(is_told).collect()))
     }
 
     fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()> {
@@ -351,6 +380,30 @@ impl Store for MemoryStore {
             return ready(Ok(CodeRedeemed::NoAccount));
         }
         ready(Ok(state.codes.redeem_ahead(account, code, forget_at, now)))
+    }
+
+    fn wrong_upload_codes(
+        &self,
+        after: Option<Username>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<(Username, WrongCodes)>> {
+        let state = self.state();
+        let mut rows: Vec<_> = state
+            .accounts
+            .values()
+            .map(|row| (row.account.username.clone(), state.codes.wrong_codes_of(row.account.id, now)))
+            .filter(|(name, wrong)| wrong.count > 0 && after.as_ref().is_none_or(|after| name > after))
+            .collect();
+        rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        rows.truncate(rows_in(limit));
+        ready(Ok(rows))
+    }
+
+    fn forgive_wrong_codes(&self, username: Username, now: Timestamp) -> StoreFuture<'_, Option<u32>> {
+        let mut state = self.state();
+        let account = state.account_named(&username).map(|row| row.account.id);
+        ready(Ok(account.map(|account| state.codes.forgive(account, now))))
     }
 
     fn handshake_pin(

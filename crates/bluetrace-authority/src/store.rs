@@ -455,8 +455,14 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> StoreFuture<'_, Vec<TempIdImported>>;
 
-    /// Up to `limit` `TempIDs` after `after`, in order of their bytes, with the user of each.
-    fn temp_ids(&self, after: Option<TempId>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<ImportedTempId>>;
+    /// Up to `limit` `TempIDs` after `after`, with the user of each: by the users' names, and a user's by their begins, then
+    /// their bytes.
+    fn temp_ids(
+        &self,
+        after: Option<ImportedTempId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<ImportedTempId>>;
 
     /// The owner of each `TempID`, in the order asked. Fastest when the ids are sorted and distinct.
     fn resolve(&self, ids: Vec<TempId>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Owner>>>;
@@ -511,6 +517,12 @@ pub trait Store: Send + Sync + fmt::Debug {
         limit: u32,
         now: Timestamp,
     ) -> StoreFuture<'_, Option<Vec<(NoticeId, ExposureNotice)>>>;
+
+    /// Up to `limit` complete uploads of an account, the newest first.
+    fn complete_uploads(&self, account: AccountId, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadKey>>;
+
+    /// Whether each account has a notice, read or not, that spans the window beside it.
+    fn are_told(&self, encounters: Vec<(AccountId, Window)>, now: Timestamp) -> StoreFuture<'_, Vec<bool>>;
 
     /// Marks the notices of an account read, up to and with `last`.
     fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()>;
@@ -582,6 +594,18 @@ pub trait Store: Send + Sync + fmt::Debug {
         forget_at: Timestamp,
         now: Timestamp,
     ) -> StoreFuture<'_, CodeRedeemed>;
+
+    /// Up to `limit` accounts after `after` whose wrong upload codes count, in order of their names.
+    fn wrong_upload_codes(
+        &self,
+        after: Option<Username>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<(Username, WrongCodes)>>;
+
+    /// Lets an account's wrong upload codes count against it no more, and returns how many those were; `None` if there is no
+    /// such account. Against their form they count as before, or an account let go on again and again could guess without end.
+    fn forgive_wrong_codes(&self, username: Username, now: Timestamp) -> StoreFuture<'_, Option<u32>>;
 
     /// The seed of an account's handshake PIN and when it ends; `candidate`, until `ends`, becomes it if there is none.
     /// `None` if there is no such account.

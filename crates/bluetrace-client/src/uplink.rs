@@ -211,17 +211,14 @@ impl Uplink {
                 return UplinkEvent::Failed(error);
             }
             failures.push(error);
-            let mut failures = std::mem::take(failures);
+            let failures = std::mem::take(failures);
             self.go_to_next();
             if failures.len() < self.connectors.len() {
                 self.phase = Phase::Connecting { attempt: self.attempt(), failures };
                 continue;
             }
             self.close();
-            return UplinkEvent::Failed(match failures.pop() {
-                Some(error) if failures.is_empty() => error,
-                last => ConnectError::AllFailed(failures.into_iter().chain(last).collect()),
-            });
+            return UplinkEvent::Failed(ConnectError::of_all(failures));
         }
     }
 
@@ -343,7 +340,7 @@ impl Connector {
     }
 
     async fn connect(self: Arc<Self>) -> Attempt {
-        let stream = self.connect_tcp().await?;
+        let stream = self.server.connect_tcp().await?;
         // best effort: without these a dead peer is noticed later, and small messages wait for each other
         let _ = stream.set_nodelay(true);
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
@@ -381,10 +378,40 @@ impl Connector {
         }
     }
 
+    fn tls_error(&self, source: io::Error) -> ConnectError {
+        ConnectError::Tls { server: self.server.clone(), source }
+    }
+}
+
+impl Servers {
+    /// Looks whether any of them answers.
+    pub(crate) async fn reach_any(&self) -> Result<(), ConnectError> {
+        let mut failures = Vec::new();
+        for server in self.iter() {
+            match server.connect_tcp().await {
+                Ok(_) => return Ok(()),
+                Err(error) => failures.push(error),
+            }
+        }
+        Err(ConnectError::of_all(failures))
+    }
+}
+
+impl ConnectError {
+    /// What the failures of all servers, of which there is one at the least, come to.
+    fn of_all(mut failures: Vec<Self>) -> Self {
+        match failures.pop() {
+            Some(error) if failures.is_empty() => error,
+            last => Self::AllFailed(failures.into_iter().chain(last).collect()),
+        }
+    }
+}
+
+impl ServerAddress {
     /// Tries every address of the server in turn.
-    async fn connect_tcp(&self) -> Result<TcpStream, ConnectError> {
-        let ServerAddress { host, port } = &self.server;
-        let no_address = |source| ConnectError::NoAddress { server: self.server.clone(), source };
+    pub(crate) async fn connect_tcp(&self) -> Result<TcpStream, ConnectError> {
+        let Self { host, port } = self;
+        let no_address = |source| ConnectError::NoAddress { server: self.clone(), source };
         let addresses: Vec<SocketAddr> =
             match timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host.as_str(), *port))).await {
                 Ok(found) => found.map_err(no_address)?.collect(),
@@ -399,13 +426,9 @@ impl Connector {
             }
         }
         Err(match last {
-            Some(source) => ConnectError::Unreachable { server: self.server.clone(), source },
+            Some(source) => ConnectError::Unreachable { server: self.clone(), source },
             None => no_address(io::ErrorKind::NotFound.into()),
         })
-    }
-
-    fn tls_error(&self, source: io::Error) -> ConnectError {
-        ConnectError::Tls { server: self.server.clone(), source }
     }
 }
 

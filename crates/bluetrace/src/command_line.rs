@@ -263,6 +263,9 @@ pub(crate) enum UserAction {
     Remove {
         /// Whose.
         username: String,
+        /// Do not ask whether that is meant.
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         folder: AuthorityFolder,
     },
@@ -350,6 +353,13 @@ pub(crate) enum CodeAction {
         /// Its number, as it was issued and as it is listed.
         #[arg(value_parser = code_number)]
         number: i64,
+        #[command(flatten)]
+        folder: AuthorityFolder,
+    },
+    /// Let somebody try again who has typed too many wrong codes; `bluetrace user list` shows who has.
+    Unblock {
+        /// Whose.
+        username: String,
         #[command(flatten)]
         folder: AuthorityFolder,
     },

@@ -1,17 +1,19 @@
 //! Owns `bluetrace user`: accounts, from the operator's command line, also while the server runs.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use anyhow::{bail, ensure};
 use bluetrace_authority::Policy;
 use bluetrace_authority::passwords::InlinePool;
-use bluetrace_authority::store::Account;
-use bluetrace_protocol::{Clock as _, Username};
+use bluetrace_authority::store::{Account, CodeForm, Store};
+use bluetrace_protocol::{Clock as _, Timestamp, Username};
 use bluetrace_server::data_folder::DataFolder;
 
 use crate::command_line::{AuthorityFolder, NamedUser, UserAction, UserOptions};
 use crate::installation::Installation;
+use crate::meant;
 use crate::passwords;
 use crate::runtime::block_on;
 use crate::system::{SystemClock, to_stdout};
@@ -20,7 +22,7 @@ pub(crate) fn run(options: UserOptions) -> anyhow::Result<()> {
     match options.action {
         UserAction::Add(user) => add(&user),
         UserAction::List { folder } => to_stdout(|out| list(&folder, out)),
-        UserAction::Remove { username, folder } => remove(&username, &folder),
+        UserAction::Remove { username, yes, folder } => remove(&username, yes, &folder),
         UserAction::Password(user) => set_password(&user),
     }
 }
@@ -48,9 +50,18 @@ fn set_password(user: &NamedUser) -> anyhow::Result<()> {
     confirm("password set; the account's sessions must log in again once they lose their connection")
 }
 
-fn remove(username: &str, folder: &AuthorityFolder) -> anyhow::Result<()> {
+fn remove(username: &str, is_meant: bool, folder: &AuthorityFolder) -> anyhow::Result<()> {
     let username = Username::parse(username)?;
     let installation = Installation::open_existing(folder, Arc::new(InlinePool))?;
+    let Some(account) = find(&installation, &username)? else { bail!(NO_SUCH_ACCOUNT) };
+    if !is_meant {
+        meant::ask(&format!(
+            "The account {}, opened {}, goes with its password, its notices, and the contact logs it has uploaded.\n\
+             Its TempIDs lead to nobody from then on: whoever uploads an encounter with this person cannot have them told.",
+            username.reveal(),
+            account.created
+        ))?;
+    }
     if !block_on(async { Ok(installation.authority.store().remove_account(username).await?) })? {
         bail!(NO_SUCH_ACCOUNT);
     }
@@ -60,6 +71,7 @@ fn remove(username: &str, folder: &AuthorityFolder) -> anyhow::Result<()> {
 fn list(folder: &AuthorityFolder, out: &mut dyn io::Write) -> anyhow::Result<()> {
     let installation = Installation::open_existing(folder, Arc::new(InlinePool))?;
     let store = installation.authority.store();
+    let guessing = refused_codes(store)?;
     let mut last = None;
     loop {
         let page = block_on(async { Ok(store.accounts(last.take(), PAGE, SystemClock.moment()).await?) })?;
@@ -74,8 +86,24 @@ fn list(folder: &AuthorityFolder, out: &mut dyn io::Write) -> anyhow::Result<()>
                 // the list tells whole seconds, and one in which the block is over
                 write!(out, "  blocked until {}", until.timestamp_rounded_up())?;
             }
+            if let Some(until) = guessing.get(&account.username) {
+                write!(out, "  upload codes refused until {until} (`bluetrace code unblock` lets it try again)")?;
+            }
             writeln!(out)?;
         }
+    }
+}
+
+/// Until when no upload code of an account is looked at, for each that has typed too many wrong ones.
+fn refused_codes(store: &dyn Store) -> anyhow::Result<BTreeMap<Username, Timestamp>> {
+    let (mut refused, mut last, now) = (BTreeMap::new(), None, SystemClock.now());
+    loop {
+        let page = block_on(async { Ok(store.wrong_upload_codes(last.take(), PAGE, now).await?) })?;
+        let Some((name, _)) = page.last() else { return Ok(refused) };
+        last = Some(name.clone());
+        // an account's limit is the same for all forms
+        let limits = CodeForm::Eight.limits();
+        refused.extend(page.into_iter().filter_map(|(name, wrong)| Some((name, wrong.refused_until(limits)?))));
     }
 }
 

@@ -93,6 +93,7 @@ macro_rules! store_conformance {
             racing_completions_leave_notices_once
             uploads_are_listed_in_order_and_in_pages
             a_forgotten_upload_is_out_of_sight_and_its_id_free
+            complete_uploads_and_what_people_were_told_can_be_looked_up
             notices_are_unread_oldest_first_until_they_are_read
             notices_are_forgotten
             notices_for_accounts_that_are_gone_are_dropped
@@ -124,6 +125,7 @@ macro_rules! store_conformance {
             a_code_moves_with_its_account_to_another_upload_until_one_is_complete
             an_upload_begun_without_a_code_needs_one_to_go_on_where_one_is_required
             too_many_wrong_codes_of_an_account_end_its_guessing_for_a_while
+            wrong_codes_are_listed_and_forgiven_by_account_and_count_on_against_their_form
             a_wrong_code_that_is_repeated_stays_wrong_though_it_is_issued_meanwhile
             too_many_wrong_codes_of_all_accounts_end_all_guessing_for_a_while
             a_code_may_be_redeemed_ahead_of_its_upload

@@ -1,13 +1,15 @@
 //! Owns the laws of uploads and their records.
 
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
-use bluetrace_protocol::{Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Window};
+use bluetrace_protocol::{
+    ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Window,
+};
 
 use super::{
     FORGET, SUMMARY, at, begun, block_on, expire_all, failed, heard, id, in_threads, name, notice, opened, request,
     unread,
 };
-use crate::store::{Store, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest, UploadRow};
+use crate::store::{NoticeId, Store, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest, UploadRow};
 
 /// The same key again, behind what is durable; with another number of records it is a conflict.
 pub async fn an_upload_begins_once_and_goes_on(store: &dyn Store) {
@@ -237,4 +239,32 @@ pub async fn a_forgotten_upload_is_out_of_sight_and_its_id_free(store: &dyn Stor
     assert_eq!(store.uploads(None, 9, at(FORGET)).await.unwrap().len(), 1);
     assert_eq!(store.uploaded_records(old, 0, 9, at(0)).await.unwrap(), []);
     assert_eq!(store.uploaded_records(key, 0, 9, at(FORGET)).await.unwrap(), [heard(3)]);
+}
+
+/// What decides whether somebody is told of an encounter again.
+pub async fn complete_uploads_and_what_people_were_told_can_be_looked_up(store: &dyn Store) {
+    let (alice, bob) = (opened(store, "alice").await, opened(store, "bob").await);
+    let mut keys = Vec::new();
+    for (upload, who) in [("u", alice), ("v", bob), ("w", alice)] {
+        let key = begun(store, who, upload, 0).await;
+        assert!(!store.complete_uploads(who, 9, at(1)).await.unwrap().contains(&key), "it is not complete");
+        store.complete_upload(key, SUMMARY, vec![notice(bob, 3)], at(1)).await.unwrap();
+        keys.push(key);
+    }
+    assert_eq!(store.complete_uploads(alice, 9, at(1)).await.unwrap(), [keys[2], keys[0]], "the newest first");
+    assert_eq!(store.complete_uploads(alice, 1, at(1)).await.unwrap(), [keys[2]]);
+    assert_eq!(store.complete_uploads(alice, 9, at(FORGET)).await.unwrap(), []);
+
+    let ExposureNotice { from, to, .. } = notice(bob, 3).notice;
+    let window = |start: i64, expiry: i64| Window::new(from.plus(start), to.plus(expiry)).unwrap();
+    store.mark_notices_read(bob, NoticeId(i64::MAX)).await.unwrap();
+    let questions = vec![
+        (bob, window(0, 0)),
+        (bob, window(1, -1)),
+        (bob, window(-1, 0)),
+        (bob, window(0, 1)),
+        (alice, window(0, 0)),
+    ];
+    assert_eq!(store.are_told(questions.clone(), at(1)).await.unwrap(), [true, true, false, false, false]);
+    assert_eq!(store.are_told(questions, at(FORGET)).await.unwrap(), [false; 5]);
 }

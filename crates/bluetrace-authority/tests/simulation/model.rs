@@ -246,7 +246,8 @@ impl Model {
                 continue;
             };
             summary.resolved += 1;
-            if issued.owner != uploader && is_within(issued.window, *received) {
+            let is_met = issued.owner != uploader && is_within(issued.window, *received);
+            if is_met && !self.is_told(uploader, &record.temp_id, issued, now) {
                 let (start, expiry) = (issued.window.start(), issued.window.expiry());
                 let times = met.entry(issued.owner).or_insert((start, expiry));
                 *times = (times.0.min(start), times.1.max(expiry));
@@ -264,6 +265,20 @@ impl Model {
             }
         }
         (summary, left)
+    }
+
+    /// Whether an encounter stands in an earlier upload of the same uploader, and the person met has a notice of its time.
+    fn is_told(&self, uploader: usize, id: &TempId, issued: &Issued, now: Timestamp) -> bool {
+        let is_earlier =
+            |upload: &&Upload| upload.user == uploader && upload.finished.is_some() && now < upload.forget_at;
+        let records = self.uploads.iter().filter(is_earlier).flat_map(|upload| &*upload.records);
+        let mut same = records.filter(|entry| entry.record.temp_id == *id);
+        let window = issued.window;
+        same.any(|entry| is_within(window, entry.received))
+            && self.users[issued.owner].notices.iter().any(|notice| {
+                let ExposureNotice { from, to, .. } = &notice.content;
+                now < notice.forget_at && *from <= window.start() && window.expiry() <= *to
+            })
     }
 
     /// The unread notices of a user that are not forgotten, with their places.
@@ -335,7 +350,9 @@ impl Model {
             return;
         }
         let live = self.issued.iter().filter(|(_, issued)| now < issued.forget_at);
-        let expected: Vec<_> = live.map(|(id, issued)| (&self.users[issued.owner].name, id, issued.window)).collect();
+        let mut expected: Vec<_> =
+            live.map(|(id, issued)| (&self.users[issued.owner].name, id, issued.window)).collect();
+        expected.sort_by_key(|(name, id, window)| (*name, window.start(), *id));
         let found = listed.iter().map(|line| (&line.username, &line.record.temp_id, line.record.window));
         assert!(found.eq(expected), "TempIDs past their retention, or lost");
         let owners = at_once(store.resolve(self.issued.keys().cloned().collect(), now)).unwrap();

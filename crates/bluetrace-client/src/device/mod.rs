@@ -26,6 +26,7 @@ use self::engine::Engine;
 pub use self::event::{Command, Connection, Contact, DeviceEvent, End, Status};
 use self::outbox::Done;
 pub(crate) use self::upload::random_upload_id;
+use crate::radio::Radio;
 use crate::servers::Servers;
 use crate::uplink::{ConnectError, Transport};
 use crate::words::in_words;
@@ -158,6 +159,26 @@ impl DeviceHandle {
         // an error is a panic of the task, which has been reported already
         let _ = self.task.await;
     }
+}
+
+/// Looks whether a device could begin: whether the authority answers, and its UDP port is free. For who has to be asked something
+/// first: what he types for a program that then ends goes to the shell, a password too.
+///
+/// # Errors
+/// [`StartError`] says what is wrong, where, and what to do.
+pub(crate) async fn look_ahead(servers: &Servers, udp: SocketAddr) -> Result<(), StartError> {
+    drop(bind_radio(udp)?);
+    servers.reach_any().await.map_err(StartError::Connect)
+}
+
+fn bind_radio(udp: SocketAddr) -> Result<Radio, StartError> {
+    Radio::bind(udp).map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            StartError::PortTaken { port: udp.port() }
+        } else {
+            StartError::Udp { address: udp, source }
+        }
+    })
 }
 
 /// A connection's failure with what to do about it.

@@ -116,7 +116,10 @@ impl Engine {
             Event::UploadProgress { acknowledged, total } => self.on_upload_progress(acknowledged, total),
             Event::RecordRefused { message } => self.outbox.tell_if_room(|| DeviceEvent::RecordRefused { message }),
             Event::UploadComplete(summary) => self.on_upload_complete(summary),
-            Event::UploadFailed { code, message } => self.on_upload_failed(&code, message),
+            Event::UploadFailed { code, message, retry_after_s } => {
+                let retry_after = retry_after_s.map(|seconds| Duration::from_secs(seconds.into()));
+                self.on_upload_failed(&code, message, retry_after);
+            }
             Event::HandshakePin { pin, expires, tag } => {
                 self.outbox.tell(DeviceEvent::HandshakePin { pin, expires });
                 self.outbox.done(tag);

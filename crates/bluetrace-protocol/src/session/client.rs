@@ -133,6 +133,8 @@ pub enum Event<T> {
         code: String,
         /// The server's words.
         message: String,
+        /// After how many seconds it is worth trying again, if the server says so.
+        retry_after_s: Option<u32>,
     },
     /// The server did not do what was asked.
     RequestFailed {
@@ -399,8 +401,10 @@ impl<T> ClientSession<T> {
                 self.phase = Phase::Over;
                 Ok(Some(Event::NoAccount))
             }
-            Reply::Error { code, message } if id.is_some() => self.request_failed(code, message).map(Some),
-            Reply::Error { code, message } => Ok(self.record_failed(&code, message)),
+            Reply::Error { code, message, retry_after_s } if id.is_some() => {
+                self.request_failed(code, message, retry_after_s).map(Some)
+            }
+            Reply::Error { code, message, retry_after_s } => Ok(self.record_failed(code, message, retry_after_s)),
         }
     }
 
@@ -451,26 +455,31 @@ impl<T> ClientSession<T> {
         }
     }
 
-    fn request_failed(&mut self, code: String, message: String) -> Result<Event<T>, ClientError> {
+    fn request_failed(
+        &mut self,
+        code: String,
+        message: String,
+        retry_after_s: Option<u32>,
+    ) -> Result<Event<T>, ClientError> {
         let awaited = self.awaited.pop_front().ok_or(ClientError::Unasked)?;
         Ok(if let Some((request, tag)) = awaited.into_request() {
             Event::RequestFailed { request, tag, code, message }
         } else {
             self.upload = None;
-            Event::UploadFailed { code, message }
+            Event::UploadFailed { code, message, retry_after_s }
         })
     }
 
     /// An error to a record: of the upload as a whole, unless it is about that record alone. Of an upload that is given up
     /// further records may be under way; what the server says of them is not repeated.
-    fn record_failed(&mut self, code: &str, message: String) -> Option<Event<T>> {
+    fn record_failed(&mut self, code: String, message: String, retry_after_s: Option<u32>) -> Option<Event<T>> {
         if code == ErrorCode::BadRecord.as_str() {
             return Some(Event::RecordRefused { message });
         }
         // before the answer to its begin an upload has sent no record: the error is to one of the upload before it
         self.upload.take_if(|upload| upload.next.is_some())?;
         self.has_given_up = true;
-        Some(Event::UploadFailed { code: code.to_owned(), message })
+        Some(Event::UploadFailed { code, message, retry_after_s })
     }
 }
 

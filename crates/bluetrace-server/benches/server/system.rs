@@ -15,7 +15,7 @@ use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
-use bluetrace_server::http::{HttpApi, OpenTraceOptions};
+use bluetrace_server::http::{HttpApi, HttpOptions, OpenTraceOptions};
 use bluetrace_server::limits::Limits;
 use bluetrace_server::listener::{self, Refusals, Server};
 use bluetrace_server::password_pool::ThreadPool;
@@ -81,7 +81,8 @@ impl System {
         let (http_listener, http) = bind();
         let opentrace = OpenTraceOptions { folder: folder.path().into(), is_compatible: false };
         // no rates: what is measured asks more often than anybody may
-        let api = HttpApi::new(shared.clone(), None, Vec::new(), opentrace, shutdown.clone());
+        let options = HttpOptions { rates: None, probes: Vec::new(), opentrace };
+        let api = HttpApi::new(shared.clone(), options, shutdown.clone());
         let http_server = Server { refusals: Refusals::OF_HTTP, ..server.clone() };
         let each = move |stream, peer| api.clone().serve(stream, peer);
         tokio::spawn(http_server.run(http_listener, shutdown.clone(), each));

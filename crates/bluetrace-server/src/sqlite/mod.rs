@@ -22,10 +22,10 @@ use bluetrace_authority::store::{
     LoginRecorded, LoginState, NewNotice, NewSealingKey, NewUploadCode, NoticeId, Owner, PasswordHash, PasswordSource,
     PinSeed, PresentedCode, SealingKeyId, SealingKeyRow, SessionId, SessionState, Shredded, Store, StoreFuture,
     TempIdImported, TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound, UploadKey,
-    UploadRequest, UploadRow, Verdict,
+    UploadRequest, UploadRow, Verdict, WrongCodes,
 };
 use bluetrace_protocol::{
-    ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username,
+    ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username, Window,
 };
 use rusqlite::Connection;
 
@@ -182,7 +182,12 @@ impl Store for SqliteStore {
         self.write(lines.len(), move |c| write::import_temp_ids(c, &lines, forget_at, now))
     }
 
-    fn temp_ids(&self, after: Option<TempId>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<ImportedTempId>> {
+    fn temp_ids(
+        &self,
+        after: Option<ImportedTempId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<ImportedTempId>> {
         self.read(move |c| read::temp_ids(c, after.as_ref(), limit, now))
     }
 
@@ -238,6 +243,14 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> StoreFuture<'_, Option<Vec<(NoticeId, ExposureNotice)>>> {
         self.read(move |c| read::unread_notices(c, account, limit, now))
+    }
+
+    fn complete_uploads(&self, account: AccountId, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadKey>> {
+        self.read(move |c| read::complete_uploads(c, account, limit, now))
+    }
+
+    fn are_told(&self, encounters: Vec<(AccountId, Window)>, now: Timestamp) -> StoreFuture<'_, Vec<bool>> {
+        self.read(move |c| read::are_told(c, &encounters, now))
     }
 
     fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()> {
@@ -339,6 +352,19 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> StoreFuture<'_, CodeRedeemed> {
         self.write(1, move |c| codes::redeem_upload_code(c, account, code, forget_at, now))
+    }
+
+    fn wrong_upload_codes(
+        &self,
+        after: Option<Username>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<(Username, WrongCodes)>> {
+        self.read(move |c| codes::wrong_upload_codes(c, after.as_ref(), limit, now))
+    }
+
+    fn forgive_wrong_codes(&self, username: Username, now: Timestamp) -> StoreFuture<'_, Option<u32>> {
+        self.write(1, move |c| codes::forgive_wrong_codes(c, &username, now))
     }
 
     fn handshake_pin(
