@@ -1,5 +1,6 @@
 //! Owns how bodies are read and written: JSON with a limit and a deadline ([`Json`]), and the parts of a path and a query.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,8 +15,8 @@ use axum::response::{IntoResponse, Response};
 use bluetrace_protocol::UploadId;
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, SizeHint};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error, Visitor};
+use serde::{Deserializer, Serialize};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -144,6 +145,36 @@ pub(crate) fn number_in_query(parts: &Parts, name: &str, default: u32) -> Result
     value.parse().ok().filter(|_| is_number).ok_or_else(|| {
         Problem::new(ProblemCode::BadRequest, format!("`{name}` in the query is not a whole number of 0 or more"))
     })
+}
+
+/// Reads a whole number, also one written as `2.0`: JSON knows one kind of number, and some languages write all of theirs so.
+pub(crate) fn whole_number<'de, T: TryFrom<i64>, D: Deserializer<'de>>(json: D) -> Result<T, D::Error> {
+    struct Whole;
+    impl Visitor<'_> for Whole {
+        type Value = i64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number")
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<i64, E> {
+            Ok(number)
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<i64, E> {
+            i64::try_from(number).map_err(|_| E::custom("out of range"))
+        }
+
+        // an integer too long for an i64 arrives here as well, rounded; so both ends are out of range
+        #[expect(clippy::cast_possible_truncation, reason = "every whole number in this range has its i64")]
+        fn visit_f64<E: Error>(self, number: f64) -> Result<i64, E> {
+            const END: f64 = 9_223_372_036_854_775_808.0;
+            let is_whole = number.fract() == 0.0 && number.abs() < END;
+            if is_whole { Ok(number as i64) } else { Err(E::custom("not a whole number in range")) }
+        }
+    }
+    let number = json.deserialize_any(Whole)?;
+    T::try_from(number).map_err(|_| D::Error::custom("out of range"))
 }
 
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {

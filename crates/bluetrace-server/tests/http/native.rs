@@ -270,6 +270,21 @@ async fn the_operator_sees_what_he_sees_of_a_session_over_tcp() {
     assert_eq!(seen, expected, "{shown}");
 }
 
+#[tokio::test]
+async fn a_whole_number_may_be_written_with_a_point_and_no_other_number_is_one() {
+    let site = Site::start().await;
+    let alice = site.login(ALICE).await;
+    let fetched = site.post("/v1/temp-ids", &alice, json!({"count": 2.0})).await.expect(200);
+    assert_eq!(fetched["tempIds"].as_array().unwrap().len(), 2);
+    site.post("/v1/notices/read", &alice, json!({"upTo": -7.0})).await.expect(204);
+    let begin =
+        async |records: Value| site.ask("PUT", "/v1/uploads/u", Some(&alice), Some(json!({"records": records}))).await;
+    assert_eq!(begin(json!(3e0)).await.expect(200)["records"], 3);
+    for other in [json!(2.5), json!(-1), json!(1e300), json!(u64::MAX), json!("3"), json!(true), json!(null)] {
+        begin(other).await.expect_problem(400, "bad_json");
+    }
+}
+
 // ---- Withdrawal
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::http::Api;
-use crate::http::body::Json;
+use crate::http::body::{Json, whole_number};
 use crate::http::callers::Caller;
 use crate::http::problem::{Problem, ProblemBody};
 
@@ -37,6 +37,7 @@ struct NoticeBody {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ReadRequest {
     /// The `id` of the last notice that was shown to the person.
+    #[serde(deserialize_with = "whole_number")]
     up_to: i64,
 }
 

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::console::ConsoleEvent;
 use crate::http::Api;
-use crate::http::body::Json;
+use crate::http::body::{Json, whole_number};
 use crate::http::callers::Caller;
 use crate::http::problem::{Problem, ProblemBody, ProblemCode};
 
@@ -20,6 +20,7 @@ use crate::http::problem::{Problem, ProblemBody, ProblemCode};
 pub(crate) struct TempIdsRequest {
     /// 1 to 100.
     #[schema(minimum = 1, maximum = 100)]
+    #[serde(deserialize_with = "whole_number")]
     count: u32,
 }
 

@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 use super::record_lines::RecordLines;
 use crate::console::ConsoleEvent;
 use crate::http::Api;
-use crate::http::body::{Json, UploadName, is_of_kind, number_in_query};
+use crate::http::body::{Json, UploadName, is_of_kind, number_in_query, whole_number};
 use crate::http::callers::{Caller, Origin};
 use crate::http::problem::{Problem, ProblemBody, ProblemCode};
 use crate::limits::{HTTP_BATCH_PAUSE, HTTP_BODY_STALL, HTTP_UPLOAD_DEADLINE, MAX_HTTP_UPLOAD};
@@ -31,6 +31,7 @@ use crate::shutdown::Shutdown;
 pub(crate) struct BeginRequest {
     /// How many records it has in all, at most 1,000,000.
     #[schema(maximum = 1_000_000)]
+    #[serde(deserialize_with = "whole_number")]
     records: u32,
     /// The upload code, where the authority requires one.
     #[serde(default)]
