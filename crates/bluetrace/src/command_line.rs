@@ -205,6 +205,9 @@ pub(crate) enum UserAction {
     Remove {
         /// Whose.
         username: String,
+        /// Do not ask whether that is meant.
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         folder: AuthorityFolder,
     },

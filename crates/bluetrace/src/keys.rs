@@ -1,9 +1,9 @@
 //! Owns `bluetrace keys`: the keys that seal `TempIDs`, from the operator's command line, also while the server runs.
 
-use std::io::{self, BufRead as _, Write};
+use std::io::{self, Write};
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use bluetrace_authority::passwords::InlinePool;
 use bluetrace_authority::store::{SealingKeyId, SealingKeyRow, SealingKeyState, Shredded, Store as _};
 use bluetrace_protocol::Clock as _;
@@ -11,8 +11,9 @@ use bluetrace_server::limits::KEYS_INTERVAL;
 
 use crate::command_line::{AuthorityFolder, KeysAction, KeysOptions};
 use crate::installation::Installation;
+use crate::meant;
 use crate::runtime::block_on;
-use crate::system::{self, SystemClock, to_stdout};
+use crate::system::{SystemClock, to_stdout};
 
 pub(crate) fn run(options: &KeysOptions) -> anyhow::Result<()> {
     match &options.action {
@@ -70,7 +71,7 @@ fn shred(id: SealingKeyId, is_meant: bool, folder: &AuthorityFolder) -> anyhow::
     let rows = block_on(async { Ok(installation.store.sealing_keys(now).await?) })?;
     let Some(row) = rows.iter().find(|row| row.id == id) else { bail!(NO_SUCH_KEY) };
     if row.state.is_live() && !is_meant {
-        ask(row, SealingKeyRow::in_use(&rows, now).is_some_and(|row| row.id == id))?;
+        meant::ask(&loss(row, SealingKeyRow::in_use(&rows, now).is_some_and(|row| row.id == id)))?;
     }
     match block_on(async { Ok(installation.store.shred_sealing_key(id).await?) })? {
         Shredded::NoSuchKey => bail!(NO_SUCH_KEY),
@@ -85,29 +86,23 @@ fn shred(id: SealingKeyId, is_meant: bool, folder: &AuthorityFolder) -> anyhow::
     }
 }
 
-/// Says what will be lost, and goes on only if somebody types `yes`.
-fn ask(row: &SealingKeyRow, seals_now: bool) -> anyhow::Result<()> {
+/// What is lost with a key.
+fn loss(row: &SealingKeyRow, seals_now: bool) -> String {
     let SealingKeyRow { id, term, seals, .. } = row;
     let (id, from, until, last) = (id.0, term.issues_from, term.issues_until, term.last_expiry);
-    system::say(&format!(
+    let mut loss = format!(
         "Key {id} seals TempIDs from {from} on, to {until} at the latest ({seals} are counted so far); they are valid until \
          {last} at the latest.\n\
          Without it none of them leads to anybody: records of them, also in uploads that are here already, become unknown."
-    ));
+    );
     if seals_now {
-        system::say(&format!(
-            "It seals now: what devices have of it is useless until they download anew, and what a running server issues of it \
-             within the next {} s as well. `bluetrace keys rotate` before avoids the latter.",
+        loss += &format!(
+            "\nIt seals now: what devices have of it is useless until they download anew, and what a running server issues of \
+             it within the next {} s as well. `bluetrace keys rotate` before avoids the latter.",
             KEYS_INTERVAL.as_secs()
-        ));
+        );
     }
-    system::say("There is no way back. Type yes to destroy it:");
-    let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).context("cannot read the answer from standard input")?;
-    if line.trim() != "yes" {
-        bail!("nothing was changed; to go on without being asked, add --yes");
-    }
-    Ok(())
+    loss
 }
 
 fn open(folder: &AuthorityFolder) -> anyhow::Result<Installation> {

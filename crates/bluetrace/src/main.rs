@@ -13,6 +13,7 @@ mod export;
 mod import;
 mod installation;
 mod keys;
+mod meant;
 mod passwords;
 mod runtime;
 mod serve;

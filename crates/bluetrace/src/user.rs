@@ -12,6 +12,7 @@ use bluetrace_server::data_folder::DataFolder;
 
 use crate::command_line::{AuthorityFolder, NamedUser, UserAction, UserOptions};
 use crate::installation::Installation;
+use crate::meant;
 use crate::passwords;
 use crate::runtime::block_on;
 use crate::system::{SystemClock, to_stdout};
@@ -20,7 +21,7 @@ pub(crate) fn run(options: UserOptions) -> anyhow::Result<()> {
     match options.action {
         UserAction::Add(user) => add(&user),
         UserAction::List { folder } => to_stdout(|out| list(&folder, out)),
-        UserAction::Remove { username, folder } => remove(&username, &folder),
+        UserAction::Remove { username, yes, folder } => remove(&username, yes, &folder),
         UserAction::Password(user) => set_password(&user),
     }
 }
@@ -48,9 +49,18 @@ fn set_password(user: &NamedUser) -> anyhow::Result<()> {
     confirm("password set; the account's sessions must log in again once they lose their connection")
 }
 
-fn remove(username: &str, folder: &AuthorityFolder) -> anyhow::Result<()> {
+fn remove(username: &str, is_meant: bool, folder: &AuthorityFolder) -> anyhow::Result<()> {
     let username = Username::parse(username)?;
     let installation = Installation::open_existing(folder, Arc::new(InlinePool))?;
+    let Some(account) = find(&installation, &username)? else { bail!(NO_SUCH_ACCOUNT) };
+    if !is_meant {
+        meant::ask(&format!(
+            "The account {}, opened {}, goes with its password, its notices, and the contact logs it has uploaded.\n\
+             Its TempIDs lead to nobody from then on: whoever uploads an encounter with this person cannot have them told.",
+            username.reveal(),
+            account.created
+        ))?;
+    }
     if !block_on(async { Ok(installation.authority.store().remove_account(username).await?) })? {
         bail!(NO_SUCH_ACCOUNT);
     }

@@ -35,11 +35,35 @@ fn accounts_are_looked_after_before_the_server_runs_and_while_it_does() {
     Session::login(server.address, ("by-file", "a new one"));
     assert!(wrong_password(server.address, ("by-file", "from a file")).starts_with("430 "));
 
-    place.administer(&["user", "remove", "by-input"], "").assert_success();
+    place.administer(&["user", "remove", "by-input", "--yes"], "").assert_success();
     assert_eq!(names(), ["by-file", "by-variable"]);
     assert!(wrong_password(server.address, ("by-input", "from the input")).starts_with("430 "));
     assert!(server.stop("TERM").0.success());
     assert_eq!(names(), ["by-file", "by-variable"]);
+}
+
+#[test]
+fn an_account_is_removed_only_when_that_is_meant() {
+    let place = Place::with_accounts();
+    drop(place.server());
+    let remove = ["user", "remove", ILL.0];
+    for answer in ["", "yes\n"] {
+        place.administer(&remove, answer).assert_complains(&["no terminal to ask on", "--yes"]);
+    }
+    for answer in ["no\n", "y\n", "\n"] {
+        let refused = place.administer_at_terminal(&remove, answer);
+        assert_eq!(refused.status, Some(1), "{refused:?}");
+        for words in [ILL.0, "contact logs it has uploaded", "no way back", "nothing was changed"] {
+            assert!(refused.shown.contains(words), "{words}: {refused:?}");
+        }
+    }
+    let server = place.server();
+    Session::login(server.address, ILL);
+    let removed = place.administer_at_terminal(&remove, "yes\n").assert_success();
+    assert!(removed.shown.contains("removed, with its TempIDs"), "{removed:?}");
+    assert!(wrong_password(server.address, ILL).starts_with("430 "));
+    let again = place.administer_at_terminal(&remove, "");
+    assert!(again.status == Some(1) && again.shown.contains("no account of that name"), "{again:?}");
 }
 
 #[test]
@@ -91,7 +115,7 @@ fn a_removed_account_ends_its_device_with_one_line_and_status_1() {
     let server = place.server();
     place.write_contact_log(ILL, 3);
     let mut device = place.device(server.address, ILL, &["--plaintext", "--no-tempid"]);
-    place.administer(&["user", "remove", ILL.0], "").assert_success();
+    place.administer(&["user", "remove", ILL.0, "--yes"], "").assert_success();
     device.say("Upload_contact_log");
     device.expect("the account no longer exists at this authority");
     let (status, shown) = device.end();

@@ -86,18 +86,19 @@ fn keys_are_listed_without_themselves_and_destroyed_only_when_that_is_meant() {
     let keys = list(&place);
     assert_eq!((keys.len(), keys[0].state.as_str(), keys[0].seals), (1, "seals", 1), "counted at the end");
     place.administer(&["keys", "shred", "9", "--yes"], "").assert_complains(&["no key of that number", "keys list"]);
-    for answer in ["", "no\n", "y\n"] {
-        let refused = place.administer(&["keys", "shred", "1"], answer);
+    place.administer(&["keys", "shred", "1"], "yes\n").assert_complains(&["no terminal to ask on", "--yes"]);
+    for answer in ["\n", "no\n", "y\n"] {
+        let refused = place.administer_at_terminal(&["keys", "shred", "1"], answer);
         assert_eq!(refused.status, Some(1), "{refused:?}");
         for words in
             ["Key 1 seals TempIDs from ", "none of them leads to anybody", "It seals now", "nothing was changed"]
         {
-            assert!(refused.errors.contains(words), "{words}: {refused:?}");
+            assert!(refused.shown.contains(words), "{words}: {refused:?}");
         }
     }
     assert_eq!(list(&place)[0].state, "seals");
-    let done = place.administer(&["keys", "shred", "1"], "yes\n").assert_success();
-    assert!(done.shown.starts_with("shredded; backups that were made before still hold it"), "{done:?}");
+    let done = place.administer_at_terminal(&["keys", "shred", "1"], "yes\n").assert_success();
+    assert!(done.shown.contains("shredded; backups that were made before still hold it"), "{done:?}");
     let again = place.administer(&["keys", "shred", "1"], "").assert_success();
     assert!(again.errors.is_empty(), "there is nothing left to ask about: {again:?}");
     assert_eq!(list(&place)[0].state, "shredded");

@@ -11,6 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use bluetrace_protocol::Timestamp;
+use rexpect::process::WaitStatus;
+use rexpect::session::{Options, spawn_with_options};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -65,6 +67,22 @@ impl Place {
     /// Runs an operator's command on the data folder.
     pub(crate) fn administer(&self, arguments: &[&str], input: &str) -> Finished {
         finish(self.bluetrace(arguments).args(["--data-dir", "data"]), input)
+    }
+
+    /// Runs an operator's command with a terminal for its input, on which this is typed. All output is shown together.
+    pub(crate) fn administer_at_terminal(&self, arguments: &[&str], typed: &str) -> Finished {
+        let mut command = self.bluetrace(arguments);
+        command.args(["--data-dir", "data"]);
+        let options = Options::new().timeout_ms(Some(u64::try_from(PATIENCE.as_millis()).unwrap()));
+        let mut session = spawn_with_options(command, options).unwrap();
+        session.send(typed).unwrap();
+        session.flush().unwrap();
+        let shown = session.exp_eof().unwrap();
+        let status = match session.process().wait().unwrap() {
+            WaitStatus::Exited(_, status) => Some(status),
+            other => panic!("{other:?}"),
+        };
+        Finished { status, shown, errors: String::new() }
     }
 
     /// Runs a device from a pipe to its end.
