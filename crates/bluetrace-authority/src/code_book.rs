@@ -165,7 +165,7 @@ impl CodeBook {
         let wrong_for = upload.cloned().map_or(WrongFor::Itself(self.last_wrong), WrongFor::Upload);
         let this = (account, wrong_for, code.hash);
         let guesses = Guesses {
-            by_account: self.wrong_codes(now, |by, _| by == account),
+            by_account: self.wrong_codes_of(account, now),
             of_form: self.wrong_codes(now, |_, form| form.is_some() && form == code.form),
             is_counted: self.wrong.get(&this).is_some_and(|wrong| now < wrong.forget_at),
         };
@@ -175,6 +175,23 @@ impl CodeBook {
             self.wrong.insert(this, WrongCode { form: code.form, forget_at });
         }
         (id, verdict)
+    }
+
+    /// The wrong codes that count against an account.
+    pub(crate) fn wrong_codes_of(&self, account: AccountId, now: Timestamp) -> WrongCodes {
+        self.wrong_codes(now, |by, _| by == account)
+    }
+
+    /// Lets an account's wrong codes count against their form alone, and returns how many they are.
+    pub(crate) fn forgive(&mut self, account: AccountId, now: Timestamp) -> u32 {
+        let forgiven: Vec<_> =
+            self.wrong.extract_if(.., |(by, ..), wrong| *by == account && now < wrong.forget_at).collect();
+        let count = u32::try_from(forgiven.len()).unwrap_or(u32::MAX);
+        for ((_, _, hash), wrong) in forgiven {
+            self.last_wrong += 1;
+            self.wrong.insert((NOBODY, WrongFor::Itself(self.last_wrong), hash), wrong);
+        }
+        count
     }
 
     /// Gives a code to an account and its upload, and returns the upload it was for before.
@@ -261,3 +278,6 @@ impl CodeEntry {
         }
     }
 }
+
+/// Whose wrong codes are that were forgiven. Accounts have numbers from 1 on.
+const NOBODY: AccountId = AccountId(0);

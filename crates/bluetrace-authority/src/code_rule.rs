@@ -191,6 +191,13 @@ pub struct WrongCodes {
     pub first_ends: Timestamp,
 }
 
+impl WrongCodes {
+    /// When the next code of an account with these is looked at; `None` if it is now.
+    pub fn refused_until(&self, limits: CodeLimits) -> Option<Timestamp> {
+        (self.count >= limits.max_wrong_by_account).then_some(self.first_ends)
+    }
+}
+
 /// What a store does with the code that is presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodeVerdict {

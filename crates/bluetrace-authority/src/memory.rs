@@ -19,7 +19,7 @@ use crate::store::{
     NewSealingKey, NewUploadCode, NoticeId, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode, SealingKeyId,
     SealingKeyRow, SealingKeyState, SessionId, SessionState, Shredded, Store, StoreError, StoreFuture, TempIdImported,
     TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound, UploadKey, UploadRequest,
-    UploadRow, Verdict,
+    UploadRow, Verdict, WrongCodes,
 };
 
 /// A store that keeps everything in memory.
@@ -351,6 +351,30 @@ impl Store for MemoryStore {
             return ready(Ok(CodeRedeemed::NoAccount));
         }
         ready(Ok(state.codes.redeem_ahead(account, code, forget_at, now)))
+    }
+
+    fn wrong_upload_codes(
+        &self,
+        after: Option<Username>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<(Username, WrongCodes)>> {
+        let state = self.state();
+        let mut rows: Vec<_> = state
+            .accounts
+            .values()
+            .map(|row| (row.account.username.clone(), state.codes.wrong_codes_of(row.account.id, now)))
+            .filter(|(name, wrong)| wrong.count > 0 && after.as_ref().is_none_or(|after| name > after))
+            .collect();
+        rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        rows.truncate(rows_in(limit));
+        ready(Ok(rows))
+    }
+
+    fn forgive_wrong_codes(&self, username: Username, now: Timestamp) -> StoreFuture<'_, Option<u32>> {
+        let mut state = self.state();
+        let account = state.accounts.values().find(|row| row.account.username == username).map(|row| row.account.id);
+        ready(Ok(account.map(|account| state.codes.forgive(account, now))))
     }
 
     fn handshake_pin(

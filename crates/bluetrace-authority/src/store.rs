@@ -583,6 +583,18 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> StoreFuture<'_, CodeRedeemed>;
 
+    /// Up to `limit` accounts after `after` whose wrong upload codes count, in order of their names.
+    fn wrong_upload_codes(
+        &self,
+        after: Option<Username>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<(Username, WrongCodes)>>;
+
+    /// Lets an account's wrong upload codes count against it no more, and returns how many those were; `None` if there is no
+    /// such account. Against their form they count as before, or an account let go on again and again could guess without end.
+    fn forgive_wrong_codes(&self, username: Username, now: Timestamp) -> StoreFuture<'_, Option<u32>>;
+
     /// The seed of an account's handshake PIN and when it ends; `candidate`, until `ends`, becomes it if there is none.
     /// `None` if there is no such account.
     fn handshake_pin(

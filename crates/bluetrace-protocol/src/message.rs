@@ -159,6 +159,8 @@ pub enum Reply {
         code: String,
         /// What is wrong, for people.
         message: String,
+        /// After how many seconds the same request is worth trying again, if the server says so.
+        retry_after_s: Option<u32>,
     },
 }
 
@@ -331,10 +333,10 @@ impl Reply {
                     Some(WireData::Pin(WirePin { pin: pin.reveal().into(), expires: format!("{expires}").into() }));
             }
             Self::LoggedOut => wire.command_type = "LO",
-            Self::Error { code, message } => {
+            Self::Error { code, message, retry_after_s } => {
                 wire.command_type = "ER";
                 let (code, message) = (code.as_str().into(), message.as_str().into());
-                wire.data = Some(WireData::Error(WireError { code, message }));
+                wire.data = Some(WireData::Error(WireError { code, message, retry_after_s: *retry_after_s }));
             }
         }
         wire.write_to(out);
@@ -342,7 +344,7 @@ impl Reply {
 
     /// The reply to a request that cannot be carried out.
     pub fn error(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self::Error { code: code.as_str().to_owned(), message: message.into() }
+        Self::Error { code: code.as_str().to_owned(), message: message.into(), retry_after_s: None }
     }
 
     /// Reads one line of a server, with the id of the request it answers. `None` if it is no reply of section 4.3.
@@ -632,6 +634,8 @@ struct WireError<'a> {
     code: Cow<'a, str>,
     #[serde(borrow)]
     message: Cow<'a, str>,
+    #[serde(rename = "retryAfter", default, skip_serializing_if = "Option::is_none")]
+    retry_after_s: Option<u32>,
 }
 
 impl WireAnswer<'_> {
@@ -677,7 +681,8 @@ impl WireAnswer<'_> {
             "LO" => Reply::LoggedOut,
             "ER" => {
                 let wire = serde_json::from_str::<WireError<'_>>(data?).ok()?;
-                Reply::Error { code: wire.code.into_owned(), message: wire.message.into_owned() }
+                let (code, message) = (wire.code.into_owned(), wire.message.into_owned());
+                Reply::Error { code, message, retry_after_s: wire.retry_after_s }
             }
             _ => return None,
         })

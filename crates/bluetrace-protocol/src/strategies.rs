@@ -172,7 +172,9 @@ pub fn replies() -> impl Strategy<Value = Reply> {
         1 => token,
         1 => pin,
         1 => Just(Reply::LoggedOut),
-        1 => (codes, any::<String>()).prop_map(|(code, message)| Reply::Error { code, message }).boxed(),
+        1 => (codes, any::<String>(), any::<Option<u32>>())
+            .prop_map(|(code, message, retry_after_s)| Reply::Error { code, message, retry_after_s })
+            .boxed(),
     ]
 }
 

@@ -45,6 +45,7 @@ enum Call {
     Begin { account: i64, upload: u8, records: u32, memory_s: i64, needs_code: bool, code: Option<u8> },
     IssueCode { number: u8, is_short: bool, memory_s: i64 },
     RevokeCode(i64),
+    ForgiveCodes(u8),
     RedeemCode { account: i64, number: u8, memory_s: i64 },
     Pin { account: i64, candidate: u8, memory_s: i64 },
     Append { upload: i64, first: u32, records: Vec<u64> },
@@ -73,7 +74,7 @@ fn call() -> impl Strategy<Value = Call> {
             .prop_map(|(user, is_right, duration_s)| Call::Login { user, is_right, duration_s }),
         2 => (account.clone(), vec(0..12_u64, 0..4), memory_s.clone())
             .prop_map(|(account, ids, memory_s)| Call::Issue { account, ids, memory_s }),
-        2 => (vec((user, 0..12_u64), 0..5), memory_s.clone())
+        2 => (vec((user.clone(), 0..12_u64), 0..5), memory_s.clone())
             .prop_map(|(lines, memory_s)| Call::Import { lines, memory_s }),
         6 => (account.clone(), 0..2_u8, 3..5_u32, memory_s.clone(), any::<bool>(), prop::option::of(code.clone()))
             .prop_map(|(account, upload, records, memory_s, needs_code, code)| {
@@ -82,6 +83,7 @@ fn call() -> impl Strategy<Value = Call> {
         3 => (code.clone(), any::<bool>(), memory_s.clone())
             .prop_map(|(number, is_short, memory_s)| Call::IssueCode { number, is_short, memory_s }),
         1 => (1..9_i64).prop_map(Call::RevokeCode),
+        1 => user.clone().prop_map(Call::ForgiveCodes),
         2 => (account.clone(), code, memory_s.clone())
             .prop_map(|(account, number, memory_s)| Call::RedeemCode { account, number, memory_s }),
         1 => (account.clone(), any::<u8>(), 0..90_i64)
@@ -140,6 +142,7 @@ fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
             shown(store.issue_upload_code(NewUploadCode { hash, form, case, issued_by, expires, limits: LIMITS }, now))
         }
         Call::RevokeCode(id) => shown(store.revoke_upload_code(UploadCodeId(id), now)),
+        Call::ForgiveCodes(user) => shown(store.forgive_wrong_codes(name(user), now)),
         Call::RedeemCode { account, number, memory_s } => {
             shown(store.redeem_upload_code(AccountId(account), presented(number), now.plus(memory_s), now))
         }
@@ -213,6 +216,9 @@ fn sight(store: &dyn Store, moment: Moment) -> Vec<String> {
     }
     for row in block_on(store.upload_codes(None, 99, now)).unwrap() {
         sight.push(format!("{row:?}"));
+    }
+    for (who, wrong) in block_on(store.wrong_upload_codes(None, 99, now)).unwrap() {
+        sight.push(format!("{} {wrong:?}", who.reveal()));
     }
     for number in 1..5 {
         for record in block_on(store.uploaded_records(UploadKey(number), 1, 3, now)).unwrap() {

@@ -18,6 +18,7 @@ pub(crate) fn run(options: CodeOptions) -> anyhow::Result<()> {
     match options.action {
         CodeAction::Issue(issue) => to_stdout(|out| self::issue(issue, out)),
         CodeAction::List { folder } => to_stdout(|out| list(&folder, out)),
+        CodeAction::Unblock { username, folder } => to_stdout(|out| unblock(&username, &folder, out)),
         CodeAction::Revoke { number, folder } => to_stdout(|out| revoke(UploadCodeId(number), &folder, out)),
     }
 }
@@ -101,6 +102,18 @@ fn revoke(id: UploadCodeId, folder: &AuthorityFolder, out: &mut dyn Write) -> an
         CodeRevoked::Revoked => Ok(writeln!(out, "revoked; an upload begun with it is dropped")?),
         CodeRevoked::Used => bail!("the upload of code {} is complete: there is nothing left to revoke", id.0),
         CodeRevoked::NoSuchCode => bail!("there is no code {}; `bluetrace code list` shows them", id.0),
+    }
+}
+
+fn unblock(username: &str, folder: &AuthorityFolder, out: &mut dyn Write) -> anyhow::Result<()> {
+    let username = Username::parse(username)?;
+    let installation = Installation::open_existing(folder, Arc::new(InlinePool))?;
+    let store = installation.authority.store();
+    match block_on(async { Ok(store.forgive_wrong_codes(username, SystemClock.now()).await?) })? {
+        None => bail!("there is no account of that name; `bluetrace user list` shows them"),
+        Some(0) => bail!("no wrong upload code counts against that account: nothing was changed"),
+        Some(1) => Ok(writeln!(out, "1 wrong code counts no more")?),
+        Some(count) => Ok(writeln!(out, "{count} wrong codes count no more")?),
     }
 }
 

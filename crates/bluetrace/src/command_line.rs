@@ -298,6 +298,13 @@ pub(crate) enum CodeAction {
         #[command(flatten)]
         folder: AuthorityFolder,
     },
+    /// Let somebody try again who has typed too many wrong codes; `bluetrace user list` shows who has.
+    Unblock {
+        /// Whose.
+        username: String,
+        #[command(flatten)]
+        folder: AuthorityFolder,
+    },
 }
 
 #[derive(Debug, Args)]

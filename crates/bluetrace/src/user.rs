@@ -1,13 +1,14 @@
 //! Owns `bluetrace user`: accounts, from the operator's command line, also while the server runs.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use anyhow::{bail, ensure};
 use bluetrace_authority::Policy;
 use bluetrace_authority::passwords::InlinePool;
-use bluetrace_authority::store::Account;
-use bluetrace_protocol::{Clock as _, Username};
+use bluetrace_authority::store::{Account, CodeForm, Store};
+use bluetrace_protocol::{Clock as _, Timestamp, Username};
 use bluetrace_server::data_folder::DataFolder;
 
 use crate::command_line::{AuthorityFolder, NamedUser, UserAction, UserOptions};
@@ -70,6 +71,7 @@ fn remove(username: &str, is_meant: bool, folder: &AuthorityFolder) -> anyhow::R
 fn list(folder: &AuthorityFolder, out: &mut dyn io::Write) -> anyhow::Result<()> {
     let installation = Installation::open_existing(folder, Arc::new(InlinePool))?;
     let store = installation.authority.store();
+    let guessing = refused_codes(store)?;
     let mut last = None;
     loop {
         let page = block_on(async { Ok(store.accounts(last.take(), PAGE, SystemClock.moment()).await?) })?;
@@ -84,8 +86,24 @@ fn list(folder: &AuthorityFolder, out: &mut dyn io::Write) -> anyhow::Result<()>
                 // the list tells whole seconds, and one in which the block is over
                 write!(out, "  blocked until {}", until.timestamp_rounded_up())?;
             }
+            if let Some(until) = guessing.get(&account.username) {
+                write!(out, "  upload codes refused until {until} (`bluetrace code unblock` lets it try again)")?;
+            }
             writeln!(out)?;
         }
+    }
+}
+
+/// Until when no upload code of an account is looked at, for each that has typed too many wrong ones.
+fn refused_codes(store: &dyn Store) -> anyhow::Result<BTreeMap<Username, Timestamp>> {
+    let (mut refused, mut last, now) = (BTreeMap::new(), None, SystemClock.now());
+    loop {
+        let page = block_on(async { Ok(store.wrong_upload_codes(last.take(), PAGE, now).await?) })?;
+        let Some((name, _)) = page.last() else { return Ok(refused) };
+        last = Some(name.clone());
+        // an account's limit is the same for all forms
+        let limits = CodeForm::Eight.limits();
+        refused.extend(page.into_iter().filter_map(|(name, wrong)| Some((name, wrong.refused_until(limits)?))));
     }
 }
 

@@ -96,8 +96,45 @@ fn five_wrong_codes_in_an_hour_end_an_accounts_guessing_also_after_a_restart() {
         server.kill();
         server = place.server_with(REQUIRED);
     }
-    // nobody else suffers
-    assert_eq!(begin(&mut Session::login(server.address, MET), "theirs", Some(&code))["numOfRecv"], 2);
+    let users = || place.administer(&["user", "list"], "").assert_success().shown;
+    let refused: Vec<_> = users().lines().filter(|line| line.contains("refused until")).map(str::to_owned).collect();
+    assert!(refused.len() == 1 && refused[0].starts_with(ILL.0), "{refused:?}");
+    place.administer(&["code", "unblock", "nobody"], "").assert_complains(&["no account of that name", "user list"]);
+    place.administer(&["code", "unblock", MET.0], "").assert_complains(&["no wrong upload code counts"]);
+    let other = issue(&place, &[]);
+    assert_eq!(begin(&mut Session::login(server.address, MET), "theirs", Some(&other))["numOfRecv"], 2, "nobody else");
+    let lifted = place.administer(&["code", "unblock", ILL.0], "").assert_success();
+    assert_eq!(lifted.shown, "5 wrong codes count no more\n");
+    assert!(!users().contains("refused until"));
+    assert_eq!(begin(&mut Session::login(server.address, ILL), "mine", Some(&code))["numOfRecv"], 2);
+}
+
+#[test]
+fn a_device_waits_as_long_as_it_was_told_after_too_many_wrong_codes_unless_an_official_lets_it_go_on() {
+    let place = Place::with_accounts();
+    place.write_contact_log(ILL, 3);
+    let server = place.server_with(REQUIRED);
+    let code = issue(&place, &[]);
+    let mut device = place.device(server.address, ILL, &["--retention", "1h"]);
+    for (guess, left) in ["CCCC-CCCC", "DDDD-DDDD", "FFFF-FFFF", "HHHH-HHHH", "JJJJ-JJJJ"].into_iter().zip((0..5).rev())
+    {
+        device.say(&format!("Upload_contact_log {guess}"));
+        device.expect(&format!(
+            "the authority does not take the upload: this upload code is not valid, or used already ({left} "
+        ));
+    }
+    device.say(&format!("Upload_contact_log {code}"));
+    let refused =
+        device.expect("the upload did not go through: too many wrong upload codes; the next is looked at in ");
+    let seconds: u32 = refused.split(" in ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((3_000..=3_600).contains(&seconds), "{refused}");
+    let told = if seconds == 3_600 { "1 h 00 min".to_owned() } else { format!("{} min", seconds / 60) };
+    assert!(refused.contains(&format!("tried again in {told}")), "it says one thing and does it: {refused}");
+
+    place.administer(&["code", "unblock", ILL.0], "").assert_success();
+    device.say(&format!("Upload_contact_log {code}"));
+    device.expect("upload complete: 3 records acknowledged");
+    assert_eq!(device.end().0, Some(0));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Owns the laws of upload codes and handshake PINs.
 
-use bluetrace_protocol::UploadId;
+use bluetrace_protocol::{Timestamp, UploadId};
 
 use super::{FORGET, SUMMARY, at, block_on, expire_all, heard, in_threads, name, opened, request, together};
 use crate::store::{
@@ -193,6 +193,42 @@ pub async fn too_many_wrong_codes_of_an_account_end_its_guessing_for_a_while(sto
     assert_eq!(begin(store, alice, "u", Some(2), window).await, too_many);
     assert_eq!(begin(store, alice, "u", Some(11), 1 + window).await, UploadBegun::CodeRefused { left: 0 });
     assert!(is_open(&begin(store, alice, "u", Some(2), 2 + window).await));
+}
+
+/// An official lets somebody try again who mistyped; what bounds everybody's guessing is not loosened.
+pub async fn wrong_codes_are_listed_and_forgiven_by_account_and_count_on_against_their_form(store: &dyn Store) {
+    let (alice, bob) = (opened(store, "alice").await, opened(store, "bob").await);
+    opened(store, "carol").await;
+    issued(store, 1, 500).await;
+    for (moment, number) in [(1, 11), (2, 12), (3, 13)] {
+        begin(store, alice, "u", Some(number), moment).await;
+    }
+    begin(store, bob, "u", Some(14), 4).await;
+    let window = i64::from(LIMITS.window_s);
+    let listed = async |after: Option<&str>, limit, moment| -> Vec<(String, u32, Timestamp)> {
+        let rows = store.wrong_upload_codes(after.map(name), limit, at(moment)).await.unwrap();
+        rows.into_iter().map(|(who, wrong)| (who.reveal().to_owned(), wrong.count, wrong.first_ends)).collect()
+    };
+    let (alices, bobs) = (("alice".to_owned(), 3, at(1 + window)), ("bob".to_owned(), 1, at(4 + window)));
+    assert_eq!(listed(None, 9, 5).await, [alices.clone(), bobs.clone()]);
+    assert_eq!(listed(None, 1, 5).await, [alices]);
+    assert_eq!(listed(Some("alice"), 9, 5).await, std::slice::from_ref(&bobs));
+    assert_eq!(listed(None, 9, 2 + window).await[0], ("alice".to_owned(), 1, at(3 + window)));
+
+    assert_eq!(store.forgive_wrong_codes(name("nobody"), at(5)).await.unwrap(), None);
+    assert_eq!(store.forgive_wrong_codes(name("carol"), at(5)).await.unwrap(), Some(0));
+    assert_eq!(store.forgive_wrong_codes(name("alice"), at(5)).await.unwrap(), Some(3));
+    assert_eq!(store.forgive_wrong_codes(name("alice"), at(5)).await.unwrap(), Some(0));
+    assert_eq!(listed(None, 9, 5).await, [bobs]);
+    assert!(is_open(&begin(store, alice, "u", Some(1), 5).await), "it is looked at again");
+    // 4 of 8 count against the form, and the ninth is not looked at
+    for (account, number, left) in [(alice, 21, 2), (alice, 22, 1), (alice, 23, 0), (bob, 24, 1)] {
+        assert_eq!(begin(store, account, "v", Some(number), 6).await, UploadBegun::CodeRefused { left }, "{number}");
+    }
+    assert_eq!(begin(store, bob, "v", Some(25), 6).await, UploadBegun::TooManyCodes { until: at(1 + window) });
+    // they are forgotten as ever
+    assert_eq!(begin(store, bob, "v", Some(25), 1 + window).await, UploadBegun::CodeRefused { left: 0 });
+    expire_all(store, at(6 + window)).await;
 }
 
 /// Or whoever repeats his guesses would guess at every code that is issued meanwhile.

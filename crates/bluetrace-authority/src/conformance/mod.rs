@@ -115,6 +115,7 @@ macro_rules! store_conformance {
             a_code_moves_with_its_account_to_another_upload_until_one_is_complete
             an_upload_begun_without_a_code_needs_one_to_go_on_where_one_is_required
             too_many_wrong_codes_of_an_account_end_its_guessing_for_a_while
+            wrong_codes_are_listed_and_forgiven_by_account_and_count_on_against_their_form
             a_wrong_code_that_is_repeated_stays_wrong_though_it_is_issued_meanwhile
             too_many_wrong_codes_of_all_accounts_end_all_guessing_for_a_while
             a_code_may_be_redeemed_ahead_of_its_upload

@@ -141,7 +141,10 @@ impl Engine {
                 }
             }
             Event::LoggedOut => self.end = Some(End::LoggedOut),
-            Event::RequestFailed { request, code, message } => self.on_request_failed(request, &code, message),
+            Event::RequestFailed { request, code, message, retry_after_s } => {
+                let retry_after = retry_after_s.map(|seconds| Duration::from_secs(seconds.into()));
+                self.on_request_failed(request, &code, message, retry_after);
+            }
         }
     }
 
@@ -227,10 +230,10 @@ impl Engine {
         }
     }
 
-    fn on_request_failed(&mut self, request: Asked, code: &str, message: String) {
+    fn on_request_failed(&mut self, request: Asked, code: &str, message: String, retry_after: Option<Duration>) {
         if request == Asked::Upload {
             self.take_awaited_upload();
-            return self.on_upload_failed(code, message);
+            return self.on_upload_failed(code, message, retry_after);
         }
         let Some(awaited) = self.awaited.pop_front() else { return };
         let was_automatic = matches!(awaited, Awaited::TempIds(None));

@@ -97,7 +97,8 @@ impl Engine {
             Some(upload) => {
                 let (acknowledged, total) = upload.progress();
                 self.outbox.tell(DeviceEvent::UploadUnderWay { acknowledged, total });
-                if matches!(upload.state, State::Refused) {
+                // an official may have lifted what it waits for
+                if matches!(upload.state, State::Refused | State::Waiting(_)) {
                     upload.state = State::Waiting(Instant::now());
                 }
                 let earlier = self.upload_next.replace((done, code));
@@ -192,10 +193,11 @@ impl Engine {
     }
 
     /// The authority did not take it: for the moment, or not at all.
-    pub(super) fn on_upload_failed(&mut self, code: &str, message: String) {
+    pub(super) fn on_upload_failed(&mut self, code: &str, message: String, retry_after: Option<Duration>) {
         let Some(upload) = &mut self.upload else { return };
         upload.failures = upload.failures.saturating_add(1);
-        let retry_in = retry_after(code, upload.failures);
+        // the authority knows best: trying sooner would only be refused again
+        let retry_in = wait_before_retry(code, upload.failures).map(|wait| retry_after.unwrap_or(wait));
         let needs_code = code == ErrorCode::UploadNotAuthorised.as_str();
         upload.state = match retry_in {
             Some(wait) => State::Waiting(Instant::now() + wait),
@@ -246,7 +248,7 @@ fn save(
 
 /// How long an upload waits that has failed so often, the last time with this code; `None` if this session does not try it
 /// again.
-fn retry_after(code: &str, failures: u32) -> Option<Duration> {
+fn wait_before_retry(code: &str, failures: u32) -> Option<Duration> {
     let passing = [ErrorCode::Unavailable, ErrorCode::RateLimited, ErrorCode::NoUpload];
     // the authority says that the same will not succeed: a few times, in case it is wrong
     let is_worth_it = passing.iter().any(|passing| passing.as_str() == code)
@@ -275,7 +277,7 @@ mod tests {
     use super::*;
 
     fn waits(code: &str) -> Vec<Option<u64>> {
-        (1..=8).map(|failures| retry_after(code, failures).map(|wait| wait.as_secs())).collect()
+        (1..=8).map(|failures| wait_before_retry(code, failures).map(|wait| wait.as_secs())).collect()
     }
 
     #[test]

@@ -96,7 +96,8 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
         DeviceEvent::RecordRefused { message } => vec![bad(format!("the authority refused a record: {message}"))],
         DeviceEvent::UploadComplete(summary) => vec![good(of_summary(summary))],
         DeviceEvent::UploadFailed { why, retry_in: Some(wait), .. } => {
-            vec![bad(format!("the upload did not go through: {why}; tried again in {} s", wait.as_secs()))]
+            let wait = of_seconds(i64::try_from(wait.as_secs()).unwrap_or(i64::MAX));
+            vec![bad(format!("the upload did not go through: {why}; tried again in {wait}"))]
         }
         DeviceEvent::UploadFailed { why, retry_in: None, file, needs_code: true } => vec![
             bad(format!("the authority does not take the upload: {why}")),

@@ -254,6 +254,21 @@ async fn an_upload_that_the_authority_does_not_take_is_kept_and_goes_when_it_is_
 }
 
 #[tokio::test]
+async fn an_upload_waits_as_long_as_the_authority_says() {
+    let authority = Authority::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    write_log(&folder, 3);
+    authority.state.retry_after_s.store(1, Ordering::Relaxed);
+    *authority.state.upload_error.lock().unwrap() = "rate_limited";
+    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
+    drop(rig.device.submit(Command::Upload(None)).await);
+    let told = Some(Duration::from_secs(1));
+    rig.until(|event| matches!(event, DeviceEvent::UploadFailed { retry_in, .. } if *retry_in == told)).await;
+    *authority.state.upload_error.lock().unwrap() = "";
+    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(_))).await;
+}
+
+#[tokio::test]
 async fn an_upload_waits_for_its_code_and_keeps_it_until_it_is_complete() {
     let authority = Authority::start().await;
     let folder = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -45,6 +45,8 @@ pub(crate) struct State {
     /// Every begin of an upload is answered with this error, if it is not empty; how often is counted.
     pub(crate) upload_error: Mutex<&'static str>,
     pub(crate) uploads_refused: AtomicUsize,
+    /// What it says of when to try again, in seconds; nothing if 0.
+    pub(crate) retry_after_s: AtomicU32,
     /// The upload code without which no upload is taken; none if empty.
     pub(crate) upload_code: Mutex<&'static str>,
     /// The codes with which uploads were begun, in order.
@@ -202,7 +204,10 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) -> Op
             "UC" if request.get("data").is_none() && !state.upload_error.lock().unwrap().is_empty() => {
                 state.uploads_refused.fetch_add(1, Ordering::Relaxed);
                 let code = *state.upload_error.lock().unwrap();
-                let data = json!({"code": code, "message": "as the test wants"});
+                let mut data = json!({"code": code, "message": "as the test wants"});
+                if let retry_after @ 1.. = state.retry_after_s.load(Ordering::Relaxed) {
+                    data["retryAfter"] = json!(retry_after);
+                }
                 let error = json!({"commandType": "ER", "id": request["id"], "data": data});
                 writeln!(answers, "{error}").unwrap();
             }

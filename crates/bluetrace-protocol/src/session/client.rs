@@ -117,6 +117,8 @@ pub enum Event {
         code: String,
         /// The server's words.
         message: String,
+        /// After how many seconds it is worth trying again, if the server says so.
+        retry_after_s: Option<u32>,
     },
 }
 
@@ -354,8 +356,11 @@ impl ClientSession {
                 self.phase = Phase::Over;
                 Ok(Some(Event::NoAccount))
             }
-            Reply::Error { code, message } if id.is_some() => self.request_failed(code, message).map(Some),
-            Reply::Error { code, message } => Ok(self.record_failed(&code, message)),
+            Reply::Error { code, message, retry_after_s } if id.is_some() => {
+                let request = self.failed_request()?;
+                Ok(Some(Event::RequestFailed { request, code, message, retry_after_s }))
+            }
+            Reply::Error { code, message, retry_after_s } => Ok(self.record_failed(code, message, retry_after_s)),
         }
     }
 
@@ -402,8 +407,8 @@ impl ClientSession {
         }
     }
 
-    fn request_failed(&mut self, code: String, message: String) -> Result<Event, ClientError> {
-        let request = match self.awaited.pop_front() {
+    fn failed_request(&mut self) -> Result<Asked, ClientError> {
+        Ok(match self.awaited.pop_front() {
             Some(Awaited::Download(_)) => Asked::Download,
             Some(Awaited::Notices(_)) => Asked::Notices,
             Some(Awaited::ResumeToken) => Asked::ResumeToken,
@@ -414,20 +419,19 @@ impl ClientSession {
                 Asked::Upload
             }
             None => return Err(ClientError::Unasked),
-        };
-        Ok(Event::RequestFailed { request, code, message })
+        })
     }
 
     /// An error to a record: of the upload as a whole, unless it is about that record alone. Of an upload that is given up
     /// further records may be under way; what the server says of them is not repeated.
-    fn record_failed(&mut self, code: &str, message: String) -> Option<Event> {
+    fn record_failed(&mut self, code: String, message: String, retry_after_s: Option<u32>) -> Option<Event> {
         if code == ErrorCode::BadRecord.as_str() {
             return Some(Event::RecordRefused { message });
         }
         // before the answer to its begin an upload has sent no record: the error is to one of the upload before it
         self.upload.take_if(|upload| upload.next.is_some())?;
         self.has_given_up = true;
-        Some(Event::RequestFailed { request: Asked::Upload, code: code.to_owned(), message })
+        Some(Event::RequestFailed { request: Asked::Upload, code, message, retry_after_s })
     }
 }
 

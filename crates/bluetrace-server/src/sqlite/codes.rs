@@ -4,7 +4,7 @@ use bluetrace_authority::store::{
     AccountId, CodeCheck, CodeForm, CodeHash, CodeIssued, CodeRedeemed, CodeRevoked, CodeState, CodeVerdict, FoundCode,
     Guesses, NewUploadCode, PinSeed, PresentedCode, UploadBegun, UploadCodeId, UploadCodeRow, UploadKey, WrongCodes,
 };
-use bluetrace_protocol::{Timestamp, UploadId};
+use bluetrace_protocol::{Timestamp, UploadId, Username};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::convert;
@@ -193,6 +193,37 @@ pub(super) fn remove_account(connection: &Connection, account: AccountId) -> Res
     connection.prepare_cached("DELETE FROM upload_code WHERE account = ?1")?.execute([account.0])?;
     connection.prepare_cached("DELETE FROM handshake_pin WHERE account = ?1")?.execute([account.0])?;
     Ok(())
+}
+
+pub(super) fn wrong_upload_codes(
+    connection: &Connection,
+    after: Option<&Username>,
+    limit: u32,
+    now: Timestamp,
+) -> rusqlite::Result<Vec<(Username, WrongCodes)>> {
+    // every username is longer than the empty text
+    let after = after.map_or("", Username::reveal);
+    let mut query = connection.prepare_cached(
+        "SELECT a.username, count(*), min(w.forget_at) FROM wrong_code AS w JOIN account AS a ON a.id = w.account
+         WHERE w.forget_at > ?1 AND a.username > ?2 GROUP BY a.username ORDER BY a.username LIMIT ?3",
+    )?;
+    let rows = query.query_map(params![now.as_unix(), after, limit], |row| {
+        Ok((convert::username(row, 0)?, WrongCodes { count: row.get(1)?, first_ends: convert::time(row, 2)? }))
+    })?;
+    rows.collect()
+}
+
+/// What is forgiven is nobody's, number 0, and counts against its form alone.
+pub(super) fn forgive_wrong_codes(connection: &Connection, username: &Username, now: Timestamp) -> Result<Option<u32>> {
+    let account: Option<i64> = connection
+        .prepare_cached("SELECT id FROM account WHERE username = ?1")?
+        .query_row([username.reveal()], |row| row.get(0))
+        .optional()?;
+    let Some(account) = account else { return Ok(None) };
+    let forgiven = connection
+        .prepare_cached("UPDATE wrong_code SET account = 0, upload = NULL WHERE account = ?1 AND forget_at > ?2")?
+        .execute(params![account, now.as_unix()])?;
+    Ok(Some(u32::try_from(forgiven).unwrap_or(u32::MAX)))
 }
 
 pub(super) fn handshake_pin(

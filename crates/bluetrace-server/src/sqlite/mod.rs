@@ -22,7 +22,7 @@ use bluetrace_authority::store::{
     LoginRecorded, LoginState, NewNotice, NewSealingKey, NewUploadCode, NoticeId, Owner, PasswordHash, PasswordSource,
     PinSeed, PresentedCode, SealingKeyId, SealingKeyRow, SessionId, SessionState, Shredded, Store, StoreFuture,
     TempIdImported, TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound, UploadKey,
-    UploadRequest, UploadRow, Verdict,
+    UploadRequest, UploadRow, Verdict, WrongCodes,
 };
 use bluetrace_protocol::{
     ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username,
@@ -339,6 +339,19 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> StoreFuture<'_, CodeRedeemed> {
         self.write(1, move |c| codes::redeem_upload_code(c, account, code, forget_at, now))
+    }
+
+    fn wrong_upload_codes(
+        &self,
+        after: Option<Username>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<(Username, WrongCodes)>> {
+        self.read(move |c| codes::wrong_upload_codes(c, after.as_ref(), limit, now))
+    }
+
+    fn forgive_wrong_codes(&self, username: Username, now: Timestamp) -> StoreFuture<'_, Option<u32>> {
+        self.write(1, move |c| codes::forgive_wrong_codes(c, &username, now))
     }
 
     fn handshake_pin(
