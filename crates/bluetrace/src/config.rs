@@ -282,6 +282,13 @@ impl Setting {
         setting
     }
 
+    /// Whether a variable is named after the setting in another way than by the rule: after its option, or its key.
+    fn is_also(&self, variable: &str) -> bool {
+        let name = variable.strip_prefix(VARIABLES).unwrap_or_default().to_lowercase();
+        let option = self.argument.trim_start_matches("--").split(' ').next().unwrap_or_default().replace('-', "_");
+        name == option || name == self.key || name == format!("{}_{}", self.section, self.key)
+    }
+
     /// The setting's value, as TOML.
     fn value(&self, matches: &ArgMatches) -> Option<String> {
         match self.kind {
@@ -350,19 +357,31 @@ impl Environment {
         Ok(values)
     }
 
-    /// Variables that are not used and have nearly the name of one that is. Others may be somebody else's.
+    /// Variables that are not used, with the name of the one that was most likely meant. None of those that Kubernetes sets.
     fn doubts(&self, server: &clap::Command) -> Vec<String> {
         let settings = settings(server);
-        let known: Vec<&str> =
-            settings.iter().map(|setting| &*setting.variable).chain(OTHER_VARIABLES.iter().copied()).collect();
-        let unknown = self.0.keys().filter(|name| !known.contains(&name.as_str()));
+        let of_settings = settings.iter().map(|setting| &*setting.variable);
+        let known: Vec<&str> = of_settings.chain(OTHER_VARIABLES.iter().copied()).collect();
+        let unknown = self.0.keys().map(String::as_str).filter(|name| !known.contains(name) && !is_of_a_service(name));
         unknown
-            .filter_map(|name| {
-                let near = known.iter().find(|known| strsim::damerau_levenshtein(known, name) <= TYPING_ERRORS)?;
-                Some(format!("the variable {name} is not used; did you mean {near}?"))
+            .map(|name| {
+                let by_another_name = settings.iter().find(|setting| setting.is_also(name));
+                let near = by_another_name.map(|setting| &*setting.variable).or_else(|| {
+                    let mistyped = |known: &&&str| strsim::damerau_levenshtein(known, name) <= TYPING_ERRORS;
+                    known.iter().find(mistyped).copied()
+                });
+                match near {
+                    Some(near) => format!("the variable {name} is not used; did you mean {near}?"),
+                    None => format!("the variable {name} is not used{}", see_sample()),
+                }
             })
             .collect()
     }
+}
+
+/// Whether a variable is one of those that Kubernetes sets for a service whose name begins with `bluetrace`.
+fn is_of_a_service(name: &str) -> bool {
+    name.contains("_SERVICE_") || name.contains("_PORT_") || name.ends_with("_PORT")
 }
 
 /// A configuration file, read.
@@ -827,12 +846,27 @@ mod tests {
             let error = server(&["server"], &environment(&[(name, value)])).unwrap_err().to_string();
             assert!(error.contains(name) && error.contains("unset it") && !error.contains("hush"), "{error}");
         }
-        let near = [("BLUETRACE_RETENTOIN", "1d"), ("BLUETRACE_SOMETHING_ELSE", "1"), ("BLUETRACE_PASSWORD", "hush")];
-        let (_, configuration) = server(&["server"], &environment(&near)).unwrap();
-        assert_eq!(
-            configuration.doubts,
-            ["the variable BLUETRACE_RETENTOIN is not used; did you mean BLUETRACE_RETENTION?"]
-        );
+    }
+
+    #[test]
+    fn a_variable_that_is_not_used_is_warned_of_with_the_one_that_was_meant() {
+        let used = [("BLUETRACE_PASSWORD", "hush"), ("BLUETRACE_LOG", "info"), ("BLUETRACE_HTTP_ADDRESS", "off")];
+        let of_kubernetes =
+            [("BLUETRACE_SERVICE_HOST", "10.0.0.1"), ("BLUETRACE_PORT_4000_TCP", "tcp://10.0.0.1:4000")];
+        let doubts = |variables: &[(&str, &str)]| server(&["server"], &environment(variables)).unwrap().1.doubts;
+        assert_eq!(doubts(&[used, [of_kubernetes[0], of_kubernetes[1], used[0]]].concat()), [""; 0]);
+        for (name, meant) in [
+            ("BLUETRACE_RETENTOIN", Some("BLUETRACE_RETENTION")),
+            ("BLUETRACE_RETENTION_S", Some("BLUETRACE_RETENTION")),
+            ("BLUETRACE_HTTP", Some("BLUETRACE_HTTP_ADDRESS")),
+            ("BLUETRACE_NO_RATE_LIMITS", Some("BLUETRACE_HTTP_NO_RATE_LIMITS")),
+            ("BLUETRACE_SERVER_BIND", Some("BLUETRACE_BIND")),
+            ("BLUETRACE_SOMETHING_ELSE", None),
+        ] {
+            let said = doubts(&[(name, "hush")]);
+            let end = meant.map_or_else(see_sample, |meant| format!("; did you mean {meant}?"));
+            assert_eq!(said, [format!("the variable {name} is not used{end}")]);
+        }
     }
 
     #[test]
