@@ -120,14 +120,26 @@ impl Store for MemoryStore {
         ready(Ok(lines.into_iter().map(|line| state.import_temp_id(line, forget_at, now)).collect()))
     }
 
-    fn temp_ids(&self, after: Option<TempId>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<ImportedTempId>> {
+    fn temp_ids(
+        &self,
+        after: Option<ImportedTempId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<ImportedTempId>> {
+        fn place(line: &ImportedTempId) -> (&Username, Timestamp, &TempId) {
+            (&line.username, line.record.window.start(), &line.record.temp_id)
+        }
         let state = self.state();
-        let rows = state.temp_ids.iter().filter(|(id, _)| after.as_ref().is_none_or(|after| *id > after));
-        let lines = rows.filter(|(_, row)| now < row.forget_at).filter_map(|(id, row)| {
+        let rows = state.temp_ids.iter().filter(|(_, row)| now < row.forget_at);
+        let lines = rows.filter_map(|(id, row)| {
             let username = state.accounts.get(&row.account)?.account.username.clone();
             Some(ImportedTempId { username, record: Record { temp_id: id.clone(), window: row.window } })
         });
-        ready(Ok(lines.take(rows_in(limit)).collect()))
+        let mut lines: Vec<_> =
+            lines.filter(|line| after.as_ref().is_none_or(|after| place(line) > place(after))).collect();
+        lines.sort_unstable_by(|one, other| place(one).cmp(&place(other)));
+        lines.truncate(rows_in(limit));
+        ready(Ok(lines))
     }
 
     fn resolve(&self, ids: Vec<TempId>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Owner>>> {

@@ -455,8 +455,14 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> StoreFuture<'_, Vec<TempIdImported>>;
 
-    /// Up to `limit` `TempIDs` after `after`, in order of their bytes, with the user of each.
-    fn temp_ids(&self, after: Option<TempId>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<ImportedTempId>>;
+    /// Up to `limit` `TempIDs` after `after`, with the user of each: by the users' names, and a user's by their begins, then
+    /// their bytes.
+    fn temp_ids(
+        &self,
+        after: Option<ImportedTempId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<ImportedTempId>>;
 
     /// The owner of each `TempID`, in the order asked. Fastest when the ids are sorted and distinct.
     fn resolve(&self, ids: Vec<TempId>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Owner>>>;

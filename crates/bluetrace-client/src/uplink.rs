@@ -293,7 +293,7 @@ impl Connector {
     }
 
     async fn connect(self: Arc<Self>) -> Attempt {
-        let stream = self.connect_tcp().await?;
+        let stream = self.server.connect_tcp().await?;
         // best effort: without these a dead peer is noticed later, and small messages wait for each other
         let _ = stream.set_nodelay(true);
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
@@ -331,10 +331,16 @@ impl Connector {
         }
     }
 
+    fn tls_error(&self, source: io::Error) -> ConnectError {
+        ConnectError::Tls { server: self.server.clone(), source }
+    }
+}
+
+impl ServerAddress {
     /// Tries every address of the server in turn.
-    async fn connect_tcp(&self) -> Result<TcpStream, ConnectError> {
-        let ServerAddress { host, port } = &self.server;
-        let no_address = |source| ConnectError::NoAddress { server: self.server.clone(), source };
+    pub(crate) async fn connect_tcp(&self) -> Result<TcpStream, ConnectError> {
+        let Self { host, port } = self;
+        let no_address = |source| ConnectError::NoAddress { server: self.clone(), source };
         let addresses: Vec<SocketAddr> =
             match timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host.as_str(), *port))).await {
                 Ok(found) => found.map_err(no_address)?.collect(),
@@ -349,13 +355,9 @@ impl Connector {
             }
         }
         Err(match last {
-            Some(source) => ConnectError::Unreachable { server: self.server.clone(), source },
+            Some(source) => ConnectError::Unreachable { server: self.clone(), source },
             None => no_address(io::ErrorKind::NotFound.into()),
         })
-    }
-
-    fn tls_error(&self, source: io::Error) -> ConnectError {
-        ConnectError::Tls { server: self.server.clone(), source }
     }
 }
 

@@ -46,6 +46,16 @@ pub enum ConsoleEvent {
         /// Whose.
         username: Username,
     },
+    /// A password was right over HTTP.
+    LoginOverHttp {
+        /// Whose.
+        username: Username,
+    },
+    /// A session over HTTP was ended by its user.
+    LogoutOverHttp {
+        /// Whose.
+        username: Username,
+    },
     /// `TempIDs` were issued.
     TempIdsIssued {
         /// To whom.
@@ -183,6 +193,8 @@ impl ConsoleEvent {
             Self::Fingerprint { fingerprint } => push_line(out, format_args!("certificate {fingerprint}")),
             Self::Login { username } => push_line(out, format_args!("{} login", username.reveal())),
             Self::Logout { username } => push_line(out, format_args!("{} logout", username.reveal())),
+            Self::LoginOverHttp { username } => push_line(out, format_args!("{} login over HTTP", username.reveal())),
+            Self::LogoutOverHttp { username } => push_line(out, format_args!("{} logout over HTTP", username.reveal())),
             Self::TempIdsIssued { username, first, count } => {
                 push_line(out, format_args!("user: {}\nTempID:\n{}", username.reveal(), first.reveal()));
                 if let more @ 1.. = count.saturating_sub(1) {
@@ -196,6 +208,9 @@ impl ConsoleEvent {
                 push_excerpt(out, &report.matches, |Match { username, start, temp_id }, out| {
                     push(out, format_args!("{}, {start}, {};", username.reveal(), temp_id.reveal()));
                 });
+                if report.matches.shown().is_empty() {
+                    push_line(out, format_args!("no record leads to anybody"));
+                }
             }
         }
     }
@@ -238,6 +253,7 @@ mod tests {
     fn each_event_has_its_text() {
         let Record { temp_id, window } = record();
         let met = Match { username: user("+61410888888"), start: window.start(), temp_id };
+        let nobody = UploadReport { records: [record()].into_iter().collect(), matches: Excerpt::default() };
         let report = UploadReport { records: [record()].into_iter().collect(), matches: [met].into_iter().collect() };
         for (event, text) in [
             (ConsoleEvent::Listening { address: "127.0.0.1:4000".parse().unwrap() }, "listening on 127.0.0.1:4000\n"),
@@ -258,6 +274,15 @@ mod tests {
                  Contact log checking\n\
                  +61410888888, 13/05/2020 17:54:06, 12345678901234567891;\n",
             ),
+            (
+                ConsoleEvent::ContactLog { username: user("+61410999999"), report: nobody },
+                "received contact log from +61410999999\n\
+                 12345678901234567891, 13/05/2020 17:54:06, 13/05/2020 18:09:05\n\
+                 Contact log checking\n\
+                 no record leads to anybody\n",
+            ),
+            (ConsoleEvent::LoginOverHttp { username: user("+61410999999") }, "+61410999999 login over HTTP\n"),
+            (ConsoleEvent::LogoutOverHttp { username: user("+61410999999") }, "+61410999999 logout over HTTP\n"),
         ] {
             let mut shown = String::new();
             event.write_to(&mut shown);

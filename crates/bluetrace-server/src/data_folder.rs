@@ -80,6 +80,14 @@ impl DataFolder {
         }
     }
 
+    /// Says so if a server serves the folder. Makes nothing.
+    ///
+    /// # Errors
+    /// [`DataFolderError::InUse`] if one does; [`DataFolderError::Folder`] if that cannot be found out.
+    pub fn refuse_if_served(&self) -> Result<(), DataFolderError> {
+        if self.is_served()? { Err(DataFolderError::InUse { path: self.path.clone() }) } else { Ok(()) }
+    }
+
     /// Whether a server serves the folder. Takes the mark for less than a moment, and makes nothing.
     ///
     /// # Errors

@@ -89,7 +89,7 @@ async fn temp_ids(
     loop {
         let page = store.temp_ids(last.take(), PAGE, now).await?;
         let Some(line) = page.last() else { return Ok(()) };
-        last = Some(line.record.temp_id.clone());
+        last = Some(line.clone());
         for line in page {
             write(TempIdLine {
                 username: line.username.reveal().to_owned(),

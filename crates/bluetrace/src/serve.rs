@@ -38,11 +38,13 @@ pub(crate) fn run(options: ServerOptions) -> anyhow::Result<()> {
 }
 
 async fn serve(options: ServerOptions) -> anyhow::Result<()> {
-    let folder = DataFolder::open(&options.folder.data_dir)?;
-    let lock = folder.lock_for_server()?;
-    // a taken port is said at once, not after a long import; nobody is answered before that is done
+    // whose server has the port is the better answer
+    DataFolder::open_existing(&options.folder.data_dir).refuse_if_served()?;
+    // a taken port is said at once, not after a long import, and leaves no folder behind; nobody is answered before that is done
     let listener = listener::bind(options.bind, options.port)?;
     let http_listener = bind_http(options.http)?;
+    let folder = DataFolder::open(&options.folder.data_dir)?;
+    let lock = folder.lock_for_server()?;
     let tls = ServerTls::open(folder.path())?;
     let passwords = Arc::new(ThreadPool::start(system::cores()).context("cannot start the password threads")?);
     let installation = Installation::open(&folder, policy(&options), passwords.clone())?;

@@ -190,7 +190,9 @@ fn no_text_of_a_server_reaches_a_terminal_raw() {
     terminal.type_text("logout\r");
     terminal.wait_for("terminal as before, status 0");
     // rustyline writes sequences of its own, and none of these
-    for sequence in ["\x1b]", "\x1b[2J", "\x1b[31m", "\x07", "\u{9b}", "\u{7f}"] {
+    for sequence in
+        ["\x1b]", "\x1b[2J", "\x1b[31m", "\x07", "\u{9b}", "\u{7f}", "\u{202e}", "\u{2066}", "\u{200f}", "\u{61c}"]
+    {
         assert!(!terminal.raw.contains(sequence), "{sequence:?}: {:?}", terminal.raw);
     }
 }

@@ -79,6 +79,7 @@ fn a_taken_tcp_port_is_said_in_one_line() {
     let finished = finish(&mut place.server_command(port), "");
     finished.assert_complains(&["port", &port.to_string(), "127.0.0.1", "is taken", "choose another"]);
     assert_eq!(finished.shown, "");
+    assert!(!place.path("data").exists(), "nothing is left behind");
 }
 
 #[test]
@@ -303,6 +304,10 @@ fn a_server_that_cannot_be_reached_is_said_in_one_line() {
         let finished = place.run_device(free, &options, "");
         finished.assert_complains(&[&free.to_string(), "cannot reach", "check that the server runs"]);
     }
+    // looked for before anybody is asked anything: what is typed ahead is not to reach the shell
+    let finished = place.run_device(free, &[], "");
+    finished.assert_complains(&[&free.to_string(), "cannot reach", "check that the server runs"]);
+    assert_eq!(finished.shown, "");
     let mut command = place.bluetrace(&["client", "no-such-host.invalid", "4000", "0", "--username", "u"]);
     finish(&mut command, "").assert_complains(&["no-such-host.invalid", "check the server's name"]);
 }

@@ -568,7 +568,7 @@ pub async fn each_imported_line_has_its_outcome(store: &dyn Store) {
     let again = store.import_temp_ids(lines, at(100), at(0)).await.unwrap();
     assert_eq!(again, [Known, ClaimedByAnother, Known, Known, ClaimedByAnother, Known, Known]);
     let all = store.temp_ids(None, 9, at(1)).await.unwrap();
-    assert_eq!(all, [line("alice", 1), line("bob", 2), line("bob", 3), line("alice", 4)]);
+    assert_eq!(all, [line("alice", 1), line("alice", 4), line("bob", 2), line("bob", 3)]);
     assert_eq!(names_of(store, at(1)).await, ["alice", "bob"].map(name));
 }
 
@@ -580,7 +580,7 @@ pub async fn a_claimed_temp_id_makes_no_account(store: &dyn Store) {
     assert_eq!(names_of(store, at(1)).await, [name("alice")]);
 }
 
-/// In the order of their bytes, which is not that of their numbers.
+/// As a person reads them: by user, and a user's by their begins. Where those are the same, by their bytes.
 pub async fn temp_ids_are_listed_in_order_and_in_pages(store: &dyn Store) {
     let long = TempId::parse("111111111111111111111").unwrap();
     let sealed = TempId::parse(&format!("{}==", "A".repeat(82))).unwrap();
@@ -595,9 +595,20 @@ pub async fn temp_ids_are_listed_in_order_and_in_pages(store: &dyn Store) {
     let listed = store.temp_ids(None, 9, at(1)).await.unwrap();
     let ids = |lines: &[ImportedTempId]| lines.iter().map(|line| line.record.temp_id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&listed), [id(3), id(7), id(9), long.clone(), sealed.clone()]);
-    assert_eq!(ids(&store.temp_ids(Some(id(3)), 2, at(1)).await.unwrap()), [id(7), id(9)]);
-    assert_eq!(ids(&store.temp_ids(Some(id(8)), 2, at(1)).await.unwrap()), [id(9), long]);
-    assert_eq!(store.temp_ids(Some(sealed), 2, at(1)).await.unwrap(), []);
+    for (after, expected) in [
+        (line("alice", 3), vec![id(7), id(9)]),
+        (line("alice", 8), vec![id(9), long]),
+        (line("alicf", 1), listed[3..].iter().map(|line| line.record.temp_id.clone()).collect()),
+        (listed[4].clone(), vec![]),
+        (line("carol", 1), vec![]),
+    ] {
+        assert_eq!(ids(&store.temp_ids(Some(after), 2, at(1)).await.unwrap()), expected);
+    }
+    // the later window has the smaller id
+    let late = Window::new(at(2_000), at(2_899)).unwrap();
+    let record = Record { temp_id: id(0), window: late };
+    store.import_temp_ids(vec![ImportedTempId { username: name("alice"), record }], at(100), at(0)).await.unwrap();
+    assert_eq!(ids(&store.temp_ids(None, 4, at(1)).await.unwrap()), [id(3), id(7), id(9), id(0)]);
     assert_eq!(store.temp_ids(None, 0, at(1)).await.unwrap(), []);
 }
 
@@ -617,7 +628,7 @@ pub async fn forgotten_temp_ids_are_out_of_sight(store: &dyn Store) {
     assert_eq!(store.issue_temp_ids(alice, vec![record(1)], at(200)).await.unwrap(), TempIdsIssued::Taken(vec![0]));
     let outcome = store.import_temp_ids(vec![line("bob", 1), line("bob", 2)], at(200), at(50)).await.unwrap();
     assert_eq!(outcome, [TempIdImported::Added, TempIdImported::ClaimedByAnother]);
-    assert_eq!(store.temp_ids(None, 9, at(50)).await.unwrap(), [line("bob", 1), line("alice", 2)]);
+    assert_eq!(store.temp_ids(None, 9, at(50)).await.unwrap(), [line("alice", 2), line("bob", 1)]);
     expire_all(store, at(100)).await;
     assert_eq!(seen(100).await, [id(1)]);
     assert_eq!(store.issue_temp_ids(alice, vec![record(2)], at(200)).await.unwrap(), TempIdsIssued::Issued);

@@ -335,7 +335,9 @@ impl Model {
             return;
         }
         let live = self.issued.iter().filter(|(_, issued)| now < issued.forget_at);
-        let expected: Vec<_> = live.map(|(id, issued)| (&self.users[issued.owner].name, id, issued.window)).collect();
+        let mut expected: Vec<_> =
+            live.map(|(id, issued)| (&self.users[issued.owner].name, id, issued.window)).collect();
+        expected.sort_by_key(|(name, id, window)| (*name, window.start(), *id));
         let found = listed.iter().map(|line| (&line.username, &line.record.temp_id, line.record.window));
         assert!(found.eq(expected), "TempIDs past their retention, or lost");
         let owners = at_once(store.resolve(self.issued.keys().cloned().collect(), now)).unwrap();

@@ -23,7 +23,7 @@ use super::outbox::{Done, Outbox};
 use super::pending_upload::PendingUpload;
 use super::session::{Awaited, Token};
 use super::upload::Upload;
-use super::{DeviceConfig, Order, StartError};
+use super::{DeviceConfig, Order, StartError, bind_radio};
 use crate::files::{LockError, UserFiles, UserLock};
 use crate::known_servers::KnownServers;
 use crate::log_file::{FileNews, LogKeeper};
@@ -134,13 +134,7 @@ impl Engine {
         let files = UserFiles::new(&config.data_dir, &config.username);
         files.prepare_folder().map_err(folder_error)?;
         let lock = if files.are_there() { Some(lock(&files)?) } else { None };
-        let radio = Radio::bind(config.udp).map_err(|source| {
-            if source.kind() == io::ErrorKind::AddrInUse {
-                StartError::PortTaken { port: config.udp.port() }
-            } else {
-                StartError::Udp { address: config.udp, source }
-            }
-        })?;
+        let radio = bind_radio(config.udp)?;
 
         let started = Instant::now();
         let known = KnownServers::new(&config.data_dir);

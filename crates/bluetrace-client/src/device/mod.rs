@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use self::engine::Engine;
 pub use self::event::{Command, Connection, Contact, DeviceEvent, End, Status};
 use self::outbox::Done;
+use crate::radio::Radio;
 use crate::uplink::{ConnectError, ServerAddress, Transport};
 use crate::words::in_words;
 
@@ -156,6 +157,23 @@ impl DeviceHandle {
         // an error is a panic of the task, which has been reported already
         let _ = self.task.await;
     }
+}
+
+/// Looks whether a device could begin: whether the authority answers, and its UDP port is free. For who has to be asked something
+/// first: what he types for a program that then ends goes to the shell, a password too.
+///
+/// # Errors
+/// [`StartError`] says what is wrong, where, and what to do.
+pub(crate) async fn look_ahead(server: &ServerAddress, udp: SocketAddr) -> Result<(), StartError> {
+    drop(bind_radio(udp)?);
+    server.connect_tcp().await.map(drop).map_err(StartError::Connect)
+}
+
+fn bind_radio(udp: SocketAddr) -> Result<Radio, StartError> {
+    Radio::bind(udp).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::PortTaken { port: udp.port() },
+        _ => StartError::Udp { address: udp, source },
+    })
 }
 
 /// A connection's failure with what to do about it.

@@ -1,6 +1,7 @@
 //! Owns the dialogue: what is asked, what is typed, what the device is told to do, and what is shown meanwhile.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bluetrace_protocol::{Password, Username};
@@ -16,8 +17,9 @@ use super::command::UserCommand;
 use super::input::{Ask, Input, Memory, Typed};
 use super::screen::Screen;
 use super::text::{self, Line, bad, plain};
-use crate::device::{Command, Device, DeviceConfig, DeviceEvent, DeviceHandle, End, StartError};
+use crate::device::{Command, Device, DeviceConfig, DeviceEvent, DeviceHandle, End, StartError, look_ahead};
 use crate::radio::Target;
+use crate::uplink::ServerAddress;
 
 /// How the front-end deals with who is in front of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,14 +101,23 @@ impl FrontEnd {
         Ok(status)
     }
 
-    pub(super) async fn ask_username(&mut self) -> Option<Username> {
-        loop {
-            let line = self.next_before_login("Username:", Ask::Username).await?;
+    /// Asks who logs in, if the device can begin at all. `None` if nobody says.
+    pub(super) async fn ask_username(
+        &mut self,
+        server: &ServerAddress,
+        udp: SocketAddr,
+    ) -> Result<Option<Username>, StartError> {
+        tokio::select! {
+            looked = look_ahead(server, udp) => looked?,
+            () = stop(&mut self.signals, &self.screen) => return Ok(None),
+        }
+        while let Some(line) = self.next_before_login("Username:", Ask::Username).await {
             match Username::parse(line.trim()) {
-                Ok(username) => return Some(username),
+                Ok(username) => return Ok(Some(username)),
                 Err(error) => self.say(&[bad(error.to_string())]).await,
             }
         }
+        Ok(None)
     }
 
     async fn log_in(&mut self, device: &DeviceHandle, events: &mut mpsc::Receiver<DeviceEvent>) -> Turn<()> {

@@ -116,18 +116,20 @@ pub async fn run_terminal(options: TerminalOptions) -> Result<ExitStatus, StartE
     let Ok(mut front) = FrontEnd::new(input, screen, manner, memory, options.password) else {
         return Ok(ExitStatus::Failure);
     };
+    // every address, of IPv6 too where there is it
+    let udp = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), options.udp_port);
     let username = match options.username {
-        Some(username) => Some(username),
-        None => front.ask_username().await,
+        Some(username) => Ok(Some(username)),
+        None => front.ask_username(&options.server, udp).await,
     };
     let status = match username {
-        None => Ok(front.status_of_stop()),
-        Some(username) => {
+        Err(error) => Err(error),
+        Ok(None) => Ok(front.status_of_stop()),
+        Ok(Some(username)) => {
             let config = DeviceConfig {
                 server: options.server,
                 transport: options.transport,
-                // every address, of IPv6 too where there is it
-                udp: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), options.udp_port),
+                udp,
                 data_dir: options.data_dir,
                 username,
                 retention_s: options.retention_s,

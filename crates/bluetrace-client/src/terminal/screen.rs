@@ -68,7 +68,7 @@ impl Screen {
             let end = if colour.is_empty() { "\n" } else { "\x1b[0m\n" };
             text.push_str(colour);
             // words of a server or a file must not steer the terminal
-            text.extend(line.text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }));
+            text.extend(line.text.chars().map(|letter| if steers_terminal(letter) { ' ' } else { letter }));
             text.push_str(end);
         }
         // without the thread there is nowhere to show anything
@@ -143,6 +143,13 @@ fn write(sink: &mut Sink, text: String) -> io::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Whether a character does something else than stand there: a control character, or one that turns the direction of what
+/// follows, so that a line reads otherwise than it is.
+fn steers_terminal(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn new_bar(total: u32) -> ProgressBar {

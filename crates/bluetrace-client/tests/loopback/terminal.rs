@@ -102,7 +102,9 @@ async fn a_server_that_is_not_there_is_one_clear_line() {
     let options = options(&authority, folder.path());
     let server = authority.server();
     authority.stop().await;
-    let error = try_play(options, &format!("{USER}\n{PASSWORD}\n")).await.0.unwrap_err().to_string();
+    let (ended, shown) = try_play(options, &format!("{USER}\n{PASSWORD}\n")).await;
+    assert_eq!(shown, "", "nobody is asked anything");
+    let error = ended.unwrap_err().to_string();
     assert_eq!(error.lines().count(), 1);
     assert_in_order(&error, &[&format!("cannot reach {server}: Connection refused"), "check that the server runs"]);
 }

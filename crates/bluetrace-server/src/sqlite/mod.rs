@@ -182,7 +182,12 @@ impl Store for SqliteStore {
         self.write(lines.len(), move |c| write::import_temp_ids(c, &lines, forget_at, now))
     }
 
-    fn temp_ids(&self, after: Option<TempId>, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<ImportedTempId>> {
+    fn temp_ids(
+        &self,
+        after: Option<ImportedTempId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<ImportedTempId>> {
         self.read(move |c| read::temp_ids(c, after.as_ref(), limit, now))
     }
 

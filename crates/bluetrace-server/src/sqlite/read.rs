@@ -69,17 +69,21 @@ fn failures_of_unknown_username(connection: &Connection, username: &Username, no
 
 pub(super) fn temp_ids(
     connection: &Connection,
-    after: Option<&TempId>,
+    after: Option<&ImportedTempId>,
     limit: u32,
     now: Timestamp,
 ) -> Result<Vec<ImportedTempId>> {
-    let after = after.map_or("", TempId::reveal);
-    // `CROSS JOIN` and `+`: in the order of the ids, whatever SQLite thinks of it
+    // every username, and every id, is longer than the empty text
+    let (user, start, id) = after.map_or(("", i64::MIN, ""), |ImportedTempId { username, record }| {
+        (username.reveal(), record.window.start().as_unix(), record.temp_id.reveal())
+    });
+    // `CROSS JOIN` and `+`: account by account in the order of their names, so that only one account's rows are sorted at a time
     let mut query = connection.prepare_cached(
-        "SELECT t.temp_id, t.start, t.expiry, a.username FROM temp_id AS t CROSS JOIN account AS a ON a.id = t.account
-         WHERE t.temp_id > ?1 AND +t.forget_at > ?2 ORDER BY t.temp_id LIMIT ?3",
+        "SELECT t.temp_id, t.start, t.expiry, a.username FROM account AS a CROSS JOIN temp_id AS t ON t.account = a.id
+         WHERE a.username >= ?1 AND (a.username > ?1 OR (t.start, t.temp_id) > (?2, ?3)) AND +t.forget_at > ?4
+         ORDER BY a.username, t.start, t.temp_id LIMIT ?5",
     )?;
-    let rows = query.query_map(params![after, now.as_unix(), limit], |row| {
+    let rows = query.query_map(params![user, start, id, now.as_unix(), limit], |row| {
         Ok(ImportedTempId { username: convert::username(row, 3)?, record: convert::record(row, 0)? })
     })?;
     rows.collect()

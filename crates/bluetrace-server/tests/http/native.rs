@@ -257,14 +257,15 @@ async fn the_operator_sees_what_he_sees_of_a_session_over_tcp() {
     running.await.unwrap();
     let shown = output.text();
     let expected = [
-        "+61410999999 login",
+        "+61410999999 login over HTTP",
         "user: +61410999999",
         "TempID:",
         "... and 1 more",
         "received contact log from +61410999999",
         "00000000000000000005, 13/05/2020 17:54:06, 13/05/2020 18:09:05",
         "Contact log checking",
-        "+61410999999 logout",
+        "no record leads to anybody",
+        "+61410999999 logout over HTTP",
     ];
     let seen: Vec<_> = shown.lines().filter(|line| expected.contains(line)).collect();
     assert_eq!(seen, expected, "{shown}");

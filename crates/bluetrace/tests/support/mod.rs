@@ -407,26 +407,29 @@ pub(crate) fn hostile_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
-        let (stream, _) = listener.accept().unwrap();
-        let mut say = stream.try_clone().unwrap();
-        let mut unread = Some(());
-        for (number, line) in BufReader::new(stream).lines().map_while(Result::ok).enumerate() {
-            let request: Value = serde_json::from_str(&line).unwrap_or_default();
-            let id = &request["id"];
-            let answer = match (number, request["commandType"].as_str()) {
-                (0, _) => "331 Password required".to_owned(),
-                (1, _) => format!("430 {HOSTILE}"),
-                (2, _) => format!("230 {HOSTILE}"),
-                (_, Some("LO")) => json!({"commandType": "LO", "id": id}).to_string(),
-                (_, Some("NT")) => {
-                    let notice = json!({"from": now().to_string(), "to": now().to_string(), "advice": HOSTILE});
-                    json!({"commandType": "NT", "id": id, "data": unread.take().map(|()| notice)}).to_string()
+        // who only looks whether somebody answers says nothing
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            let mut say = stream.try_clone().unwrap();
+            let mut unread = Some(());
+            for (number, line) in BufReader::new(stream).lines().map_while(Result::ok).enumerate() {
+                let request: Value = serde_json::from_str(&line).unwrap_or_default();
+                let id = &request["id"];
+                let answer = match (number, request["commandType"].as_str()) {
+                    (0, _) => "331 Password required".to_owned(),
+                    (1, _) => format!("430 {HOSTILE}"),
+                    (2, _) => format!("230 {HOSTILE}"),
+                    (_, Some("LO")) => json!({"commandType": "LO", "id": id}).to_string(),
+                    (_, Some("NT")) => {
+                        let notice = json!({"from": now().to_string(), "to": now().to_string(), "advice": HOSTILE});
+                        json!({"commandType": "NT", "id": id, "data": unread.take().map(|()| notice)}).to_string()
+                    }
+                    _ => json!({"commandType": "ER", "id": id, "data": {"code": "unavailable", "message": HOSTILE}})
+                        .to_string(),
+                };
+                if writeln!(say, "{answer}").is_err() {
+                    break;
                 }
-                _ => json!({"commandType": "ER", "id": id, "data": {"code": "unavailable", "message": HOSTILE}})
-                    .to_string(),
-            };
-            if writeln!(say, "{answer}").is_err() {
-                return;
             }
         }
     });
@@ -434,7 +437,7 @@ pub(crate) fn hostile_server() -> SocketAddr {
 }
 
 /// What that server says, with a word by which it is found.
-const HOSTILE: &str = "\x1b]0;owned\x07\x1b[2J\x1b[31mhostile\r\x08\u{9b}5m\u{7f}\t";
+const HOSTILE: &str = "\x1b]0;owned\x07\x1b[2J\x1b[31mhostile\r\x08\u{9b}5m\u{7f}\t\u{202e}\u{2066}\u{200f}\u{61c}";
 
 /// Sends a datagram to a device on this machine.
 pub(crate) fn send_datagram(text: &str, port: u16) {

@@ -79,7 +79,7 @@ pub(crate) async fn login(
     let logged_in = api.shared.authority.login(username, password, clock).await;
     match logged_in.map_err(|error| api.failure(&error))? {
         LoggedIn::Welcome(member) => {
-            api.shared.console.show(ConsoleEvent::Login { username: member.username.clone() });
+            api.shared.console.show(ConsoleEvent::LoginOverHttp { username: member.username.clone() });
             Ok(Json(session(&api, &member)))
         }
         LoggedIn::Wrong { left } => {
@@ -126,7 +126,7 @@ pub(crate) async fn renew(
 pub(crate) async fn logout(State(api): State<Arc<Api>>, Caller(member): Caller) -> Result<StatusCode, Problem> {
     api.shared.authority.logout(&member, None, api.now()).await.map_err(|error| api.failure(&error))?;
     api.callers.forget_session(member.session);
-    api.shared.console.show(ConsoleEvent::Logout { username: member.username.clone() });
+    api.shared.console.show(ConsoleEvent::LogoutOverHttp { username: member.username.clone() });
     Ok(StatusCode::NO_CONTENT)
 }
 
