@@ -7,6 +7,7 @@ use anyhow::bail;
 use bluetrace_authority::passwords::InlinePool;
 use bluetrace_authority::store::{SealingKeyId, SealingKeyRow, SealingKeyState, Shredded, Store as _};
 use bluetrace_protocol::Clock as _;
+use bluetrace_server::data_folder::DataFolder;
 use bluetrace_server::limits::KEYS_INTERVAL;
 
 use crate::command_line::{AuthorityFolder, KeysAction, KeysOptions};
@@ -80,6 +81,11 @@ fn shred(id: SealingKeyId, is_meant: bool, folder: &AuthorityFolder) -> anyhow::
              database. A running server goes on trying; without one, shred it again later"
         ),
         Shredded::Done => {
+            if DataFolder::open_existing(&folder.data_dir).is_served()? {
+                // the server's write-ahead log was cut with the key in it; without its full length the server is slower, and
+                // nothing else
+                _ = block_on(async { Ok(installation.store.reserve_log().await?) });
+            }
             writeln!(io::stdout(), "shredded; backups that were made before still hold it: destroy those too")?;
             Ok(())
         }

@@ -33,7 +33,11 @@ fn a_contact_is_traced_across_a_rotation_and_a_restart_and_not_after_its_key_is_
     };
     assert_eq!(contacts(&place), ["resolved", "resolved"]);
 
+    let log = || fs::metadata(place.path("data/authority.sqlite-wal")).unwrap().len();
+    let reserved = log();
+    assert!(reserved >= 1 << 24, "{reserved}");
     place.administer(&["keys", "shred", "1", "--yes"], "").assert_success();
+    assert!(log() >= 1 << 24, "the running server has its log's room again: {}", log());
     assert_eq!(contacts(&place), ["unknown", "resolved"]);
     let summary = upload(server.address, ILL, "second", &[&before, &after]);
     assert_eq!((&summary["resolved"], &summary["unknown"]), (&json!(1), &json!(1)), "the running server knows at once");
