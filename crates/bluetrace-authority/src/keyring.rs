@@ -69,6 +69,10 @@ pub struct KeysKept {
 /// Seals under one key after which another takes its place: half of the 2^31 that are safe.
 pub const SEALS_OF_A_KEY: u64 = 1 << 30;
 
+/// The next key is made so many seconds before it is needed, or half a period where that is less: an hour in which a
+/// store may be away.
+pub const KEY_AHEAD_S: i64 = 60 * 60;
+
 /// Seals under one key that an operator is told of: a quarter of what is safe.
 pub const SEALS_TO_WARN: u64 = 1 << 29;
 
@@ -162,7 +166,7 @@ impl Authority {
                 kept.made += made;
                 key.term.issues_until
             };
-            let is_near = until.seconds_since(now) <= AHEAD_S.min(i64::from(self.policy.key_period_s) / 2);
+            let is_near = until.seconds_since(now) <= KEY_AHEAD_S.min(i64::from(self.policy.key_period_s) / 2);
             if is_near && ring.sealing_at(until, self).is_none() {
                 kept.made += self.key_that_seals_at(until, now).await?.1;
             }
@@ -442,10 +446,6 @@ impl fmt::Debug for Keyring {
 
 /// A batch may begin so many seconds before it is asked for, as `OpenTrace`'s do.
 const EARLY_S: i64 = 60;
-
-/// The next key is made so many seconds before it is needed, or half a period where that is less: an hour in which a
-/// store may be away.
-const AHEAD_S: i64 = 60 * 60;
 
 /// Seals of one key that a process keeps to itself, and loses if it is killed, between two looks after the keys.
 const SEALS_AT_RISK: u64 = 1 << 20;

@@ -17,7 +17,7 @@ use bluetrace_protocol::{Clock as _, Timestamp};
 use bluetrace_server::data_folder::DataFolder;
 use bluetrace_server::limits::{Limits, RESERVED_FILES};
 use bluetrace_server::probe::{Answer, who_answers};
-use bluetrace_server::sqlite;
+use bluetrace_server::sqlite::{self, Inspection};
 use bluetrace_server::tls::ServerTls;
 use rlimit::Resource;
 use serde::Serialize;
@@ -36,13 +36,17 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
     report.clock(now);
     let tls = if report.folder(folder.path()) {
         report.master_key(&folder);
-        report.store(&folder, now);
+        if let Some(inspection) = report.store(&folder, now) {
+            let is_served = folder.is_served().unwrap_or(false);
+            report.sealing_keys(&inspection.sealing_keys, server, is_served, now);
+        }
         report.disk(folder.path());
         report.certificate(&folder, now)
     } else {
         None
     };
     report.port(server, &folder, tls.as_ref());
+    report.http(server, folder.is_served().unwrap_or(false), tls.as_ref());
     report.import_file("credentials.txt", server.credentials.as_deref(), "passwords");
     report.import_file("tempIDs.txt", server.tempids.as_deref(), "whose TempID is whose");
     report.open_files(server.max_connections);
@@ -55,7 +59,7 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
 
 /// What was found, in the order of the examination.
 #[derive(Debug, Default)]
-struct Report {
+pub(crate) struct Report {
     findings: Vec<Finding>,
 }
 
@@ -72,7 +76,7 @@ struct Finding {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Level {
+pub(crate) enum Level {
     Ok,
     Warning,
     Error,
@@ -179,23 +183,24 @@ impl Report {
         }
     }
 
-    fn store(&mut self, folder: &DataFolder, now: Timestamp) {
+    /// What was found in it, if it could be read.
+    fn store(&mut self, folder: &DataFolder, now: Timestamp) -> Option<Inspection> {
         let check = "store";
         let database = folder.database();
         if !database.exists() {
             let found = format!("there is no {}", database.display());
-            return self.error(
-                check,
-                found,
-                "restore it from a backup, or start `bluetrace server` to begin an empty one",
-            );
+            self.error(check, found, "restore it from a backup, or start `bluetrace server` to begin an empty one");
+            return None;
         }
-        let inspection = match sqlite::inspect(&database) {
+        let inspection = match sqlite::inspect(&database, now) {
             Ok(inspection) => inspection,
-            Err(error) => return self.error_with_remedy(check, &error, AS_ITS_OWNER),
+            Err(error) => {
+                self.error_with_remedy(check, &error, AS_ITS_OWNER);
+                return None;
+            }
         };
         let (schema, known) = (inspection.schema, inspection.known_schema);
-        match inspection.damage {
+        match &inspection.damage {
             Some(damage) => self.error(
                 check,
                 format!("the database is damaged: {damage}"),
@@ -212,6 +217,7 @@ impl Report {
             let found = format!("the clock shows {now}, but the store holds something from {newest}");
             self.error("clock", found, SET_THE_CLOCK);
         }
+        inspection.damage.is_none().then_some(inspection)
     }
 
     fn disk(&mut self, folder: &Path) {
@@ -358,16 +364,31 @@ impl Report {
         }
     }
 
-    fn ok(&mut self, check: &'static str, found: impl Into<String>) {
+    pub(crate) fn ok(&mut self, check: &'static str, found: impl Into<String>) {
         self.findings.push(Finding { check, level: Level::Ok, found: found.into(), remedy: None });
     }
 
-    fn warning(&mut self, check: &'static str, found: impl Into<String>, remedy: impl Into<String>) {
-        self.findings.push(Finding { check, level: Level::Warning, found: found.into(), remedy: Some(remedy.into()) });
+    pub(crate) fn warning(&mut self, check: &'static str, found: impl Into<String>, remedy: impl Into<String>) {
+        self.find(check, Level::Warning, found, remedy);
     }
 
-    fn error(&mut self, check: &'static str, found: impl Into<String>, remedy: impl Into<String>) {
-        self.findings.push(Finding { check, level: Level::Error, found: found.into(), remedy: Some(remedy.into()) });
+    pub(crate) fn error(&mut self, check: &'static str, found: impl Into<String>, remedy: impl Into<String>) {
+        self.find(check, Level::Error, found, remedy);
+    }
+
+    pub(crate) fn find(
+        &mut self,
+        check: &'static str,
+        level: Level,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.findings.push(Finding { check, level, found: found.into(), remedy: Some(remedy.into()) });
+    }
+
+    /// How many findings there are.
+    pub(crate) fn len(&self) -> usize {
+        self.findings.len()
     }
 
     /// For an error whose text says what to do behind its last semicolon, or else `otherwise`.
@@ -456,4 +477,4 @@ const SCARCE_MIB: u64 = 1_024;
 const FEW_FILES: u64 = 4_096;
 
 /// For each step with who answers on the port.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);

@@ -247,4 +247,4 @@ async fn hint_at_accounts(installation: &Installation, options: &ServerOptions, 
 }
 
 /// Where the HTTPS API is unless an operator says otherwise, on loopback.
-const DEFAULT_HTTP_PORT: u16 = 4080;
+pub(crate) const DEFAULT_HTTP_PORT: u16 = 4080;

@@ -15,7 +15,7 @@ use bluetrace_protocol::Username;
 use bluetrace_server::sqlite::SqliteStore;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
-use support::{Finished, MET, Place, RunningServer, Session, finish, now, root};
+use support::{Finished, MET, Place, RunningServer, SCHEMES, Session, finish, now, root};
 use tokio::runtime::Builder;
 
 #[test]
@@ -44,6 +44,43 @@ fn a_sound_installation_is_left_as_it_is_whether_its_server_runs_or_not() {
     assert_eq!((stopped.status, stopped.errors), (Some(0), 0), "{stopped:?}");
     assert!(stopped.all("port")[0].contains("no server runs"), "{stopped:?}");
     assert_eq!(files(&place.path("data")), before);
+}
+
+#[test]
+fn the_keys_and_the_https_api_are_examined() {
+    let place = Place::with_accounts();
+    make_private(&place.path("credentials.txt"));
+    let http = free_address();
+    let mut command = place.bluetrace(&["server", "0", "--bind", "127.0.0.1", "--data-dir", "data"]);
+    let server = RunningServer::run(command.args(SEALED).args(["--http", &http]), &place.path("server.log"));
+    let port = server.address.port().to_string();
+    let found = doctor(&place, &[&[&*port, "--http", &http][..], &SEALED].concat());
+    assert_eq!((found.level("sealing keys"), found.level("HTTPS API")), (vec!["ok"], vec!["ok"]), "{found:?}");
+    assert!(found.all("sealing keys")[0].starts_with("key 1 seals until "), "{found:?}");
+    assert!(found.all("HTTPS API")[0].contains("with its certificate"), "{found:?}");
+    let elsewhere = doctor(&place, &[&[&*port, "--http", &free_address()][..], &SEALED].concat());
+    assert_eq!(elsewhere.level("HTTPS API"), ["warning"], "{elsewhere:?}");
+    assert!(server.stop("TERM").0.success());
+
+    let stopped = doctor(&place, &[&["0", "--http", &http][..], &SEALED].concat());
+    assert_eq!((stopped.level("sealing keys"), stopped.level("HTTPS API")), (vec!["ok"], vec!["ok"]), "{stopped:?}");
+    let other = TcpListener::bind(&http).unwrap();
+    let found = doctor(&place, &[&["0", "--http", &http][..], &SEALED].concat());
+    assert_eq!(found.level("HTTPS API"), ["error"], "{found:?}");
+    drop(other);
+
+    // worn, and past its retention in the store's files
+    let database = place.path("data/authority.sqlite");
+    let change = |text: &str| rusqlite::Connection::open(&database).unwrap().execute_batch(text).unwrap();
+    let of_keys = |options: &[&str]| doctor(&place, &[&["0", "--http", "off"], options].concat());
+    change("UPDATE sealing_key SET seals = 600000000");
+    assert!(of_keys(&SEALED).all("sealing keys")[0].contains("has sealed 600000000"));
+    change(
+        "UPDATE sealing_key SET issues_until = unixepoch() - 9, last_expiry = unixepoch() - 8, forget_at = unixepoch() - 7",
+    );
+    let found = of_keys(&[]);
+    assert_eq!(found.level("sealing keys"), ["warning"], "{found:?}");
+    assert!(found.all("sealing keys")[0].contains("keys shred 1"), "{found:?}");
 }
 
 #[test]
@@ -252,6 +289,13 @@ fn a_configuration_that_is_wrong_stops_every_command_in_one_line() {
     let named = root().join("docs/bluetrace.toml");
     let shown = finish(by_variable.env("BLUETRACE_CONFIG", &named).env("BLUETRACE_PORT", "4711"), "").assert_success();
     assert!(shown.shown.contains("port = 4711") && shown.shown.contains("# BLUETRACE_PORT"), "{shown:?}");
+}
+
+const SEALED: [&str; 2] = SCHEMES[1];
+
+/// An address on which nobody listens.
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 /// What a doctor says.

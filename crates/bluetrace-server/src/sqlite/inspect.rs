@@ -6,9 +6,11 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use bluetrace_authority::store::SealingKeyRow;
 use bluetrace_protocol::Timestamp;
 use rusqlite::{Connection, OpenFlags};
 
+use super::keys;
 use super::open::{Database, OpenError, SCHEMA, SqliteOptions};
 
 /// What there is to be said of a database.
@@ -23,6 +25,8 @@ pub struct Inspection {
     pub damage: Option<String>,
     /// The latest moment at which something happened according to its rows.
     pub newest: Option<Timestamp>,
+    /// The sealing keys there are or were.
+    pub sealing_keys: Vec<SealingKeyRow>,
 }
 
 /// Looks at a database, and reads all of it once. Neither the file nor its write-ahead log is changed, no schema is brought up to
@@ -30,20 +34,20 @@ pub struct Inspection {
 ///
 /// # Errors
 /// [`OpenError`] says in one line what is wrong, where, and what to do.
-pub fn inspect(path: &Path) -> Result<Inspection, OpenError> {
+pub fn inspect(path: &Path, now: Timestamp) -> Result<Inspection, OpenError> {
     let database = Database { path: path.into(), options: SqliteOptions::default() };
     let before = stamp(path).map_err(|source| OpenError::File { path: path.into(), source })?;
     if is_empty(&database.write_ahead_log()) {
         // nobody is at work: a look without locks, for which SQLite makes no files
-        let found = look(&database, "immutable=1");
+        let found = look(&database, "immutable=1", now);
         if is_empty(&database.write_ahead_log()) && stamp(path).ok() == Some(before) {
             return found;
         }
     }
-    look(&database, "mode=ro")
+    look(&database, "mode=ro", now)
 }
 
-fn look(database: &Database, how: &str) -> Result<Inspection, OpenError> {
+fn look(database: &Database, how: &str, now: Timestamp) -> Result<Inspection, OpenError> {
     let error = |error| database.error(error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri(&database.path, how), flags).map_err(error)?;
@@ -58,7 +62,13 @@ fn look(database: &Database, how: &str) -> Result<Inspection, OpenError> {
     } else {
         None
     };
-    Ok(Inspection { schema, known_schema: SCHEMA, damage, newest: newest.and_then(Timestamp::from_unix) })
+    let sealing_keys = if schema >= SCHEMA_WITH_KEYS && damage.is_none() {
+        keys::sealing_keys(&transaction, now).map_err(error)?
+    } else {
+        Vec::new()
+    };
+    let newest = newest.and_then(Timestamp::from_unix);
+    Ok(Inspection { schema, known_schema: SCHEMA, damage, newest, sealing_keys })
 }
 
 /// A file in the form in which SQLite takes parameters.
@@ -85,6 +95,9 @@ fn is_empty(path: &Path) -> bool {
     fs::metadata(path).map_or(true, |file| file.len() == 0)
 }
 
+/// The first version of the schema that has sealing keys.
+const SCHEMA_WITH_KEYS: i64 = 3;
+
 /// All that is of the past in every version of the schema.
 const NEWEST: &str = "SELECT max(happened) FROM (
     SELECT max(created) AS happened FROM account
@@ -103,15 +116,16 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("a folder?#%41/authority.sqlite");
         let store = SqliteStore::open(&path).unwrap();
-        let expected = Inspection { schema: SCHEMA, known_schema: SCHEMA, damage: None, newest: None };
+        let expected =
+            Inspection { schema: SCHEMA, known_schema: SCHEMA, damage: None, newest: None, sealing_keys: Vec::new() };
         let at_work = files(&path);
         assert!(at_work.len() > 1, "there is a write-ahead log: {at_work:?}");
-        assert_eq!(inspect(&path).unwrap(), expected);
+        assert_eq!(inspect(&path, Timestamp::MIN).unwrap(), expected);
         assert_eq!(files(&path), at_work);
         store.close();
         drop(store);
         let at_rest = files(&path);
-        assert_eq!(inspect(&path).unwrap(), expected);
+        assert_eq!(inspect(&path, Timestamp::MIN).unwrap(), expected);
         assert_eq!(files(&path), at_rest);
     }
 
@@ -119,16 +133,16 @@ mod tests {
     fn what_others_have_written_or_spoilt_is_left_as_it_is() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("authority.sqlite");
-        assert!(matches!(inspect(&path), Err(OpenError::File { .. })));
+        assert!(matches!(inspect(&path, Timestamp::MIN), Err(OpenError::File { .. })));
         drop(SqliteStore::open(&path).unwrap());
         let connection = Connection::open(&path).unwrap();
         connection.pragma_update(None, "user_version", 1).unwrap();
         drop(connection);
         let before = files(&path);
-        assert_eq!(inspect(&path).unwrap().schema, 1, "no migration");
+        assert_eq!(inspect(&path, Timestamp::MIN).unwrap().schema, 1, "no migration");
         assert_eq!(files(&path), before);
         fs::write(&path, "no database at all, though it is long enough to be taken for one at first").unwrap();
-        assert!(matches!(inspect(&path), Err(OpenError::Damaged { .. })));
+        assert!(matches!(inspect(&path, Timestamp::MIN), Err(OpenError::Damaged { .. })));
     }
 
     /// The files beside a database with what is in them, but for the index of the log, in which every reader leaves a mark.
