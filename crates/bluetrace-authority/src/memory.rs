@@ -231,6 +231,23 @@ impl Store for MemoryStore {
         ready(Ok(Some(unread.take(rows_in(limit)).map(|((_, id), row)| (*id, row.content.clone())).collect())))
     }
 
+    fn complete_uploads(&self, account: AccountId, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadKey>> {
+        let state = self.state();
+        let is_one = |row: &Upload| row.account == Some(account) && row.finished.is_some() && now < row.forget_at;
+        let rows = state.uploads.iter().rev().filter(|(_, row)| is_one(row)).map(|(key, _)| *key);
+        ready(Ok(rows.take(rows_in(limit)).collect()))
+    }
+
+    fn are_told(&self, encounters: Vec<(AccountId, Window)>, now: Timestamp) -> StoreFuture<'_, Vec<bool>> {
+        let state = self.state();
+        let is_told = |(account, window): &(AccountId, Window)| {
+            let rows = state.notices.range((*account, NoticeId(i64::MIN))..=(*account, NoticeId(i64::MAX)));
+            let mut contents = rows.filter(|(_, row)| now < row.forget_at).map(|(_, row)| &row.content);
+            contents.any(|notice| notice.from <= window.start() && window.expiry() <= notice.to)
+        };
+        ready(Ok(encounters.iter().map(is_told).collect()))
+    }
+
     fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()> {
         let mut state = self.state();
         for ((_, id), row) in state.notices.range_mut((account, NoticeId(i64::MIN))..=(account, NoticeId(i64::MAX))) {

@@ -518,6 +518,12 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> StoreFuture<'_, Option<Vec<(NoticeId, ExposureNotice)>>>;
 
+    /// Up to `limit` complete uploads of an account, the newest first.
+    fn complete_uploads(&self, account: AccountId, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadKey>>;
+
+    /// Whether each account has a notice, read or not, that spans the window beside it.
+    fn are_told(&self, encounters: Vec<(AccountId, Window)>, now: Timestamp) -> StoreFuture<'_, Vec<bool>>;
+
     /// Marks the notices of an account read, up to and with `last`.
     fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()>;
 

@@ -9,7 +9,7 @@ use bluetrace_protocol::limits::SEALED_CHARACTERS;
 use bluetrace_protocol::message::BeginUpload;
 use bluetrace_protocol::{
     ExposureNotice, Opened, Record, SealedTempId, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord,
-    Username,
+    Username, Window,
 };
 
 use crate::authority::{Authority, AuthorityError, Member, hex};
@@ -24,6 +24,11 @@ const PAGE: u32 = 10_000;
 
 /// Owners remembered while an upload is traced: bounds memory, and is more ids than a person meets.
 const MAX_OWNERS: usize = 50_000;
+
+/// Earlier uploads, and records of them, among which is looked for encounters that were told before: so that who uploads again and
+/// again makes no upload much dearer than reading one more.
+const MAX_EARLIER_UPLOADS: u32 = 100;
+const MAX_EARLIER_RECORDS: u32 = 1_000_000;
 
 /// What became of one uploaded record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,8 +180,10 @@ impl Authority {
                 tally.add(traced, member.account);
             }
         }
+        self.leave_out_told(member, &mut tally, now).await?;
         let forget_at = self.forget_at(now);
-        let notices = tally.met.iter().map(|(account, (from, to))| NewNotice {
+        let met = tally.met();
+        let notices = met.iter().map(|(account, (from, to))| NewNotice {
             account: *account,
             notice: ExposureNotice { from: *from, to: *to, advice: self.policy.advice.clone() },
             forget_at,
@@ -188,6 +195,46 @@ impl Authority {
             UploadCompleted::NoUpload if self.has_account(member).await? => UploadFinished::NoUpload,
             UploadCompleted::NoUpload => UploadFinished::NoAccount,
         })
+    }
+
+    /// Leaves out the encounters that this member's earlier uploads held and that the people met have been told of: a log that is
+    /// uploaded again alarms nobody again. Where that is in doubt, they are told twice rather than never: an earlier record
+    /// may have led to nobody at its time, so what decides is the notice. The upload itself is not complete, and so not
+    /// among the earlier ones; if it is, it leaves no notices at all.
+    async fn leave_out_told(&self, member: &Member, tally: &mut Tally, now: Timestamp) -> Result<(), AuthorityError> {
+        if tally.encounters.is_empty() {
+            return Ok(());
+        }
+        let earlier = self.store.complete_uploads(member.account, MAX_EARLIER_UPLOADS, now).await?;
+        let (mut found, mut looked_at) = (Vec::new(), 0);
+        'uploads: for upload in earlier {
+            let mut first = 0;
+            loop {
+                let records = self.store.uploaded_records(upload, first, PAGE, now).await?;
+                let Some(read) = u32::try_from(records.len()).ok().filter(|read| *read > 0) else { break };
+                first += read;
+                looked_at += read;
+                for record in records {
+                    let Uploaded::Record(uploaded) = record else { continue };
+                    let Some((_, window)) = tally.encounters.get(&uploaded.record.temp_id) else { continue };
+                    if uploaded.received.is_none_or(|received| window.contains(received)) {
+                        found.push(uploaded.record.temp_id);
+                    }
+                }
+                if looked_at >= MAX_EARLIER_RECORDS {
+                    break 'uploads;
+                }
+            }
+        }
+        found.sort_unstable();
+        found.dedup();
+        let encounters = found.iter().filter_map(|id| tally.encounters.get(id).copied()).collect();
+        for (id, is_told) in found.iter().zip(self.store.are_told(encounters, now).await?) {
+            if is_told {
+                tally.encounters.remove(id);
+            }
+        }
+        Ok(())
     }
 
     /// Up to `limit` records of an upload from place `first` on, each with what is known of it at `now`.
@@ -338,12 +385,23 @@ fn is_sealed(id: &TempId) -> bool {
     id.reveal().len() == SEALED_CHARACTERS
 }
 
+/// Who was met, from the begin of the first window to the end of the last.
+type Met = BTreeMap<AccountId, (Timestamp, Timestamp)>;
+
+fn widen(met: &mut Met, account: AccountId, window: Window) {
+    let (start, expiry) = (window.start(), window.expiry());
+    let met = met.entry(account).or_insert((start, expiry));
+    *met = (met.0.min(start), met.1.max(expiry));
+}
+
 /// What adds up while an upload is traced.
 #[derive(Default)]
 struct Tally {
     summary: UploadSummary,
-    /// Who was met, from the begin of the first window to the end of the last.
-    met: BTreeMap<AccountId, (Timestamp, Timestamp)>,
+    /// Who was met by which id, and in which window: the first [`MAX_OWNERS`].
+    encounters: BTreeMap<TempId, (AccountId, Window)>,
+    /// Who was met in further ones.
+    met_besides: Met,
     report: UploadReport,
 }
 
@@ -355,11 +413,15 @@ impl Tally {
         }
         match traced.trace {
             Trace::Resolved(owner) => {
-                let (start, expiry) = (owner.window.start(), owner.window.expiry());
                 // nobody meets himself
-                if owner.account != uploader {
-                    let met = self.met.entry(owner.account).or_insert((start, expiry));
-                    *met = (met.0.min(start), met.1.max(expiry));
+                if let Some(uploaded) = traced.record.as_ref().filter(|_| owner.account != uploader) {
+                    let id = &uploaded.record.temp_id;
+                    let is_new = !self.encounters.contains_key(id);
+                    if is_new && self.encounters.len() < MAX_OWNERS {
+                        self.encounters.insert(id.clone(), (owner.account, owner.window));
+                    } else if is_new {
+                        widen(&mut self.met_besides, owner.account, owner.window);
+                    }
                 }
                 self.resolved(owner, traced.record);
             }
@@ -368,6 +430,14 @@ impl Tally {
             Trace::Unknown => self.summary.unknown += 1,
             Trace::Invalid => self.summary.invalid += 1,
         }
+    }
+
+    fn met(&self) -> Met {
+        let mut met = self.met_besides.clone();
+        for (account, window) in self.encounters.values() {
+            widen(&mut met, *account, *window);
+        }
+        met
     }
 
     fn resolved(&mut self, owner: Owner, uploaded: Option<UploadedRecord>) {

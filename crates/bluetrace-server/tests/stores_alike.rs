@@ -228,6 +228,9 @@ fn sight(store: &dyn Store, moment: Moment) -> Vec<String> {
             });
         }
         sight.push(format!("{:?}", block_on(store.unread_notices(AccountId(number), 3, now)).unwrap()));
+        sight.push(format!("{:?}", block_on(store.complete_uploads(AccountId(number), 2, now)).unwrap()));
+        let minute_ago = Window::new(now.plus(-60), now).unwrap();
+        sight.push(format!("{:?}", block_on(store.are_told(vec![(AccountId(number), minute_ago)], now)).unwrap()));
         for session in 0..3 {
             let state = block_on(store.session_state(AccountId(number), SessionId([session; 16]), now)).unwrap();
             sight.push(format!("{state:?}"));

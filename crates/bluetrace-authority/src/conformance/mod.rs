@@ -84,6 +84,7 @@ macro_rules! store_conformance {
             racing_completions_leave_notices_once
             uploads_are_listed_in_order_and_in_pages
             a_forgotten_upload_is_out_of_sight_and_its_id_free
+            complete_uploads_and_what_people_were_told_can_be_looked_up
             notices_are_unread_oldest_first_until_they_are_read
             notices_are_forgotten
             notices_for_accounts_that_are_gone_are_dropped
@@ -871,6 +872,34 @@ pub async fn a_forgotten_upload_is_out_of_sight_and_its_id_free(store: &dyn Stor
     assert_eq!(store.uploads(None, 9, at(FORGET)).await.unwrap().len(), 1);
     assert_eq!(store.uploaded_records(old, 0, 9, at(0)).await.unwrap(), []);
     assert_eq!(store.uploaded_records(key, 0, 9, at(FORGET)).await.unwrap(), [heard(3)]);
+}
+
+/// What decides whether somebody is told of an encounter again.
+pub async fn complete_uploads_and_what_people_were_told_can_be_looked_up(store: &dyn Store) {
+    let (alice, bob) = (opened(store, "alice").await, opened(store, "bob").await);
+    let mut keys = Vec::new();
+    for (upload, who) in [("u", alice), ("v", bob), ("w", alice)] {
+        let key = begun(store, who, upload, 0).await;
+        assert!(!store.complete_uploads(who, 9, at(1)).await.unwrap().contains(&key), "it is not complete");
+        store.complete_upload(key, SUMMARY, vec![notice(bob, 3)], at(1)).await.unwrap();
+        keys.push(key);
+    }
+    assert_eq!(store.complete_uploads(alice, 9, at(1)).await.unwrap(), [keys[2], keys[0]], "the newest first");
+    assert_eq!(store.complete_uploads(alice, 1, at(1)).await.unwrap(), [keys[2]]);
+    assert_eq!(store.complete_uploads(alice, 9, at(FORGET)).await.unwrap(), []);
+
+    let ExposureNotice { from, to, .. } = notice(bob, 3).notice;
+    let window = |start: i64, expiry: i64| Window::new(from.plus(start), to.plus(expiry)).unwrap();
+    store.mark_notices_read(bob, NoticeId(i64::MAX)).await.unwrap();
+    let questions = vec![
+        (bob, window(0, 0)),
+        (bob, window(1, -1)),
+        (bob, window(-1, 0)),
+        (bob, window(0, 1)),
+        (alice, window(0, 0)),
+    ];
+    assert_eq!(store.are_told(questions.clone(), at(1)).await.unwrap(), [true, true, false, false, false]);
+    assert_eq!(store.are_told(questions, at(FORGET)).await.unwrap(), [false; 5]);
 }
 
 /// Marked up to the last one seen, and only those of the account that saw them.

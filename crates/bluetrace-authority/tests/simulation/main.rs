@@ -14,7 +14,7 @@
 //! - a resume token that is good after a logout of its session, a change of the password or its end, or void before;
 //! - a beacon in a log outside the window that it names; anything in a log, or to be had from the store, past its retention;
 //! - a notice for somebody who was not met by the uploader within the window of the `TempID` shown, for the uploader, twice for
-//!   one upload, or with another time than the encounter's; one that counts as read and has not reached its person, or
+//!   one encounter with an uploader, or with another time than the encounter's; one that counts as read and has not reached its person, or
 //!   that does not reach a person who asks;
 //! - a session of either side that takes the other for a fault, or closes without reason; a panic anywhere.
 //!

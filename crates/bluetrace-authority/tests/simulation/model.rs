@@ -246,7 +246,8 @@ impl Model {
                 continue;
             };
             summary.resolved += 1;
-            if issued.owner != uploader && is_within(issued.window, *received) {
+            let is_met = issued.owner != uploader && is_within(issued.window, *received);
+            if is_met && !self.is_told(uploader, &record.temp_id, issued, now) {
                 let (start, expiry) = (issued.window.start(), issued.window.expiry());
                 let times = met.entry(issued.owner).or_insert((start, expiry));
                 *times = (times.0.min(start), times.1.max(expiry));
@@ -264,6 +265,20 @@ impl Model {
             }
         }
         (summary, left)
+    }
+
+    /// Whether an encounter stands in an earlier upload of the same uploader, and the person met has a notice of its time.
+    fn is_told(&self, uploader: usize, id: &TempId, issued: &Issued, now: Timestamp) -> bool {
+        let is_earlier =
+            |upload: &&Upload| upload.user == uploader && upload.finished.is_some() && now < upload.forget_at;
+        let records = self.uploads.iter().filter(is_earlier).flat_map(|upload| &*upload.records);
+        let mut same = records.filter(|entry| entry.record.temp_id == *id);
+        let window = issued.window;
+        same.any(|entry| is_within(window, entry.received))
+            && self.users[issued.owner].notices.iter().any(|notice| {
+                let ExposureNotice { from, to, .. } = &notice.content;
+                now < notice.forget_at && *from <= window.start() && window.expiry() <= *to
+            })
     }
 
     /// The unread notices of a user that are not forgotten, with their places.

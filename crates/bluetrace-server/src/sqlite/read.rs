@@ -4,7 +4,7 @@ use bluetrace_authority::store::{
     AccountId, AccountSummary, Failures, ImportedTempId, LoginState, NoticeId, Owner, SessionId, SessionState,
     UploadFound, UploadKey, UploadRow,
 };
-use bluetrace_protocol::{ExposureNotice, Moment, TempId, Timestamp, UploadId, Uploaded, Username};
+use bluetrace_protocol::{ExposureNotice, Moment, TempId, Timestamp, UploadId, Uploaded, Username, Window};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::convert;
@@ -197,6 +197,32 @@ pub(super) fn unread_notices(
         Ok((NoticeId(row.get(0)?), notice))
     })?;
     rows.collect::<Result<_>>().map(Some)
+}
+
+pub(super) fn complete_uploads(
+    connection: &Connection,
+    account: AccountId,
+    limit: u32,
+    now: Timestamp,
+) -> Result<Vec<UploadKey>> {
+    let mut query = connection.prepare_cached(
+        "SELECT id FROM upload WHERE account = ?1 AND finished IS NOT NULL AND +forget_at > ?2 ORDER BY id DESC LIMIT ?3",
+    )?;
+    query.query_map(params![account.0, now.as_unix(), limit], |row| row.get(0).map(UploadKey))?.collect()
+}
+
+pub(super) fn are_told(
+    connection: &Connection,
+    encounters: &[(AccountId, Window)],
+    now: Timestamp,
+) -> Result<Vec<bool>> {
+    let mut query = connection.prepare_cached(
+        "SELECT 1 FROM notice WHERE account = ?1 AND begins <= ?2 AND ends >= ?3 AND +forget_at > ?4",
+    )?;
+    let is_told = |(account, window): &(AccountId, Window)| {
+        query.exists(params![account.0, window.start().as_unix(), window.expiry().as_unix(), now.as_unix()])
+    };
+    encounters.iter().map(is_told).collect()
 }
 
 pub(super) fn has_account(connection: &Connection, account: AccountId) -> Result<bool> {

@@ -245,6 +245,43 @@ async fn a_large_upload_in_small_pieces_arrives_whole_and_in_order() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_uploaded_again_tells_nobody_again_and_a_longer_one_tells_of_what_is_new() {
+    for site in [Site::start().await, Site::over_sqlite().await, Site::sealed().await] {
+        let (alice, bob) = (site.login(ALICE).await, site.login(BOB).await);
+        let fetched = site.post("/v1/temp-ids", &bob, json!({"count": 3})).await.expect(200);
+        let ids = fetched["tempIds"].as_array().unwrap();
+        let heard = |id: &Value, received: &Value| {
+            json!({"tempId": id["tempId"], "start": id["start"], "expiry": id["expiry"], "received": received})
+                .to_string()
+        };
+        let in_time = |number: usize| heard(&ids[number], &ids[number]["start"]);
+        let late = heard(&ids[2], &json!(ids[2]["expiry"].as_i64().unwrap() + 1));
+        let notices = async || {
+            let notices = site.get("/v1/notices", &bob).await.expect(200);
+            let notices = notices["notices"].as_array().unwrap().clone();
+            notices.iter().map(|notice| (notice["from"].clone(), notice["to"].clone())).collect::<Vec<_>>()
+        };
+        let upload = async |name: &str, lines: &[String]| {
+            site.begin(name, lines.len(), &alice).await;
+            site.send(name, 0, &lines.join("\n"), &alice).await.expect(200)
+        };
+        let first = (ids[0]["start"].clone(), ids[0]["expiry"].clone());
+        assert_eq!(upload("one", &[in_time(0), late.clone()]).await["summary"]["resolved"], 2);
+        assert_eq!(notices().await, std::slice::from_ref(&first));
+        assert_eq!(upload("two", &[late, in_time(0)]).await["summary"]["resolved"], 2, "it counts all the same");
+        assert_eq!(notices().await, std::slice::from_ref(&first));
+        upload("three", &[in_time(0), in_time(1), in_time(2)]).await;
+        let rest = (ids[1]["start"].clone(), ids[2]["expiry"].clone());
+        assert_eq!(notices().await, [first.clone(), rest], "what was late before was not told");
+
+        // read or not, and whoever uploads it besides is another story
+        site.post("/v1/notices/read", &bob, json!({"upTo": 99})).await.expect(204);
+        upload("four", &[in_time(0), in_time(1)]).await;
+        assert_eq!(notices().await, []);
+    }
+}
+
+#[tokio::test]
 async fn the_operator_sees_what_he_sees_of_a_session_over_tcp() {
     let site = Site::start().await;
     let alice = site.login(ALICE).await;
