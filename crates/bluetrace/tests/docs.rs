@@ -63,6 +63,7 @@ fn links_between_the_pages_lead_somewhere() {
         "docs/configuration.md",
         "docs/protocol.md",
         "docs/http.md",
+        "docs/operations.md",
     ];
     for page in pages {
         let path = root().join(page);
