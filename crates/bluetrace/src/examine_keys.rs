@@ -32,18 +32,19 @@ impl Report {
         }
         let live = keys.iter().filter(|key| key.state.is_live()).count();
         let Some(in_use) = SealingKeyRow::in_use(keys, now) else {
-            return match (is_sealed, is_served) {
+            match (is_sealed, is_served) {
                 (true, true) => self.error(
                     CHECK,
                     "no key seals now, though a server runs",
                     "read the server's log: it makes one as soon as its store can be written",
                 ),
                 (true, false) => {
-                    self.ok(CHECK, format!("none seals now: the server makes one when it starts; {live} open"))
+                    self.ok(CHECK, format!("none seals now: the server makes one when it starts; {live} open"));
                 }
                 (false, _) if unfinished.is_empty() => self.ok(CHECK, format!("none seals; {live} open older TempIDs")),
                 (false, _) => {}
-            };
+            }
+            return;
         };
         let (id, until, seals) = (in_use.id.0, in_use.term.issues_until, in_use.seals);
         let before = self.len();

@@ -96,19 +96,20 @@ fn shred(id: SealingKeyId, is_meant: bool, folder: &AuthorityFolder) -> anyhow::
 fn loss(row: &SealingKeyRow, seals_now: bool) -> String {
     let SealingKeyRow { id, term, seals, .. } = row;
     let (id, from, until, last) = (id.0, term.issues_from, term.issues_until, term.last_expiry);
-    let mut loss = format!(
-        "Key {id} seals TempIDs from {from} on, to {until} at the latest ({seals} are counted so far); they are valid until \
-         {last} at the latest.\n\
-         Without it none of them leads to anybody: records of them, also in uploads that are here already, become unknown."
-    );
-    if seals_now {
-        loss += &format!(
+    let of_use = if seals_now {
+        format!(
             "\nIt seals now: what devices have of it is useless until they download anew, and what a running server issues of \
              it within the next {} s as well. `bluetrace keys rotate` before avoids the latter.",
             KEYS_INTERVAL.as_secs()
-        );
-    }
-    loss
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "Key {id} seals TempIDs from {from} on, to {until} at the latest ({seals} are counted so far); they are valid until \
+         {last} at the latest.\n\
+         Without it none of them leads to anybody: records of them, also in uploads that are here already, become unknown.{of_use}"
+    )
 }
 
 fn open(folder: &AuthorityFolder) -> anyhow::Result<Installation> {

@@ -170,9 +170,12 @@ pub(crate) async fn look_ahead(server: &ServerAddress, udp: SocketAddr) -> Resul
 }
 
 fn bind_radio(udp: SocketAddr) -> Result<Radio, StartError> {
-    Radio::bind(udp).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => StartError::PortTaken { port: udp.port() },
-        _ => StartError::Udp { address: udp, source },
+    Radio::bind(udp).map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            StartError::PortTaken { port: udp.port() }
+        } else {
+            StartError::Udp { address: udp, source }
+        }
     })
 }
 

@@ -78,11 +78,8 @@ impl Place {
         session.send(typed).unwrap();
         session.flush().unwrap();
         let shown = session.exp_eof().unwrap();
-        let status = match session.process().wait().unwrap() {
-            WaitStatus::Exited(_, status) => Some(status),
-            other => panic!("{other:?}"),
-        };
-        Finished { status, shown, errors: String::new() }
+        let WaitStatus::Exited(_, status) = session.process().wait().unwrap() else { panic!("it was killed: {shown}") };
+        Finished { status: Some(status), shown, errors: String::new() }
     }
 
     /// Runs a device from a pipe to its end.
