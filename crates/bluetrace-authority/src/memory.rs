@@ -402,7 +402,7 @@ impl Store for MemoryStore {
 
     fn forgive_wrong_codes(&self, username: Username, now: Timestamp) -> StoreFuture<'_, Option<u32>> {
         let mut state = self.state();
-        let account = state.accounts.values().find(|row| row.account.username == username).map(|row| row.account.id);
+        let account = state.account_named(&username).map(|row| row.account.id);
         ready(Ok(account.map(|account| state.codes.forgive(account, now))))
     }
 

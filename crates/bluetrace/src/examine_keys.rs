@@ -36,7 +36,7 @@ impl Report {
                 (true, true) => self.error(
                     CHECK,
                     "no key seals now, though a server runs",
-                    "read the server's log: it makes one as soon as its store can be written",
+                    "examine again in a moment, if it has just started; else its log says why it could not make one",
                 ),
                 (true, false) => {
                     self.ok(CHECK, format!("none seals now: the server makes one when it starts; {live} open"));

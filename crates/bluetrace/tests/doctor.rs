@@ -15,7 +15,7 @@ use bluetrace_protocol::Username;
 use bluetrace_server::sqlite::SqliteStore;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
-use support::{Finished, MET, Place, RunningServer, SCHEMES, Session, finish, now, root};
+use support::{Finished, MET, Place, RunningServer, SCHEMES, Session, finish, now, root, wait_until};
 use tokio::runtime::Builder;
 
 #[test]
@@ -54,6 +54,8 @@ fn the_keys_and_the_https_api_are_examined() {
     let mut command = place.bluetrace(&["server", "0", "--bind", "127.0.0.1", "--data-dir", "data"]);
     let server = RunningServer::run(command.args(SEALED).args(["--http", &http]), &place.path("server.log"));
     let port = server.address.port().to_string();
+    // made when the server looks after its keys for the first time, which is not waited for
+    wait_until("there is a key", || place.administer(&["keys", "list"], "").shown.lines().count() > 1);
     let found = doctor(&place, &[&[&*port, "--http", &http][..], &SEALED].concat());
     assert_eq!((found.level("sealing keys"), found.level("HTTPS API")), (vec!["ok"], vec!["ok"]), "{found:?}");
     assert!(found.all("sealing keys")[0].starts_with("key 1 seals until "), "{found:?}");
