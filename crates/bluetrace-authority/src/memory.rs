@@ -13,13 +13,15 @@ use bluetrace_protocol::{
 };
 
 use crate::code_book::{CodeBook, Redemption};
+use crate::registration_book::RegistrationBook;
 use crate::store::{
-    Account, AccountId, AccountOpened, AccountSummary, CodeCheck, CodeIssued, CodeRedeemed, CodeRevoked, Expired,
-    Failures, ImportedTempId, Lockout, LoginRecorded, LoginState, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES, NewNotice,
-    NewSealingKey, NewUploadCode, NoticeId, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode, SealingKeyId,
-    SealingKeyRow, SealingKeyState, SessionId, SessionState, Shredded, Store, StoreError, StoreFuture, TempIdImported,
-    TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound, UploadKey, UploadRequest,
-    UploadRow, Verdict,
+    Account, AccountFound, AccountId, AccountOpened, AccountSummary, CodeCheck, CodeIssued, CodeRedeemed, CodeRevoked,
+    Confirmation, Expired, Failures, ImportedTempId, Lockout, LoginRecorded, LoginState, MAX_EXPIRED_ROWS,
+    MAX_UNKNOWN_USERNAMES, NewNotice, NewOneTimeCode, NewSealingKey, NewUploadCode, NoticeId, OneTimeCodeId,
+    OneTimeCodeMade, OneTimeVerdict, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode,
+    RegistrationConfirmed, SealingKeyId, SealingKeyRow, SealingKeyState, SessionId, SessionState, Shredded, Store,
+    StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted,
+    UploadFound, UploadKey, UploadRequest, UploadRow, Verdict,
 };
 
 /// A store that keeps everything in memory.
@@ -365,6 +367,25 @@ impl Store for MemoryStore {
         ready(Ok(has_account.then(|| state.codes.pin(account, candidate, ends, now))))
     }
 
+    // ---- Registrations
+
+    fn make_one_time_code(&self, code: NewOneTimeCode, now: Timestamp) -> StoreFuture<'_, OneTimeCodeMade> {
+        ready(Ok(self.state().registrations.make(code, now)))
+    }
+
+    fn one_time_code_failed(&self, code: OneTimeCodeId) -> StoreFuture<'_, ()> {
+        self.state().registrations.failed(code);
+        ready(Ok(()))
+    }
+
+    fn confirm_registration(
+        &self,
+        confirmation: Confirmation,
+        now: Timestamp,
+    ) -> StoreFuture<'_, RegistrationConfirmed> {
+        ready(Ok(self.state().confirm_registration(confirmation, now)))
+    }
+
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired> {
         ready(Ok(self.state().expire(now)))
     }
@@ -393,6 +414,7 @@ struct State {
     user_ids: BTreeMap<Uid, AccountId>,
     sealing_keys: BTreeMap<SealingKeyId, SealingKeyRow>,
     codes: CodeBook,
+    registrations: RegistrationBook,
     /// Every row that is forgotten one day, in that order.
     mortal: BTreeSet<(Timestamp, Mortal)>,
 }
@@ -410,6 +432,8 @@ struct AccountRow {
     account: Account,
     failures: Failures,
     user_id: Option<Uid>,
+    /// Whether somebody has proved that the number that it is named after is his.
+    is_registered: bool,
 }
 
 struct Stranger {
@@ -459,7 +483,8 @@ impl State {
             token_epoch: 0,
             created: now,
         };
-        self.accounts.insert(id, AccountRow { account, failures: Failures::default(), user_id: None });
+        self.accounts
+            .insert(id, AccountRow { account, failures: Failures::default(), user_id: None, is_registered: false });
         self.names.insert(username, id);
         id
     }
@@ -489,6 +514,33 @@ impl State {
         row.set_password(hash, source);
         row.account.token_epoch = row.account.token_epoch.saturating_add(1);
         true
+    }
+
+    fn confirm_registration(&mut self, confirmation: Confirmation, now: Timestamp) -> RegistrationConfirmed {
+        if let OneTimeVerdict::RefuseAndCount { left } = self.registrations.check(&confirmation, now) {
+            return RegistrationConfirmed::Wrong { left };
+        }
+        let Confirmation { username, password, .. } = confirmation;
+        let known = self.names.get(&username).copied();
+        let id = match known {
+            Some(id) => id,
+            None => self.create_account(username, now),
+        };
+        let Some(row) = self.accounts.get_mut(&id) else { return RegistrationConfirmed::NotTheNumbers };
+        let AccountRow { account: Account { password_hash, .. }, is_registered, .. } = row;
+        if !(AccountFound { has_password: password_hash.is_some(), is_registered: *is_registered }).is_the_numbers() {
+            return RegistrationConfirmed::NotTheNumbers;
+        }
+        *is_registered = true;
+        if let Some(password) = password {
+            row.set_password(password, PasswordSource::Operator);
+            let epochs = u32::from(known.is_some());
+            row.account.token_epoch = row.account.token_epoch.saturating_add(epochs);
+        }
+        match known {
+            Some(account) => RegistrationConfirmed::Known { account, token_epoch: row.account.token_epoch },
+            None => RegistrationConfirmed::Opened(id),
+        }
     }
 
     fn remove_account(&mut self, username: &Username) -> bool {
@@ -723,9 +775,11 @@ impl State {
 
     fn expire(&mut self, now: Timestamp) -> Expired {
         let mut rows = self.codes.expire(MAX_EXPIRED_ROWS, now);
+        rows += self.registrations.expire(MAX_EXPIRED_ROWS - rows, now);
         if rows == MAX_EXPIRED_ROWS {
             let is_mortal = self.mortal.first().is_some_and(|(forget_at, _)| *forget_at <= now);
-            return Expired { rows: u64::from(rows), more: is_mortal || self.codes.has_forgotten(now) };
+            let more = is_mortal || self.codes.has_forgotten(now) || self.registrations.has_forgotten(now);
+            return Expired { rows: u64::from(rows), more };
         }
         while let Some((forget_at, row)) = self.mortal.first().filter(|(forget_at, _)| *forget_at <= now).cloned() {
             let left = MAX_EXPIRED_ROWS - rows;

@@ -4,9 +4,10 @@
 use bluetrace_authority::conformance::block_on;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::store::{
-    AccountId, CodeCheck, CodeForm, CodeHash, CodeLimits, ImportedTempId, KeyTerm, Lockout, NewNotice, NewSealingKey,
-    NewUploadCode, NoticeId, PasswordHash, PasswordSource, PinSeed, PresentedCode, SealingKeyId, SealingKeyState,
-    SessionId, Store, UploadCodeId, UploadKey, UploadRequest, Verdict, WRAPPED_KEY_BYTES, WrappedKey,
+    AccountId, CodeCheck, CodeForm, CodeHash, CodeLimits, Confirmation, ImportedTempId, KeyTerm, Lockout, NewNotice,
+    NewOneTimeCode, NewSealingKey, NewUploadCode, NoticeId, NumberHash, OneTimeCodeId, OneTimeHash, PasswordHash,
+    PasswordSource, PinSeed, PresentedCode, RegistrationLimits, SealingKeyId, SealingKeyState, SessionId, Store,
+    UploadCodeId, UploadKey, UploadRequest, Verdict, WRAPPED_KEY_BYTES, WrappedKey,
 };
 use bluetrace_protocol::{
     ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, UploadedRecord,
@@ -56,6 +57,9 @@ enum Call {
     AddKey { id: i64, memory_s: i64 },
     CountSeals(Vec<(i64, u64)>),
     ShredKey(i64),
+    MakeOneTimeCode { user: u8, code: u8 },
+    OneTimeCodeFailed(i64),
+    Confirm { user: u8, code: u8, has_password: bool },
     Expire,
 }
 
@@ -97,6 +101,10 @@ fn call() -> impl Strategy<Value = Call> {
         1 => (1..6_i64).prop_map(Call::ShredKey),
         1 => (0..3_u8, memory_s).prop_map(|(session, memory_s)| Call::Revoke { session, memory_s }),
         1 => any::<u8>().prop_map(Call::Note),
+        4 => (0..4_u8, 0..3_u8).prop_map(|(user, code)| Call::MakeOneTimeCode { user, code }),
+        1 => (1..6_i64).prop_map(Call::OneTimeCodeFailed),
+        4 => (0..4_u8, 0..3_u8, any::<bool>())
+            .prop_map(|(user, code, has_password)| Call::Confirm { user, code, has_password }),
         1 => Just(Call::Expire),
     ]
 }
@@ -181,6 +189,17 @@ fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
             shown(store.count_seals(counts))
         }
         Call::ShredKey(id) => shown(store.shred_sealing_key(SealingKeyId(id))),
+        Call::MakeOneTimeCode { user, code } => {
+            let (number, hash) = (NumberHash([user; 32]), OneTimeHash([code; 32]));
+            shown(store.make_one_time_code(NewOneTimeCode { number, hash, limits: REGISTRATION }, now))
+        }
+        Call::OneTimeCodeFailed(id) => shown(store.one_time_code_failed(OneTimeCodeId(id))),
+        Call::Confirm { user, code, has_password } => {
+            let (number, hash) = (NumberHash([user; 32]), OneTimeHash([code; 32]));
+            let (username, password) = (name(user), has_password.then(|| self::hash(now)));
+            let confirmation = Confirmation { number, username, hash, password, limits: REGISTRATION };
+            shown(store.confirm_registration(confirmation, now))
+        }
         // how the rows of removed accounts are counted is each store's own affair
         Call::Expire => {
             while block_on(store.expire(now)).unwrap().more {}
@@ -267,6 +286,9 @@ fn presented(number: u8) -> PresentedCode {
 
 /// So small that they are met.
 const LIMITS: CodeLimits = CodeLimits { window_s: 45, max_wrong_by_account: 2, max_wrong: 3, max_live: 2 };
+
+const REGISTRATION: RegistrationLimits =
+    RegistrationLimits { lifetime_s: 60, pause_s: 10, window_s: 90, max_sent: 2, max_made: 3, max_wrong: 2 };
 
 fn uploaded(number: u64) -> Uploaded {
     if number == 0 {
