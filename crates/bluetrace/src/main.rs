@@ -14,6 +14,7 @@ mod import;
 mod installation;
 mod keys;
 mod passwords;
+mod registration;
 mod runtime;
 mod serve;
 mod system;

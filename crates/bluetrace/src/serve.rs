@@ -10,6 +10,7 @@ use bluetrace_authority::Policy;
 use bluetrace_authority::store::Lockout;
 use bluetrace_protocol::limits::MAX_FAILED_LOGINS;
 use bluetrace_protocol::{Clock, Timestamp};
+use bluetrace_server::code_sender::CodeSender;
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::{Console, ConsoleEvent};
@@ -30,6 +31,7 @@ use tracing::{info, warn};
 use crate::command_line::{HttpPlace, ServerOptions};
 use crate::import;
 use crate::installation::Installation;
+use crate::registration;
 use crate::runtime::block_on_all_cores;
 use crate::system::{self, SystemClock};
 
@@ -43,6 +45,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
     // a taken port is said at once, not after a long import; nobody is answered before that is done
     let listener = listener::bind(options.bind, options.port)?;
     let http_listener = bind_http(options.http)?;
+    let codes = registration::code_sender(options.registration.clone())?;
     let tls = ServerTls::open(folder.path())?;
     let passwords = Arc::new(ThreadPool::start(system::cores()).context("cannot start the password threads")?);
     let installation = Installation::open(&folder, policy(&options), passwords.clone())?;
@@ -58,6 +61,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
         listener,
         max_connections: http_connections,
         rates: (!options.no_rate_limits).then(Rates::default),
+        codes,
         probes: probes(&installation, passwords),
     });
     let asked_to_end = system::asked_to_end()?;
@@ -94,6 +98,7 @@ pub(crate) struct HttpParts {
     listener: TcpListener,
     max_connections: usize,
     rates: Option<Rates>,
+    codes: CodeSender,
     probes: Vec<Probe>,
 }
 
@@ -195,8 +200,8 @@ fn bind_http(place: Option<HttpPlace>) -> anyhow::Result<Option<TcpListener>> {
 }
 
 fn serve_http(parts: HttpParts, server: Server, shared: Arc<Shared>, shutdown: Shutdown) -> JoinHandle<()> {
-    let HttpParts { listener, max_connections, rates, probes } = parts;
-    let api = HttpApi::new(shared, rates, probes, shutdown.clone());
+    let HttpParts { listener, max_connections, rates, codes, probes } = parts;
+    let api = HttpApi::new(shared, rates, codes, probes, shutdown.clone());
     let limits = Limits { max_connections, login_deadline: HTTP_HEAD_DEADLINE, ..server.limits };
     let server = Server { limits, refusals: Refusals::OF_HTTP, ..server };
     tokio::spawn(server.run(listener, shutdown, move |stream, peer| api.clone().serve(stream, peer)))

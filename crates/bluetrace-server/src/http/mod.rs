@@ -53,6 +53,7 @@ use self::budgets::Budgets;
 use self::callers::Callers;
 use self::metrics::Metrics;
 use self::patient_stream::PatientStream;
+use crate::code_sender::CodeSender;
 use crate::connection::Shared;
 use crate::limits::{
     HTTP_CONNECTION_AGE, HTTP_HEAD_DEADLINE, HTTP_UPLOAD_DEADLINE, Limits, MAX_HTTP_HEAD, MAX_HTTP_HEADERS,
@@ -74,6 +75,7 @@ pub struct HttpApi {
 pub(crate) struct Api {
     pub(crate) shared: Arc<Shared>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) codes: CodeSender,
     pub(crate) budgets: Budgets,
     pub(crate) callers: Callers,
     pub(crate) metrics: Metrics,
@@ -82,13 +84,20 @@ pub(crate) struct Api {
 }
 
 impl HttpApi {
-    /// The API over what connections share. Without rates only what is under way at once is limited: for a server behind a
+    /// The API over what connections share. One-time codes go the way of `codes`. Without rates only what is under way at once is limited: for a server behind a
     /// proxy that limits, or one that is measured.
-    pub fn new(shared: Arc<Shared>, rates: Option<Rates>, probes: Vec<Probe>, shutdown: Shutdown) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        rates: Option<Rates>,
+        codes: CodeSender,
+        probes: Vec<Probe>,
+        shutdown: Shutdown,
+    ) -> Self {
         let limits = shared.limits.clone();
         let api = Arc::new(Api {
             shared,
             shutdown: shutdown.clone(),
+            codes,
             budgets: Budgets::new(rates),
             callers: Callers::default(),
             metrics: Metrics::new(probes),
@@ -186,6 +195,8 @@ fn router(api: Arc<Api>) -> Router {
         .routes(routes!(health::ready))
         .routes(routes!(metrics::metrics))
         .routes(routes!(description))
+        .routes(routes!(v1::registrations::request))
+        .routes(routes!(v1::registrations::confirm))
         .routes(routes!(v1::sessions::login))
         .routes(routes!(v1::sessions::renew, v1::sessions::logout))
         .routes(routes!(v1::temp_ids::fetch))

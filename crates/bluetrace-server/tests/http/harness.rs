@@ -13,6 +13,7 @@ use bluetrace_authority::passwords::{HashCost, InlinePool};
 use bluetrace_authority::store::Store;
 use bluetrace_authority::{Authority, MasterKey, Policy};
 use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
+use bluetrace_server::code_sender::{CodeSender, CodeText};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::Shared;
 use bluetrace_server::console::Console;
@@ -85,14 +86,35 @@ impl Site {
         second
     }
 
-    async fn start_over(store: Arc<dyn Store>, rates: Option<Rates>) -> Self {
+    /// One that sends one-time codes in this way.
+    pub(crate) async fn with_codes(codes: CodeSender) -> Self {
+        let (folder, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+        Self::start_sending(folder, store, (Some(Rates::default()), codes), Policy::default()).await
+    }
+
+    /// Another server of the same authority, with a connection of its own to the database.
+    pub(crate) async fn second_over_sqlite(&self) -> Self {
+        let store = Arc::new(SqliteStore::open(&self.folder.path().join("authority.sqlite")).unwrap());
+        Self::start_over(store, Some(Rates::default())).await
+    }
+
+    pub(crate) async fn start_over(store: Arc<dyn Store>, rates: Option<Rates>) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), store, rates, Policy::default()).await
     }
 
     async fn start_in(folder: TempDir, store: Arc<dyn Store>, rates: Option<Rates>, policy: Policy) -> Self {
+        Self::start_sending(folder, store, (rates, codes_on_the_console()), policy).await
+    }
+
+    async fn start_sending(
+        folder: TempDir,
+        store: Arc<dyn Store>,
+        (rates, codes): (Option<Rates>, CodeSender),
+        policy: Policy,
+    ) -> Self {
         let (switch, shutdown) = shutdown_channel();
         let Parts { api, authority, clock, output } =
-            Parts::over(Arc::clone(&store), rates, policy, shutdown.clone()).await;
+            Parts::over(Arc::clone(&store), (rates, codes), policy, shutdown.clone()).await;
         let tls = ServerTls::open(folder.path()).unwrap().config();
         let listener = bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
         let address = listener.local_addr().unwrap();
@@ -170,7 +192,12 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    pub(crate) async fn over(store: Arc<dyn Store>, rates: Option<Rates>, policy: Policy, shutdown: Shutdown) -> Self {
+    pub(crate) async fn over(
+        store: Arc<dyn Store>,
+        (rates, codes): (Option<Rates>, CodeSender),
+        policy: Policy,
+        shutdown: Shutdown,
+    ) -> Self {
         let hash_cost = HashCost::INSECURE_FOR_SIMULATION;
         let policy = Policy { hash_cost, ..policy };
         let authority = Authority::new(store, Arc::new(InlinePool), policy, &MasterKey::new([7; 32]), seed());
@@ -189,8 +216,12 @@ impl Parts {
             complaints: Complaints::default(),
         });
         let probes = vec![Probe { queue: "passwords", depth: Box::new(|| 3) }];
-        Self { api: HttpApi::new(shared, rates, probes, shutdown), authority, clock, output }
+        Self { api: HttpApi::new(shared, rates, codes, probes, shutdown), authority, clock, output }
     }
+}
+
+pub(crate) fn codes_on_the_console() -> CodeSender {
+    CodeSender::to_console(CodeText::parse("your code is {code}").unwrap())
 }
 
 /// A connection that speaks HTTP/1.1, one request after another.

@@ -4,6 +4,7 @@
 mod harness;
 mod native;
 mod opentrace;
+mod registrations;
 mod routes;
 #[path = "../support/tls.rs"]
 mod tls;

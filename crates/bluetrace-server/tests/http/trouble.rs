@@ -18,7 +18,7 @@ use tokio::io::DuplexStream;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
-use crate::harness::{ALICE, BOB, HttpClient, PATIENCE, Parts, Site, line, lines};
+use crate::harness::{ALICE, BOB, HttpClient, PATIENCE, Parts, Site, codes_on_the_console, line, lines};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
@@ -339,7 +339,7 @@ impl Pipe {
 
     async fn open_over(store: Arc<MemoryStore>) -> Self {
         let (switch, shutdown) = shutdown_channel();
-        let parts = Parts::over(store, None, Policy::default(), shutdown).await;
+        let parts = Parts::over(store, (None, codes_on_the_console()), Policy::default(), shutdown).await;
         let (near, far) = tokio::io::duplex(4_096);
         let peer = Peer { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)), connected: Instant::now() };
         let serving = tokio::spawn(parts.api.serve(far, peer));
