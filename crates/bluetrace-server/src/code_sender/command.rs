@@ -87,7 +87,83 @@ impl Drop for Group {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::io::{self, Read as _};
+    use std::path::{Path, PathBuf};
+
+    use bluetrace_authority::registration::PhoneNumber;
+
     use super::*;
+    use crate::code_sender::MessageText;
+
+    #[tokio::test]
+    async fn a_program_gets_two_lines_and_says_with_its_status_whether_it_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let got = folder.path().join("got");
+        assert_eq!(send(&script(folder.path(), &format!("cat > {}", got.display()))).await, Ok(()));
+        assert_eq!(fs::read_to_string(&got).unwrap(), "+6591234567\nyour code is 123456\n");
+        assert_eq!(send(&script(folder.path(), "exit 0")).await, Ok(()), "it need not read");
+        assert_eq!(send(&script(folder.path(), "cat; echo no >&2; exit 7")).await, Err(SendError::Failed(Some(7))));
+        assert_eq!(send(&script(folder.path(), "kill -9 $$")).await, Err(SendError::Failed(None)));
+        let missing = SendError::NotStarted(io::ErrorKind::NotFound);
+        assert_eq!(send("/there/is/nothing").await, Err(missing));
+    }
+
+    #[tokio::test]
+    async fn neither_arguments_nor_environment_hold_number_or_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let got = folder.path().join("got");
+        let look = format!("(echo \"$0 $*\"; env) > {}", got.display());
+        send(&format!("{} --from us", script(folder.path(), &look))).await.unwrap();
+        let got = fs::read_to_string(&got).unwrap();
+        assert!(got.lines().next().unwrap().ends_with(" --from us"), "{got}");
+        for secret in ["6591234567", "123456"] {
+            assert!(!got.contains(secret), "{got}");
+        }
+    }
+
+    // the clock is moved on when nobody works any more, a thread that waits for the program included
+    #[tokio::test(start_paused = true)]
+    async fn a_program_that_hangs_is_killed_with_its_children() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = folder.path().join("held");
+        assert!(std::process::Command::new("mkfifo").arg(&held).status().unwrap().success());
+        let child = script(folder.path(), &format!("sh -c 'echo begun; exec sleep 1000' > {} & wait", held.display()));
+        let sending = tokio::spawn(async move { send(&child).await });
+        let begun = open(held.clone());
+        let mut held = begun.await;
+        assert_eq!(sending.await.unwrap(), Err(SendError::TooSlow));
+        // the end comes when nobody has it open for writing any more
+        let rest = tokio::task::spawn_blocking(move || {
+            let mut rest = String::new();
+            held.read_to_string(&mut rest).map(|_| rest)
+        });
+        assert_eq!(rest.await.unwrap().unwrap(), "");
+    }
+
+    /// A pipe whose writer has begun.
+    async fn open(path: PathBuf) -> fs::File {
+        let opening = tokio::task::spawn_blocking(move || {
+            let mut pipe = fs::File::open(path)?;
+            let mut begun = [0; 6];
+            pipe.read_exact(&mut begun)?;
+            Ok::<_, io::Error>(pipe)
+        });
+        opening.await.unwrap().unwrap()
+    }
+
+    /// How to run a program of the shell.
+    fn script(folder: &Path, text: &str) -> String {
+        let path = folder.join("send");
+        fs::write(&path, text).unwrap();
+        format!("sh {}", path.display())
+    }
+
+    async fn send(program: &str) -> Result<(), SendError> {
+        let number = PhoneNumber::parse("+6591234567").unwrap();
+        let text = MessageText::from("your code is 123456".to_owned());
+        CodeCommand::parse(program).unwrap().send(&Message { number: &number, text }).await
+    }
 
     #[test]
     fn a_command_is_a_program_and_its_arguments_apart_by_spaces() {

@@ -229,3 +229,96 @@ impl fmt::Debug for CodeWebhook {
         f.write_str("CodeWebhook(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bluetrace_authority::registration::PhoneNumber;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::code_sender::MessageText;
+    use crate::tls::ServerTls;
+
+    #[test]
+    fn codes_leave_this_machine_over_https_alone() {
+        for url in [
+            "https://sms.example/send",
+            "https://sms.example:8443/send?key=x",
+            "https://192.0.2.1",
+            "http://localhost:8080/send",
+            "http://127.0.0.1/",
+            "http://[::1]:9/x",
+        ] {
+            assert!(WebhookUrl::parse(url).is_ok(), "{url}");
+        }
+        for (url, error) in [
+            ("", WebhookUrlError::Form),
+            ("/send", WebhookUrlError::Form),
+            ("sms.example", WebhookUrlError::Form),
+            ("ftp://sms.example/", WebhookUrlError::Form),
+            ("http://sms.example/", WebhookUrlError::Plaintext),
+            ("http://localhost.example/", WebhookUrlError::Plaintext),
+            ("http://192.0.2.1/", WebhookUrlError::Plaintext),
+            ("https://me:secret@sms.example/", WebhookUrlError::User),
+        ] {
+            assert_eq!(WebhookUrl::parse(url), Err(error), "{url}");
+        }
+    }
+
+    #[test]
+    fn neither_address_nor_token_is_shown() {
+        let url = WebhookUrl::parse("http://127.0.0.1/secret").unwrap();
+        let webhook = CodeWebhook::new(url.clone(), Some("s3cret")).unwrap();
+        assert_eq!(format!("{url:?} {webhook:?}"), "WebhookUrl(..) CodeWebhook(..)");
+        for token in ["", "two words", "line\n"] {
+            assert!(matches!(CodeWebhook::new(url.clone(), Some(token)), Err(WebhookError::Token)), "{token:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_webhook_is_believed_by_a_certificate_that_is_trusted_and_by_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let tls = TlsAcceptor::from(ServerTls::open(folder.path()).unwrap().config());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = WebhookUrl::parse(&format!("https://localhost:{}/", listener.local_addr().unwrap().port())).unwrap();
+        let serving = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(mut stream) = tls.accept(stream).await else { continue };
+                // a peer that believes no certificate says nothing
+                if stream.read(&mut [0; 4_096]).await.is_ok_and(|read| read > 0) {
+                    _ = stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n").await;
+                }
+            }
+        });
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(folder.path().join("certificate.pem")).unwrap()).unwrap();
+        let trusting = CodeWebhook::with_roots(url.clone(), None, roots).unwrap();
+        assert_eq!(send(&trusting).await, Ok(()));
+        let other = tempfile::tempdir().unwrap();
+        ServerTls::open(other.path()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(other.path().join("certificate.pem")).unwrap()).unwrap();
+        let doubting = CodeWebhook::with_roots(url, None, roots).unwrap();
+        assert_eq!(send(&doubting).await, Err(SendError::NotReached));
+        serving.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_webhook_that_says_nothing_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = WebhookUrl::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+        let webhook = CodeWebhook::new(url, None).unwrap();
+        assert_eq!(send(&webhook).await, Err(SendError::TooSlow));
+    }
+
+    async fn send(webhook: &CodeWebhook) -> Result<(), SendError> {
+        let number = PhoneNumber::parse("+6591234567").unwrap();
+        let text = MessageText::from("your code is 123456".to_owned());
+        webhook.send(&Message { number: &number, text }).await
+    }
+}

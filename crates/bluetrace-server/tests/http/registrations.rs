@@ -199,6 +199,10 @@ async fn a_program_that_fails_or_is_missing_burns_no_code_and_the_next_request_s
     assert_eq!(lines.len(), 6, "twice in vain, once with success, and not within a minute: {got}");
     assert!(lines.iter().step_by(2).all(|line| *line == NUMBER), "{got}");
     assert!(got.ends_with('\n'));
+    let metrics = site.ask("GET", "/metrics", None, None).await.body;
+    for line in ["{outcome=\"sent\"} 1", "{outcome=\"failed\"} 2"] {
+        assert!(metrics.contains(&format!("bluetrace_one_time_codes_total{line}")), "{metrics}");
+    }
     // the first of those that failed had arrived
     confirm(&site, NUMBER, &code_in(lines[1]), None).await.expect(201);
 

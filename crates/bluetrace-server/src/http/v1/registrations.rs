@@ -161,6 +161,7 @@ async fn send(
 ) -> bool {
     let sent = api.codes.send(&number, &code, &api.shared.console).await;
     drop(place);
+    api.metrics.one_time_code(sent.is_ok());
     let Err(error) = sent else { return true };
     if let Some(unsaid) = api.shared.complaints.due(&error.to_string(), Instant::now()) {
         warn!(%error, unsaid, "a one-time code could not be sent");
