@@ -33,10 +33,10 @@ impl RegistrationBook {
         let mut found = CodesOfNumber::default();
         for entry in self.codes.values().filter(|entry| entry.number == number && now < entry.forget_at) {
             found.made = found.made.saturating_add(1);
-            found.first_ends = earlier(found.first_ends, entry.forget_at);
+            found.first_ends = Some(earlier(found.first_ends, entry.forget_at));
             if !entry.has_failed {
                 found.sent = found.sent.saturating_add(1);
-                found.first_sent_ends = earlier(found.first_sent_ends, entry.forget_at);
+                found.first_sent_ends = Some(earlier(found.first_sent_ends, entry.forget_at));
                 found.last_sent = found.last_sent.max(Some(entry.made));
             }
         }
@@ -96,6 +96,6 @@ impl RegistrationBook {
     }
 }
 
-fn earlier(one: Option<Timestamp>, other: Timestamp) -> Option<Timestamp> {
-    Some(one.map_or(other, |one| one.min(other)))
+fn earlier(one: Option<Timestamp>, other: Timestamp) -> Timestamp {
+    one.map_or(other, |one| one.min(other))
 }

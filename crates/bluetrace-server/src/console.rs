@@ -198,7 +198,7 @@ impl ConsoleEvent {
                 }
             }
             Self::OneTimeCode { number, text } => {
-                push_line(out, format_args!("message for {}: {}", number.reveal(), text.reveal()))
+                push_line(out, format_args!("message for {}: {}", number.reveal(), text.reveal()));
             }
             Self::ContactLog { username, report } => {
                 push_line(out, format_args!("received contact log from {}", username.reveal()));

@@ -57,10 +57,16 @@ enum Call {
     AddKey { id: i64, memory_s: i64 },
     CountSeals(Vec<(i64, u64)>),
     ShredKey(i64),
-    MakeOneTimeCode { user: u8, code: u8 },
-    OneTimeCodeFailed(i64),
-    Confirm { user: u8, code: u8, has_password: bool },
+    Register(Registration),
     Expire,
+}
+
+/// A call of a registration.
+#[derive(Debug, Clone)]
+enum Registration {
+    MakeCode { user: u8, code: u8 },
+    CodeFailed(i64),
+    Confirm { user: u8, code: u8, has_password: bool },
 }
 
 fn call() -> impl Strategy<Value = Call> {
@@ -101,11 +107,18 @@ fn call() -> impl Strategy<Value = Call> {
         1 => (1..6_i64).prop_map(Call::ShredKey),
         1 => (0..3_u8, memory_s).prop_map(|(session, memory_s)| Call::Revoke { session, memory_s }),
         1 => any::<u8>().prop_map(Call::Note),
-        4 => (0..4_u8, 0..3_u8).prop_map(|(user, code)| Call::MakeOneTimeCode { user, code }),
-        1 => (1..6_i64).prop_map(Call::OneTimeCodeFailed),
-        4 => (0..4_u8, 0..3_u8, any::<bool>())
-            .prop_map(|(user, code, has_password)| Call::Confirm { user, code, has_password }),
+        9 => registration().prop_map(Call::Register),
         1 => Just(Call::Expire),
+    ]
+}
+
+fn registration() -> impl Strategy<Value = Registration> {
+    let (user, code) = (0..4_u8, 0..3_u8);
+    prop_oneof![
+        4 => (user.clone(), code.clone()).prop_map(|(user, code)| Registration::MakeCode { user, code }),
+        1 => (1..6_i64).prop_map(Registration::CodeFailed),
+        4 => (user, code, any::<bool>())
+            .prop_map(|(user, code, has_password)| Registration::Confirm { user, code, has_password }),
     ]
 }
 
@@ -189,21 +202,27 @@ fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
             shown(store.count_seals(counts))
         }
         Call::ShredKey(id) => shown(store.shred_sealing_key(SealingKeyId(id))),
-        Call::MakeOneTimeCode { user, code } => {
-            let (number, hash) = (NumberHash([user; 32]), OneTimeHash([code; 32]));
-            shown(store.make_one_time_code(NewOneTimeCode { number, hash, limits: REGISTRATION }, now))
-        }
-        Call::OneTimeCodeFailed(id) => shown(store.one_time_code_failed(OneTimeCodeId(id))),
-        Call::Confirm { user, code, has_password } => {
-            let (number, hash) = (NumberHash([user; 32]), OneTimeHash([code; 32]));
-            let (username, password) = (name(user), has_password.then(|| self::hash(now)));
-            let confirmation = Confirmation { number, username, hash, password, limits: REGISTRATION };
-            shown(store.confirm_registration(confirmation, now))
-        }
+        Call::Register(registration) => registered(store, registration, now),
         // how the rows of removed accounts are counted is each store's own affair
         Call::Expire => {
             while block_on(store.expire(now)).unwrap().more {}
             String::new()
+        }
+    }
+}
+
+fn registered(store: &dyn Store, registration: Registration, now: Timestamp) -> String {
+    let (number, limits) = (|user| NumberHash([user; 32]), REGISTRATION);
+    match registration {
+        Registration::MakeCode { user, code } => {
+            let code = NewOneTimeCode { number: number(user), hash: OneTimeHash([code; 32]), limits };
+            shown(store.make_one_time_code(code, now))
+        }
+        Registration::CodeFailed(id) => shown(store.one_time_code_failed(OneTimeCodeId(id))),
+        Registration::Confirm { user, code, has_password } => {
+            let (number, hash) = (number(user), OneTimeHash([code; 32]));
+            let (username, password) = (name(user), has_password.then(|| self::hash(now)));
+            shown(store.confirm_registration(Confirmation { number, username, hash, password, limits }, now))
         }
     }
 }

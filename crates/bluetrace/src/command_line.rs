@@ -143,8 +143,7 @@ pub(crate) struct ServerOptions {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Registration")]
 pub(crate) struct RegistrationOptions {
-    /// Program that sends one-time codes, with its arguments: it gets the number and the text as two lines on standard input
-    /// [default: codes are shown on the console].
+    /// Program that sends one-time codes, with its arguments [default: they are shown on the console].
     #[arg(id = "registration_code_command", long = "code-command", value_name = "PROGRAM", value_parser = code_command)]
     pub(crate) command: Option<CodeCommand>,
     /// Address to which one-time codes are posted as JSON; https, or http on this machine.

@@ -109,7 +109,7 @@ impl WebhookUrl {
             return Err(WebhookUrlError::Form);
         }
         let port = authority.port_u16().unwrap_or(usual_port);
-        Ok(Self { host, port, is_tls, uri })
+        Ok(Self { uri, host, port, is_tls })
     }
 }
 

@@ -82,7 +82,7 @@ pub(super) fn confirm_registration(
         .prepare_cached("UPDATE account SET registered = ifnull(registered, ?2) WHERE id = ?1")?
         .execute(params![account.0, now.as_unix()])?;
     if let Some(password) = password {
-        let epochs = if is_new { 0 } else { 1 };
+        let epochs = u32::from(!is_new);
         write::set_password(connection, account, password, PasswordSource::Operator, epochs)?;
     }
     if is_new {
