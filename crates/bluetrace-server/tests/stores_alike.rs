@@ -202,7 +202,7 @@ fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
             shown(store.count_seals(counts))
         }
         Call::ShredKey(id) => shown(store.shred_sealing_key(SealingKeyId(id))),
-        Call::Register(registration) => registered(store, registration, now),
+        Call::Register(registration) => registered(store, &registration, now),
         // how the rows of removed accounts are counted is each store's own affair
         Call::Expire => {
             while block_on(store.expire(now)).unwrap().more {}
@@ -211,9 +211,9 @@ fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
     }
 }
 
-fn registered(store: &dyn Store, registration: Registration, now: Timestamp) -> String {
+fn registered(store: &dyn Store, registration: &Registration, now: Timestamp) -> String {
     let (number, limits) = (|user| NumberHash([user; 32]), REGISTRATION);
-    match registration {
+    match *registration {
         Registration::MakeCode { user, code } => {
             let code = NewOneTimeCode { number: number(user), hash: OneTimeHash([code; 32]), limits };
             shown(store.make_one_time_code(code, now))

@@ -143,6 +143,7 @@ async fn two_servers_on_one_database_use_a_code_once_and_send_one() {
 async fn a_number_that_proves_itself_again_is_let_in_and_may_set_a_password() {
     let site = Site::start().await;
     let before = registered(&site, NUMBER).await;
+    site.get("/v1/notices", &before).await.expect(200);
     site.attempt((NUMBER, "eucalyptus")).await.expect_problem(401, "wrong_password");
     site.clock.advance_ms(60_000);
     request(&site, NUMBER).await.expect(202);
