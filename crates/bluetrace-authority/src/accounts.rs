@@ -215,7 +215,7 @@ impl Authority {
         Ok(self.store.note_import(file.name(), note.0).await?)
     }
 
-    async fn hash(&self, password: Password) -> Result<PasswordHash, AuthorityError> {
+    pub(crate) async fn hash(&self, password: Password) -> Result<PasswordHash, AuthorityError> {
         let work = PasswordWork::hash(password, self.random_bytes(), self.policy.hash_cost);
         match self.passwords.run(work).await? {
             PasswordDone::Hashed(hash) => Ok(hash),

@@ -1,7 +1,7 @@
 //! Owns the [`Authority`]: what it is made of, its rules as numbers, and how it fails. What it does stands in the files
 //! beside this one: [`accounts`](crate::accounts), [`access`](crate::access), [`temp_ids`](crate::temp_ids),
 //! [`keyring`](crate::keyring), [`uploads`](crate::uploads), [`notices`](crate::notices), [`withdrawals`](crate::withdrawals),
-//! [`codes`](crate::codes), [`upload_tokens`](crate::upload_tokens).
+//! [`codes`](crate::codes), [`upload_tokens`](crate::upload_tokens), [`registration`](crate::registration).
 
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +15,7 @@ use crate::codes::CodeKeys;
 use crate::keyring::SealingKeys;
 use crate::keys::MasterKey;
 use crate::passwords::{HashCost, PasswordPool, PoolError};
+use crate::registration::RegistrationKeys;
 use crate::store::{AccountId, Lockout, SessionId, Store, StoreError};
 use crate::tokens::TokenKey;
 use crate::upload_tokens::UploadTokenKey;
@@ -33,6 +34,7 @@ pub struct Authority {
     pub(crate) keys: SealingKeys,
     pub(crate) codes: CodeKeys,
     pub(crate) upload_tokens: UploadTokenKey,
+    pub(crate) registrations: RegistrationKeys,
     generator: Mutex<ChaCha12Rng>,
 }
 
@@ -142,6 +144,7 @@ impl Authority {
             keys: SealingKeys::new(master_key),
             codes: CodeKeys::new(master_key),
             upload_tokens: UploadTokenKey::new(master_key),
+            registrations: RegistrationKeys::new(master_key),
             generator: Mutex::new(ChaCha12Rng::from_seed(seed)),
         }
     }

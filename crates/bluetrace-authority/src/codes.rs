@@ -142,7 +142,7 @@ impl Authority {
     }
 
     /// Random characters.
-    fn draw(&self, alphabet: &[u8], characters: usize) -> Zeroizing<String> {
+    pub(crate) fn draw(&self, alphabet: &[u8], characters: usize) -> Zeroizing<String> {
         self.with_generator(|generator| {
             // a remainder of 64 bits favours no character by more than one in 10^17
             (0..characters).filter_map(|_| character(alphabet, generator.next_u64())).collect::<String>().into()

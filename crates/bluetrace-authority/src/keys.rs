@@ -33,6 +33,10 @@ pub enum Purpose {
     Cookies,
     /// Makes handshake PINs of what is stored.
     HandshakePins,
+    /// Hashes phone numbers that one-time codes are sent to.
+    PhoneNumbers,
+    /// Hashes one-time codes.
+    OneTimeCodes,
 }
 
 impl MasterKey {
@@ -69,6 +73,8 @@ impl MasterKey {
             Purpose::UploadCodes => "bluetrace upload codes v1",
             Purpose::Cookies => "bluetrace cookies v1",
             Purpose::HandshakePins => "bluetrace handshake pins v1",
+            Purpose::PhoneNumbers => "bluetrace phone numbers v1",
+            Purpose::OneTimeCodes => "bluetrace one-time codes v1",
         };
         let mut key = Zeroizing::new([0; 32]);
         Hkdf::<Sha256>::new(None, &*self.0).expand(label.as_bytes(), &mut *key).expect("32 <= 255 * 32");
@@ -107,6 +113,8 @@ mod tests {
             Purpose::UploadTokens,
             Purpose::UploadCodes,
             Purpose::Cookies,
+            Purpose::PhoneNumbers,
+            Purpose::OneTimeCodes,
         ];
         let masters = [MasterKey::new([7; 32]), MasterKey::new([8; 32])];
         let keys: HashSet<_> =

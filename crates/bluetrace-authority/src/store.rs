@@ -23,6 +23,10 @@ pub use crate::code_rule::{
     CodeCheck, CodeForm, CodeHash, CodeIssued, CodeLimits, CodeRedeemed, CodeRevoked, CodeState, CodeVerdict,
     FoundCode, Guesses, NewUploadCode, PinSeed, PresentedCode, UploadCodeId, UploadCodeRow, WrongCodes,
 };
+pub use crate::registration_rule::{
+    AccountFound, CodesOfNumber, Confirmation, GoodCode, NewOneTimeCode, NumberHash, OneTimeCodeId, OneTimeCodeMade,
+    OneTimeHash, OneTimeVerdict, RegistrationConfirmed, RegistrationLimits,
+};
 
 /// A store's answer, in time.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
@@ -616,6 +620,27 @@ pub trait Store: Send + Sync + fmt::Debug {
         ends: Timestamp,
         now: Timestamp,
     ) -> StoreFuture<'_, Option<(PinSeed, Timestamp)>>;
+
+    // ---- Registrations
+
+    /// Stores a one-time code, unless its number has just been sent one or has had too many ([`RegistrationLimits::judge`]). It is
+    /// good until [`RegistrationLimits::expires`], counts as sent, and is forgotten at [`RegistrationLimits::forgotten_at`].
+    fn make_one_time_code(&self, code: NewOneTimeCode, now: Timestamp) -> StoreFuture<'_, OneTimeCodeMade>;
+
+    /// Notes that the sender failed with a code: it does not hold up the next. It is good all the same, since it may have
+    /// arrived. A code that is not there is passed over.
+    fn one_time_code_failed(&self, code: OneTimeCodeId) -> StoreFuture<'_, ()>;
+
+    /// Uses a one-time code ([`RegistrationLimits::check`]): opens the account of its number, or finds it
+    /// ([`AccountFound::is_the_numbers`]), and notes that it is registered. With a password it has that one from now on, as after
+    /// [`Store::change_password`] if it had another, and as an operator's it is not undone by an unchanged line of
+    /// `credentials.txt`. A code works once: with it all codes of the number are used. A wrong one counts against
+    /// each good code of the number.
+    fn confirm_registration(
+        &self,
+        confirmation: Confirmation,
+        now: Timestamp,
+    ) -> StoreFuture<'_, RegistrationConfirmed>;
 
     /// Deletes rows that are forgotten at `now`, at most [`MAX_EXPIRED_ROWS`] of them.
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired>;

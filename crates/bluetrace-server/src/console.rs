@@ -16,6 +16,7 @@ use bluetrace_authority::uploads::{Match, UploadReport};
 use bluetrace_protocol::{Record, TempId, Username};
 use tracing::warn;
 
+use crate::code_sender::MessageText;
 use crate::limits::{CONSOLE_FLUSH, CONSOLE_QUEUE};
 
 /// Something that an operator sees.
@@ -64,6 +65,13 @@ pub enum ConsoleEvent {
         first: TempId,
         /// How many, with the first.
         count: u32,
+    },
+    /// A one-time code, where nothing else sends it.
+    OneTimeCode {
+        /// For which phone number.
+        number: Username,
+        /// What its person would be sent.
+        text: MessageText,
     },
     /// An upload is complete and checked.
     ContactLog {
@@ -201,6 +209,9 @@ impl ConsoleEvent {
                     push_line(out, format_args!("... and {more} more"));
                 }
             }
+            Self::OneTimeCode { number, text } => {
+                push_line(out, format_args!("message for {}: {}", number.reveal(), text.reveal()));
+            }
             Self::ContactLog { username, report } => {
                 push_line(out, format_args!("received contact log from {}", username.reveal()));
                 push_excerpt(out, &report.records, Record::write_to);
@@ -265,6 +276,13 @@ mod tests {
             (ConsoleEvent::Fingerprint { fingerprint: "sha256:ab".to_owned() }, "certificate sha256:ab\n"),
             (ConsoleEvent::Login { username: user("+61410999999") }, "+61410999999 login\n"),
             (ConsoleEvent::Logout { username: user("+61410999999") }, "+61410999999 logout\n"),
+            (
+                ConsoleEvent::OneTimeCode {
+                    number: user("+6591234567"),
+                    text: MessageText::from("Your code is 123456.".to_owned()),
+                },
+                "message for +6591234567: Your code is 123456.\n",
+            ),
             (issued(1), "user: +61410999999\nTempID:\n12345678901234567891\n"),
             (issued(96), "user: +61410999999\nTempID:\n12345678901234567891\n... and 95 more\n"),
             (

@@ -9,11 +9,12 @@
 //! sqlite      the authority's store in one file of the data folder                             data_folder
 //! ```
 //!
-//! Beside them [`password_pool`] hashes passwords on as many threads as there are cores, [`console`] shows the operator what
+//! Beside them [`code_sender`] sends one-time codes, [`password_pool`] hashes passwords on as many threads as there are cores, [`console`] shows the operator what
 //! happens, [`jobs`] deletes what is forgotten, [`complaints`] keeps the log short, and [`probe`] finds out who has a port. Every number that bounds something stands in [`limits`].
 //!
 //! Nothing here reads a clock for a fact, a configuration or the environment: the binary gives them.
 
+pub mod code_sender;
 pub mod complaints;
 pub mod connection;
 pub mod console;

@@ -205,6 +205,12 @@ pub const HTTP_CALLERS: usize = 10_000;
 /// Time in which the store must answer for the server to be ready.
 pub const HTTP_READY_WAIT: Duration = Duration::from_secs(2);
 
+/// Time in which a one-time code must be sent: longer than a provider takes, shorter than a person waits before asking again.
+pub const CODE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// One-time codes at once that are being sent: so many processes at the most, where a program sends them.
+pub const CODES_AT_A_TIME: usize = 16;
+
 /// Of the connections that a process has room for, one in so many is for HTTP.
 pub const HTTP_SHARE_OF_CONNECTIONS: usize = 4;
 

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use bluetrace_authority::conformance::{block_on, together};
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, CodeCheck, Lockout, LoginRecorded, PasswordHash, PasswordSource, Store, StoreError,
-    TempIdsIssued, UploadBegun, UploadKey, UploadRequest, Verdict,
+    AccountId, AccountOpened, CodeCheck, Confirmation, Lockout, LoginRecorded, NewOneTimeCode, NumberHash, OneTimeHash,
+    PasswordHash, PasswordSource, RegistrationConfirmed, RegistrationLimits, Store, StoreError, TempIdsIssued,
+    UploadBegun, UploadKey, UploadRequest, Verdict,
 };
 use bluetrace_protocol::{Moment, Record, TempId, Timestamp, UploadId, Uploaded, UploadedRecord, Username, Window};
 use bluetrace_server::sqlite::{SqliteOptions, SqliteStore};
@@ -291,7 +292,41 @@ fn a_database_of_version_1_is_brought_up_to_date_and_keeps_its_blocks() {
     assert_eq!(recorded, LoginRecorded::BlockedNow { until: third.plus_ms(60_000) }, "failures are counted on");
     drop(store);
     let version = Connection::open(database(&folder)).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0));
-    assert_eq!(version, Ok(4));
+    assert_eq!(version, Ok(5));
+}
+
+#[test]
+fn an_account_of_a_database_of_version_4_is_not_let_to_whoever_proves_its_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = Connection::open(database(&folder)).unwrap();
+    for schema in [
+        include_str!("../src/sqlite/schema_1.sql"),
+        include_str!("../src/sqlite/schema_2.sql"),
+        include_str!("../src/sqlite/schema_3.sql"),
+        include_str!("../src/sqlite/schema_4.sql"),
+    ] {
+        old.execute_batch(schema).unwrap();
+    }
+    for (number, hash) in [("+6591234567", Some("hash")), ("+6591234568", None)] {
+        old.execute("INSERT INTO account (username, password_hash, created) VALUES (?1, ?2, 0)", (number, hash))
+            .unwrap();
+    }
+    old.pragma_update(None, "application_id", 0x426c_5472).unwrap();
+    old.pragma_update(None, "user_version", 4).unwrap();
+    drop(old);
+
+    let store = SqliteStore::open(&database(&folder)).unwrap();
+    let limits = RegistrationLimits { lifetime_s: 9, pause_s: 1, window_s: 9, max_sent: 1, max_made: 1, max_wrong: 1 };
+    let register = |number: u8| {
+        let (username, hash) = (format!("+659123456{number}"), OneTimeHash([number; 32]));
+        let (username, number) = (Username::parse(&username).unwrap(), NumberHash([number; 32]));
+        block_on(store.make_one_time_code(NewOneTimeCode { number, hash, limits }, at(0))).unwrap();
+        let confirmation = Confirmation { number, username, hash, password: None, limits };
+        block_on(store.confirm_registration(confirmation, at(1))).unwrap()
+    };
+    assert_eq!(register(7), RegistrationConfirmed::NotTheNumbers);
+    assert!(matches!(register(8), RegistrationConfirmed::Known { token_epoch: 0, .. }));
+    assert!(matches!(register(9), RegistrationConfirmed::Opened(_)));
 }
 
 #[test]
@@ -299,7 +334,7 @@ fn a_newer_schema_is_refused_with_the_way_out() {
     let (folder, store) = fresh();
     drop(store);
     Connection::open(database(&folder)).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert_refused(&folder, "written by a newer version of this program (schema 99, this one knows 4)");
+    assert_refused(&folder, "written by a newer version of this program (schema 99, this one knows 5)");
 }
 
 #[test]

@@ -4,9 +4,10 @@
 use bluetrace_authority::conformance::block_on;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::store::{
-    AccountId, CodeCheck, CodeForm, CodeHash, CodeLimits, ImportedTempId, KeyTerm, Lockout, NewNotice, NewSealingKey,
-    NewUploadCode, NoticeId, PasswordHash, PasswordSource, PinSeed, PresentedCode, SealingKeyId, SealingKeyState,
-    SessionId, Store, UploadCodeId, UploadKey, UploadRequest, Verdict, WRAPPED_KEY_BYTES, WrappedKey,
+    AccountId, CodeCheck, CodeForm, CodeHash, CodeLimits, Confirmation, ImportedTempId, KeyTerm, Lockout, NewNotice,
+    NewOneTimeCode, NewSealingKey, NewUploadCode, NoticeId, NumberHash, OneTimeCodeId, OneTimeHash, PasswordHash,
+    PasswordSource, PinSeed, PresentedCode, RegistrationLimits, SealingKeyId, SealingKeyState, SessionId, Store,
+    UploadCodeId, UploadKey, UploadRequest, Verdict, WRAPPED_KEY_BYTES, WrappedKey,
 };
 use bluetrace_protocol::{
     ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, UploadedRecord,
@@ -57,7 +58,16 @@ enum Call {
     AddKey { id: i64, memory_s: i64 },
     CountSeals(Vec<(i64, u64)>),
     ShredKey(i64),
+    Register(Registration),
     Expire,
+}
+
+/// A call of a registration.
+#[derive(Debug, Clone)]
+enum Registration {
+    MakeCode { user: u8, code: u8 },
+    CodeFailed(i64),
+    Confirm { user: u8, code: u8, has_password: bool },
 }
 
 fn call() -> impl Strategy<Value = Call> {
@@ -99,7 +109,18 @@ fn call() -> impl Strategy<Value = Call> {
         1 => (1..6_i64).prop_map(Call::ShredKey),
         1 => (0..3_u8, memory_s).prop_map(|(session, memory_s)| Call::Revoke { session, memory_s }),
         1 => any::<u8>().prop_map(Call::Note),
+        9 => registration().prop_map(Call::Register),
         1 => Just(Call::Expire),
+    ]
+}
+
+fn registration() -> impl Strategy<Value = Registration> {
+    let (user, code) = (0..4_u8, 0..3_u8);
+    prop_oneof![
+        4 => (user.clone(), code.clone()).prop_map(|(user, code)| Registration::MakeCode { user, code }),
+        1 => (1..6_i64).prop_map(Registration::CodeFailed),
+        4 => (user, code, any::<bool>())
+            .prop_map(|(user, code, has_password)| Registration::Confirm { user, code, has_password }),
     ]
 }
 
@@ -184,10 +205,27 @@ fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
             shown(store.count_seals(counts))
         }
         Call::ShredKey(id) => shown(store.shred_sealing_key(SealingKeyId(id))),
+        Call::Register(registration) => registered(store, &registration, now),
         // how the rows of removed accounts are counted is each store's own affair
         Call::Expire => {
             while block_on(store.expire(now)).unwrap().more {}
             String::new()
+        }
+    }
+}
+
+fn registered(store: &dyn Store, registration: &Registration, now: Timestamp) -> String {
+    let (number, limits) = (|user| NumberHash([user; 32]), REGISTRATION);
+    match *registration {
+        Registration::MakeCode { user, code } => {
+            let code = NewOneTimeCode { number: number(user), hash: OneTimeHash([code; 32]), limits };
+            shown(store.make_one_time_code(code, now))
+        }
+        Registration::CodeFailed(id) => shown(store.one_time_code_failed(OneTimeCodeId(id))),
+        Registration::Confirm { user, code, has_password } => {
+            let (number, hash) = (number(user), OneTimeHash([code; 32]));
+            let (username, password) = (name(user), has_password.then(|| self::hash(now)));
+            shown(store.confirm_registration(Confirmation { number, username, hash, password, limits }, now))
         }
     }
 }
@@ -276,6 +314,9 @@ fn presented(number: u8) -> PresentedCode {
 
 /// So small that they are met.
 const LIMITS: CodeLimits = CodeLimits { window_s: 45, max_wrong_by_account: 2, max_wrong: 3, max_live: 2 };
+
+const REGISTRATION: RegistrationLimits =
+    RegistrationLimits { lifetime_s: 60, pause_s: 10, window_s: 90, max_sent: 2, max_made: 3, max_wrong: 2 };
 
 fn uploaded(number: u64) -> Uploaded {
     if number == 0 {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use bluetrace_authority::Scheme;
 use bluetrace_authority::store::CodeForm;
+use bluetrace_server::code_sender::{CodeCommand, CodeText, WebhookUrl};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
@@ -141,6 +142,27 @@ pub(crate) struct ServerOptions {
     /// them, records without a time, contacts with oneself. For comparing with the reference; not for acting on.
     #[arg(id = "http_opentrace_compatible", long = "opentrace-compatible", help_heading = "HTTP")]
     pub(crate) opentrace_compatible: bool,
+    // ---- registration
+    #[command(flatten)]
+    pub(crate) registration: RegistrationOptions,
+}
+
+/// How one-time codes are sent to people who register with their phone numbers.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Registration")]
+pub(crate) struct RegistrationOptions {
+    /// Program that sends one-time codes, with its arguments [default: they are shown on the console].
+    #[arg(id = "registration_code_command", long = "code-command", value_name = "PROGRAM", value_parser = code_command)]
+    pub(crate) command: Option<CodeCommand>,
+    /// Address to which one-time codes are posted as JSON; https, or http on this machine.
+    #[arg(id = "registration_code_webhook", long = "code-webhook", value_name = "URL", value_parser = code_webhook, hide_env_values = true)]
+    pub(crate) webhook: Option<WebhookUrl>,
+    /// File whose first line is the bearer token for that address.
+    #[arg(id = "registration_code_webhook_token_file", long = "code-webhook-token-file", value_name = "FILE")]
+    pub(crate) webhook_token_file: Option<PathBuf>,
+    /// What a person is sent; the code stands where {code} does.
+    #[arg(id = "registration_code_text", long = "code-text", value_name = "TEXT", default_value = CODE_TEXT, value_parser = code_text)]
+    pub(crate) text: CodeText,
 }
 
 /// Where the HTTPS API is.
@@ -549,6 +571,21 @@ fn http_place(text: &str) -> Result<HttpPlace, String> {
     let place = text.parse().map(HttpPlace::At);
     place.map_err(|_| "not an address and port such as 127.0.0.1:4080 or [::]:4080, and not `off`".to_owned())
 }
+
+fn code_command(text: &str) -> Result<CodeCommand, String> {
+    CodeCommand::parse(text).ok_or_else(|| "a program is needed".to_owned())
+}
+
+fn code_webhook(text: &str) -> Result<WebhookUrl, String> {
+    WebhookUrl::parse(text).map_err(|error| error.to_string())
+}
+
+fn code_text(text: &str) -> Result<CodeText, String> {
+    CodeText::parse(text).map_err(|error| error.to_string())
+}
+
+/// Says what it is, how long it is good, and what is asked of people all the time who give theirs away.
+const CODE_TEXT: &str = "{code} is your BlueTrace code for the next 10 minutes. Give it to nobody.";
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|number| *number > 0);

@@ -779,23 +779,22 @@ mod tests {
     #[test]
     fn a_heading_makes_a_section_and_a_secret_is_not_shown() {
         let definition = super::server()
-            .arg(Arg::new("radio_address").long("radio").help_heading("RADIO").value_parser(value_parser!(SocketAddr)))
-            .arg(Arg::new("code_webhook").long("code-webhook").hide_env_values(true).default_value("hidden"));
+            .arg(Arg::new("zone_address").long("zone").help_heading("ZONE").value_parser(value_parser!(SocketAddr)))
+            .arg(Arg::new("hook").long("hook").hide_env_values(true).default_value("hidden"));
         let settings = settings(&definition);
         let by_id = |id: &str| settings.iter().find(|setting| setting.id == id).unwrap().clone();
-        let radio = by_id("radio_address");
-        assert_eq!((&*radio.section, &*radio.key, &*radio.variable), ("radio", "address", "BLUETRACE_RADIO_ADDRESS"));
-        assert_eq!(settings.last().unwrap().id, "radio_address", "each section in one piece");
-        let text = "[radio]\naddress = \"127.0.0.1:4080\"\n";
+        let zone = by_id("zone_address");
+        assert_eq!((&*zone.section, &*zone.key, &*zone.variable), ("zone", "address", "BLUETRACE_ZONE_ADDRESS"));
+        assert_eq!(settings.last().unwrap().id, "zone_address", "each section in one piece");
+        let text = "[zone]\naddress = \"127.0.0.1:4080\"\n";
         let file = File { path: FILE_NAME.into(), text: text.to_owned(), found_in: None };
-        assert_eq!(file.values(&definition, &settings).unwrap()["radio_address"].text, "127.0.0.1:4080");
+        assert_eq!(file.values(&definition, &settings).unwrap()["zone_address"].text, "127.0.0.1:4080");
 
-        let secret = by_id("code_webhook");
+        let secret = by_id("hook");
         let value = secret.default.clone();
-        let in_force =
-            InForce { setting: secret, value, origin: Origin::Variable("BLUETRACE_CODE_WEBHOOK".to_owned()) };
+        let in_force = InForce { setting: secret, value, origin: Origin::Variable("BLUETRACE_HOOK".to_owned()) };
         let shown = Configuration { settings: vec![in_force], ..Configuration::default() }.to_string();
-        assert!(shown.contains("code_webhook = \"[redacted]\"") && !shown.contains("hidden"), "{shown}");
+        assert!(shown.contains("hook = \"[redacted]\"") && !shown.contains("hidden"), "{shown}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fs::{self, Metadata};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,8 +22,9 @@ use bluetrace_server::tls::ServerTls;
 use rlimit::Resource;
 use serde::Serialize;
 
-use crate::command_line::{DoctorOptions, ServerOptions};
+use crate::command_line::{DoctorOptions, RegistrationOptions, ServerOptions};
 use crate::config::Configuration;
+use crate::registration;
 use crate::system::{self, SystemClock};
 
 /// Examines the authority, and says what was found. Fails if something is wrong.
@@ -49,6 +50,7 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
     report.http(server, folder.is_served().unwrap_or(false), tls.as_ref());
     report.import_file("credentials.txt", server.credentials.as_deref(), "passwords");
     report.import_file("tempIDs.txt", server.tempids.as_deref(), "whose TempID is whose");
+    report.one_time_codes(&server.registration);
     report.open_files(server.max_connections);
 
     let is_sound = report.count(Level::Error) == 0;
@@ -340,6 +342,43 @@ impl Report {
         }
     }
 
+    /// How people who register are sent their codes. Nothing is sent.
+    fn one_time_codes(&mut self, options: &RegistrationOptions) {
+        let check = "one-time codes";
+        if let Some(token) = &options.webhook_token_file {
+            let path = token.display();
+            match fs::metadata(token) {
+                Ok(metadata) if metadata.mode() & FOR_OTHERS != 0 => {
+                    let found = format!("others may read {path} (mode {}), which holds a token", mode(&metadata));
+                    self.error(check, found, format!("chmod 600 {path}"));
+                }
+                Ok(_) => self.ok(check, format!("{path}, its owner's alone")),
+                // said below
+                Err(_) => {}
+            }
+        }
+        if let Some(command) = &options.command {
+            let program = Path::new(command.program());
+            let shown = program.display();
+            match executable(program) {
+                Some(found) => self.ok(check, format!("{} sends them", found.display())),
+                None => self.error(
+                    check,
+                    format!("there is no program {shown} that this user may run"),
+                    "name it with its path in --code-command, and make it executable",
+                ),
+            }
+        }
+        match registration::code_sender(options.clone()) {
+            Err(error) => self.error_with_remedy(check, &*error, "see --code-command and --code-webhook"),
+            Ok(_) if options.webhook.is_some() => self.ok(check, "a webhook sends them"),
+            Ok(_) if options.command.is_none() => {
+                self.ok(check, "nothing sends them: they are shown on the server's console");
+            }
+            Ok(_) => {}
+        }
+    }
+
     fn open_files(&mut self, max_connections: Option<usize>) {
         let check = "open files";
         let limit = match rlimit::getrlimit(Resource::NOFILE) {
@@ -439,6 +478,17 @@ struct JsonReport<'a> {
     findings: &'a [Finding],
 }
 
+/// Where a program is that may be run: at its path, or under its name in `PATH`.
+fn executable(program: &Path) -> Option<PathBuf> {
+    let may_be_run =
+        |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & BY_ANYBODY != 0);
+    if program.components().count() > 1 {
+        return Some(program.to_owned()).filter(may_be_run);
+    }
+    let folders = system::variable("PATH")?;
+    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(may_be_run)
+}
+
 fn mode(metadata: &Metadata) -> String {
     format!("{:04o}", metadata.mode() & 0o7777)
 }
@@ -452,6 +502,9 @@ const FOR_OTHERS: u32 = 0o077;
 
 /// Those of them by which others may change something.
 const CHANGED_BY_OTHERS: u32 = 0o022;
+
+/// The bits of a program that somebody may run.
+const BY_ANYBODY: u32 = 0o111;
 
 /// What others in the data folder may read.
 const PUBLIC_FILES: [&str; 2] = ["certificate.pem", "bluetrace.toml"];

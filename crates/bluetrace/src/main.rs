@@ -18,6 +18,7 @@ mod keys;
 mod load;
 mod meant;
 mod passwords;
+mod registration;
 mod runtime;
 mod serve;
 mod system;

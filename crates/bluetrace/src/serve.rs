@@ -30,6 +30,7 @@ use tracing::{info, warn};
 use crate::command_line::{HttpPlace, ServerOptions};
 use crate::import;
 use crate::installation::Installation;
+use crate::registration;
 use crate::runtime::block_on_all_cores;
 use crate::system::{self, SystemClock};
 
@@ -45,6 +46,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
     let http_listener = bind_http(options.http)?;
     let folder = DataFolder::open(&options.folder.data_dir)?;
     let lock = folder.lock_for_server()?;
+    let codes = registration::code_sender(options.registration.clone())?;
     let tls = ServerTls::open(folder.path())?;
     let passwords = Arc::new(ThreadPool::start(system::cores()).context("cannot start the password threads")?);
     let installation = Installation::open(&folder, policy(&options), passwords.clone())?;
@@ -61,6 +63,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
         max_connections: http_connections,
         options: HttpOptions {
             rates: (!options.no_rate_limits).then(Rates::default),
+            codes,
             probes: probes(&installation, passwords),
             opentrace: OpenTraceOptions { folder: folder.path().into(), is_compatible: options.opentrace_compatible },
         },

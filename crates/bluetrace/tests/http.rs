@@ -12,6 +12,7 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::net::{TcpListener, TcpStream};
 
 use serde_json::json;
@@ -98,7 +99,7 @@ fn a_server_that_is_asked_to_end_ends_though_connections_are_open() {
 #[test]
 fn no_log_of_a_full_run_holds_a_number_an_id_a_token_or_a_password() {
     let place = Place::with_accounts();
-    let (server, http) = start(&place, &["--log-level", "trace"]);
+    let (mut server, http) = start(&place, &["--log-level", "trace"]);
     let mut secrets = vec![ILL.0.to_owned(), ILL.1.to_owned(), MET.0.to_owned(), MET.1.to_owned()];
     let (_, met) = ask(http, "POST", "/v1/login", None, &login(MET));
     let mets_token = met["accessToken"].as_str().unwrap();
@@ -131,6 +132,8 @@ fn no_log_of_a_full_run_holds_a_number_an_id_a_token_or_a_password() {
     }
     let (status, _) = ask(http, "POST", "/upload", None, r#"{"token":"a-bad-upload-token","records":[]}"#);
     assert_eq!(status, 401);
+    let code = register_on_console(&mut server, http);
+    secrets.extend([NEWCOMER.0, NEWCOMER.1, &*code, "not-a-code"].map(str::to_owned));
     let (status, gone) = ask(http, "DELETE", "/v1/me", Some(mets_token), "");
     assert_eq!(status, 200);
     secrets.extend(
@@ -147,4 +150,92 @@ fn no_log_of_a_full_run_holds_a_number_an_id_a_token_or_a_password() {
     for secret in secrets {
         assert!(!log.contains(&secret), "{secret} stands in the log:\n{log}");
     }
+}
+
+// ---- Registration
+
+/// Nobody has an account of this name yet.
+const NEWCOMER: (&str, &str) = ("+6591234567", "orchid");
+
+#[test]
+fn a_number_registers_by_a_program_and_its_device_logs_in_over_tcp_though_the_server_was_killed_between() {
+    let place = Place::with_accounts();
+    let outgoing = place.path("outgoing");
+    fs::create_dir(&outgoing).unwrap();
+    let command = format!("{} {}", support::root().join("examples/send-code").display(), outgoing.display());
+    let sent = || -> Vec<String> {
+        let messages = fs::read_dir(&outgoing).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
+        messages.collect()
+    };
+    let (mut server, http) = start(&place, &["--code-command", &command, "--code-text", "Use {code} now"]);
+    let never = "+6591234568";
+    for number in [never, NEWCOMER.0, NEWCOMER.0] {
+        let (status, answer) =
+            ask(http, "POST", "/v1/registrations", None, &json!({"phoneNumber": number}).to_string());
+        assert_eq!(status, 202, "{answer}");
+    }
+    assert_eq!(sent().len(), 2, "{:?}", sent());
+    server.kill();
+    let message = sent().into_iter().find(|message| message.starts_with("To: 6591234567\n\nUse ")).unwrap();
+    let code = message.split(' ').nth(2).unwrap();
+    assert!(message.ends_with(&format!("Use {code} now\n")) && code.len() == 6, "{message}");
+    // what is at rest leads neither to a number that never confirmed nor to a code
+    for file in fs::read_dir(place.path("data")).unwrap() {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
+        for secret in [never, NEWCOMER.0, code] {
+            assert!(!bytes.windows(secret.len()).any(|part| part == secret.as_bytes()), "{secret}");
+        }
+    }
+
+    let (server, http) = start(&place, &[]);
+    let confirmation = json!({"phoneNumber": NEWCOMER.0, "code": code, "password": NEWCOMER.1}).to_string();
+    let (status, session) = ask(http, "POST", "/v1/registrations/confirmation", None, &confirmation);
+    assert_eq!(status, 201, "{session}");
+    let device = place.device(server.address, NEWCOMER, &[]);
+    assert_eq!(device.end().0, Some(0));
+    let listed = place.administer(&["user", "list"], "").assert_success().shown;
+    assert!(listed.contains(NEWCOMER.0), "{listed}");
+}
+
+#[test]
+fn what_cannot_send_codes_is_said_at_the_start_and_by_the_doctor_and_no_address_is_shown() {
+    let place = Place::with_accounts();
+    let server = ["server", "0", "--bind", "127.0.0.1", "--data-dir", "data", "--http", "off"];
+    let hook = "https://sms.example/secret-path";
+    for (options, words) in [
+        (&["--code-command", "/bin/true", "--code-webhook", hook] as &[&str], ["program or a webhook", "leave"]),
+        (&["--code-webhook", hook, "--code-webhook-token-file", "nowhere"], ["token file", "nowhere"]),
+        (&["--code-webhook-token-file", "nowhere"], ["--code-webhook-token-file", "no use"]),
+        (&["--code-webhook", "http://sms.example/"], ["this machine alone", "https"]),
+        (&["--code-text", "no place"], ["{code}", "once"]),
+    ] {
+        let finished = place.run(&[&server, options].concat());
+        assert_ne!(finished.status, Some(0));
+        let said = format!("{}{}", finished.shown, finished.errors);
+        assert!(words.iter().all(|word| said.contains(word)), "{options:?}: {said}");
+    }
+    let checked = place.run(&["config", "check", "--code-webhook", hook]).assert_success().shown;
+    assert!(checked.contains("code_webhook = ") && !checked.contains("secret-path"), "{checked}");
+    drop(place.server());
+    let examined = place.run(&["doctor", "0", "--data-dir", "data", "--code-command", "/there/is/nothing --to me"]);
+    let line = examined.shown.lines().find(|line| line.contains("one-time codes")).unwrap().to_owned();
+    assert!(line.starts_with("error") && line.contains("/there/is/nothing"), "{line}");
+    let examined = place.run(&["doctor", "0", "--data-dir", "data", "--code-command", "sh"]);
+    let line = examined.shown.lines().find(|line| line.contains("one-time codes")).unwrap().to_owned();
+    assert!(line.starts_with("ok") && line.contains("/sh"), "{line}");
+}
+
+/// Registers the newcomer with a code that the console shows, after a wrong guess: the code.
+fn register_on_console(server: &mut RunningServer, http: SocketAddr) -> String {
+    let (status, _) = ask(http, "POST", "/v1/registrations", None, &json!({"phoneNumber": NEWCOMER.0}).to_string());
+    assert_eq!(status, 202);
+    let message = server.console.expect(&format!("message for {}: ", NEWCOMER.0));
+    let text = message.split_once(": ").unwrap().1;
+    let code: String = text.chars().filter(char::is_ascii_digit).take(6).collect();
+    for (guess, expected) in [("not-a-code", 401), (&*code, 201)] {
+        let confirmation = json!({"phoneNumber": NEWCOMER.0, "code": guess, "password": NEWCOMER.1}).to_string();
+        let (status, answer) = ask(http, "POST", "/v1/registrations/confirmation", None, &confirmation);
+        assert_eq!(status, expected, "{answer}");
+    }
+    code
 }

@@ -14,6 +14,7 @@ mod expiry;
 mod keys;
 mod logins;
 mod notices;
+mod registrations;
 mod temp_ids;
 mod uploads;
 
@@ -23,6 +24,7 @@ pub use self::expiry::*;
 pub use self::keys::*;
 pub use self::logins::*;
 pub use self::notices::*;
+pub use self::registrations::*;
 pub use self::temp_ids::*;
 pub use self::uploads::*;
 
@@ -133,6 +135,21 @@ macro_rules! store_conformance {
             a_removed_accounts_code_goes_with_it
             a_handshake_pin_is_the_same_while_it_lives
             racing_questions_for_a_handshake_pin_have_one_answer
+            // registrations
+            a_number_is_sent_no_second_code_within_the_pause
+            racing_requests_for_a_number_send_one_code
+            a_code_with_which_the_sender_failed_holds_up_none_and_is_good
+            a_number_is_sent_a_bounded_number_of_codes_in_a_window
+            a_right_code_opens_an_account_once
+            racing_confirmations_use_a_code_once
+            the_last_wrong_guess_kills_a_code
+            racing_guesses_are_counted_exactly
+            a_one_time_code_is_good_for_its_number_and_its_time
+            a_number_that_proves_itself_again_finds_its_account
+            an_account_to_which_an_operator_gave_a_password_is_not_the_numbers
+            an_account_without_a_password_is_the_numbers
+            a_number_whose_account_was_removed_registers_anew
+            one_time_codes_are_forgotten
         }
     };
     (@cases $open:expr; $($case:ident)*) => {
@@ -307,6 +324,7 @@ mod tests {
             include_str!("keys.rs"),
             include_str!("logins.rs"),
             include_str!("notices.rs"),
+            include_str!("registrations.rs"),
             include_str!("temp_ids.rs"),
             include_str!("uploads.rs"),
         ];

@@ -12,6 +12,7 @@ use bluetrace_authority::passwords::{HashCost, PasswordDone, PasswordWork, Scrat
 use bluetrace_authority::store::{AccountOpened, PasswordSource, Store};
 use bluetrace_authority::{Authority, Member, Policy, Scheme};
 use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
+use bluetrace_server::code_sender::{CodeSender, CodeText};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::{self, Shared};
 use bluetrace_server::console::Console;
@@ -80,8 +81,9 @@ impl System {
         let server = Server { tls: tls.clone(), allow_plaintext: false, limits, refusals: Refusals::OF_SESSIONS };
         let (http_listener, http) = bind();
         let opentrace = OpenTraceOptions { folder: folder.path().into(), is_compatible: false };
+        let codes = CodeSender::to_console(CodeText::parse("{code}").unwrap());
         // no rates: what is measured asks more often than anybody may
-        let options = HttpOptions { rates: None, probes: Vec::new(), opentrace };
+        let options = HttpOptions { rates: None, codes, probes: Vec::new(), opentrace };
         let api = HttpApi::new(shared.clone(), options, shutdown.clone());
         let http_server = Server { refusals: Refusals::OF_HTTP, ..server.clone() };
         let each = move |stream, peer| api.clone().serve(stream, peer);

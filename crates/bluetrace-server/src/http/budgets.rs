@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::problem::{Problem, ProblemCode};
 use crate::limits::{
-    HTTP_BATCHES_AT_A_TIME, HTTP_ISSUES_AT_A_TIME, HTTP_KEYS_OF_A_RATE, HTTP_LOGINS_AT_A_TIME,
+    CODES_AT_A_TIME, HTTP_BATCHES_AT_A_TIME, HTTP_ISSUES_AT_A_TIME, HTTP_KEYS_OF_A_RATE, HTTP_LOGINS_AT_A_TIME,
     HTTP_NAMELESS_UPLOADS_AT_A_TIME, HTTP_QUEUE_WAIT, HTTP_SIFTED_AT_A_TIME, HTTP_UPLOADS_AT_A_TIME,
 };
 use crate::listener::network;
@@ -39,6 +39,10 @@ pub struct Rates {
     pub logins_of_address: Rate,
     /// Logins with one username, right or wrong; three wrong ones in a row block it besides.
     pub logins_of_username: Rate,
+    /// Requests for one-time codes from one address: each costs a message. What a number is sent is the authority's rule.
+    pub codes_of_address: Rate,
+    /// One-time codes presented from one address.
+    pub confirmations_of_address: Rate,
     /// Fetches of `TempIDs` by one account.
     pub temp_ids_of_account: Rate,
     /// Requests that carry records, by one account: an upload that is cut again and again needs many.
@@ -53,6 +57,8 @@ pub(crate) struct Budgets {
     rates: Option<Limiters>,
     /// Logins: each waits for a password to be hashed.
     pub(crate) logins: Budget,
+    /// One-time codes that are being sent.
+    pub(crate) codes: Budget,
     /// Fetches of `TempIDs`.
     pub(crate) issues: Budget,
     /// Uploads whose records are arriving.
@@ -73,6 +79,8 @@ pub(crate) struct Budget(std::sync::Arc<Semaphore>);
 struct Limiters {
     logins_of_address: Limiter<IpAddr>,
     logins_of_username: Limiter<Username>,
+    codes_of_address: Limiter<IpAddr>,
+    confirmations_of_address: Limiter<IpAddr>,
     temp_ids_of_account: Limiter<AccountId>,
     uploads_of_account: Limiter<AccountId>,
     uploads_of_address: Limiter<IpAddr>,
@@ -85,6 +93,9 @@ impl Default for Rates {
             // a whole hospital sits behind one address, and comes back at once after a restart
             logins_of_address: rate(500, 200),
             logins_of_username: rate(100, 2_000),
+            // a ward that registers together, and then nobody who makes the authority pay for messages by the thousand
+            codes_of_address: rate(50, 20_000),
+            confirmations_of_address: rate(200, 2_000),
             // a device that forgets at once what it was given asks with each scan, every 45 seconds
             temp_ids_of_account: rate(100, 5_000),
             uploads_of_account: rate(200, 1_000),
@@ -99,6 +110,8 @@ impl Budgets {
         let limiters = |rates: Rates| Limiters {
             logins_of_address: Limiter::new(rates.logins_of_address),
             logins_of_username: Limiter::new(rates.logins_of_username),
+            codes_of_address: Limiter::new(rates.codes_of_address),
+            confirmations_of_address: Limiter::new(rates.confirmations_of_address),
             temp_ids_of_account: Limiter::new(rates.temp_ids_of_account),
             uploads_of_account: Limiter::new(rates.uploads_of_account),
             uploads_of_address: Limiter::new(rates.uploads_of_address),
@@ -106,6 +119,7 @@ impl Budgets {
         Self {
             rates: rates.map(limiters),
             logins: Budget::new(HTTP_LOGINS_AT_A_TIME),
+            codes: Budget::new(CODES_AT_A_TIME),
             issues: Budget::new(HTTP_ISSUES_AT_A_TIME),
             uploads: Budget::new(HTTP_UPLOADS_AT_A_TIME),
             batches: Budget::new(HTTP_BATCHES_AT_A_TIME),
@@ -124,6 +138,16 @@ impl Budgets {
     /// Takes a renewal of a session from this address.
     pub(crate) fn renewal(&self, address: IpAddr) -> Result<(), Problem> {
         self.rates.as_ref().map_or(Ok(()), |rates| rates.logins_of_address.take(&network(address)))
+    }
+
+    /// Takes a request for a one-time code from this address.
+    pub(crate) fn one_time_code(&self, address: IpAddr) -> Result<(), Problem> {
+        self.rates.as_ref().map_or(Ok(()), |rates| rates.codes_of_address.take(&network(address)))
+    }
+
+    /// Takes a one-time code that is presented from this address.
+    pub(crate) fn confirmation(&self, address: IpAddr) -> Result<(), Problem> {
+        self.rates.as_ref().map_or(Ok(()), |rates| rates.confirmations_of_address.take(&network(address)))
     }
 
     /// Takes a fetch of `TempIDs` by this account.

@@ -41,6 +41,7 @@ pub(crate) struct Metrics {
     under_way: Gauge,
     temp_ids: Counter,
     records: Counter,
+    one_time_codes: Family<OutcomeLabels, Counter>,
     queues: Family<QueueLabels, Gauge>,
     store_up: Gauge,
     store_seconds: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -65,6 +66,11 @@ struct RouteLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ProblemLabels {
     code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -96,6 +102,9 @@ impl Metrics {
         registry.register("http_requests_under_way", "Requests being answered now", Gauge::clone(&under_way));
         registry.register("http_temp_ids_issued", "TempIDs issued over HTTP", Counter::clone(&temp_ids));
         registry.register("http_records_received", "Uploaded records received over HTTP", Counter::clone(&records));
+        let one_time_codes = Family::default();
+        let help = "One-time codes given to what sends them, each of which may cost a message";
+        registry.register("one_time_codes", help, Family::clone(&one_time_codes));
         registry.register("queue_depth", "What waits in the server's queues", Family::clone(&queues));
         registry.register("store_up", "Whether the store answers: 1 or 0", Gauge::clone(&store_up));
         let (sealing_keys, key_age_seconds, key_seals) = (Family::default(), Gauge::default(), Gauge::default());
@@ -114,6 +123,7 @@ impl Metrics {
             under_way,
             temp_ids,
             records,
+            one_time_codes,
             queues,
             store_up,
             store_seconds,
@@ -135,6 +145,12 @@ impl Metrics {
         self.durations.get_or_create(&RouteLabels { route: Arc::clone(&route) }).observe(took.as_secs_f64());
         let labels = RequestLabels { method: method_label(method), route, status: status.as_u16() };
         self.requests.get_or_create(&labels).inc();
+    }
+
+    /// Counts a one-time code that was sent, or could not be.
+    pub(crate) fn one_time_code(&self, is_sent: bool) {
+        let outcome = if is_sent { "sent" } else { "failed" };
+        self.one_time_codes.get_or_create(&OutcomeLabels { outcome }).inc();
     }
 
     /// Counts a problem.

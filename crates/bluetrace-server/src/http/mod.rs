@@ -55,6 +55,7 @@ use self::callers::Callers;
 use self::metrics::Metrics;
 use self::opentrace::UploadTurns;
 use self::patient_stream::PatientStream;
+use crate::code_sender::CodeSender;
 use crate::connection::Shared;
 use crate::limits::{
     HTTP_CONNECTION_AGE, HTTP_HEAD_DEADLINE, HTTP_UPLOAD_DEADLINE, Limits, MAX_HTTP_HEAD, MAX_HTTP_HEADERS,
@@ -76,6 +77,8 @@ pub struct HttpApi {
 pub struct HttpOptions {
     /// Without rates only what is under way at once is limited: for a server behind a proxy that limits, or one that is measured.
     pub rates: Option<Rates>,
+    /// How one-time codes are sent.
+    pub codes: CodeSender,
     /// What `/metrics` asks beside.
     pub probes: Vec<Probe>,
     /// What becomes of uploads of OpenTrace apps.
@@ -87,6 +90,7 @@ pub struct HttpOptions {
 pub(crate) struct Api {
     pub(crate) shared: Arc<Shared>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) codes: CodeSender,
     pub(crate) budgets: Budgets,
     pub(crate) callers: Callers,
     pub(crate) metrics: Metrics,
@@ -99,11 +103,12 @@ pub(crate) struct Api {
 impl HttpApi {
     /// The API over what connections share.
     pub fn new(shared: Arc<Shared>, options: HttpOptions, shutdown: Shutdown) -> Self {
-        let HttpOptions { rates, probes, opentrace } = options;
+        let HttpOptions { rates, codes, probes, opentrace } = options;
         let limits = shared.limits.clone();
         let api = Arc::new(Api {
             shared,
             shutdown: shutdown.clone(),
+            codes,
             budgets: Budgets::new(rates),
             callers: Callers::default(),
             metrics: Metrics::new(probes),
@@ -203,6 +208,8 @@ fn router(api: Arc<Api>) -> Router {
         .routes(routes!(health::ready))
         .routes(routes!(metrics::metrics))
         .routes(routes!(description))
+        .routes(routes!(v1::registrations::request))
+        .routes(routes!(v1::registrations::confirm))
         .routes(routes!(v1::sessions::login))
         .routes(routes!(v1::sessions::renew, v1::sessions::logout))
         .routes(routes!(v1::temp_ids::fetch))

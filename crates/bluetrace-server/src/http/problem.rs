@@ -19,6 +19,10 @@ pub enum ProblemCode {
     Unauthenticated,
     /// The password is wrong.
     WrongPassword,
+    /// The one-time code is wrong, or no longer good.
+    WrongCode,
+    /// The number's account is entered with its password alone.
+    NumberTaken,
     /// Too many wrong passwords: the username is blocked for a while.
     Blocked,
     /// The authority requires an upload code, and this is none.
@@ -68,7 +72,7 @@ pub struct ProblemFacts {
     /// Seconds after which it is worth trying again; also in the header `Retry-After`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u32>,
-    /// Wrong passwords, or upload codes, that are still free before no more are looked at.
+    /// Wrong passwords, or codes, that are still free before no more are looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts_left: Option<u32>,
     /// How many records the upload was begun with.
@@ -166,11 +170,13 @@ impl IntoResponse for Problem {
 
 impl ProblemCode {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::BadRequest,
         Self::BadJson,
         Self::Unauthenticated,
         Self::WrongPassword,
+        Self::WrongCode,
+        Self::NumberTaken,
         Self::Blocked,
         Self::UploadNotAuthorised,
         Self::NotFound,
@@ -210,6 +216,8 @@ impl ProblemCode {
             Self::BadJson => ("bad_json", StatusCode::BAD_REQUEST, "The body is not JSON of the form asked for"),
             Self::Unauthenticated => ("unauthenticated", StatusCode::UNAUTHORIZED, "A valid token is needed"),
             Self::WrongPassword => ("wrong_password", StatusCode::UNAUTHORIZED, "The password is wrong"),
+            Self::WrongCode => ("wrong_code", StatusCode::UNAUTHORIZED, "The one-time code is not, or no longer, good"),
+            Self::NumberTaken => ("number_taken", StatusCode::CONFLICT, "The number's account has a password"),
             Self::Blocked => ("blocked", StatusCode::TOO_MANY_REQUESTS, "The username is blocked for a while"),
             Self::UploadNotAuthorised => ("upload_not_authorised", StatusCode::FORBIDDEN, "An upload code is needed"),
             Self::NotFound => ("not_found", StatusCode::NOT_FOUND, "There is no such thing"),

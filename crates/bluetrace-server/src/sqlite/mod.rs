@@ -11,6 +11,7 @@ mod keys;
 mod open;
 mod read;
 mod record_key;
+mod registrations;
 mod workers;
 mod write;
 
@@ -18,9 +19,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, AccountSummary, CodeIssued, CodeRedeemed, CodeRevoked, Expired, ImportedTempId, Lockout,
-    LoginRecorded, LoginState, NewNotice, NewSealingKey, NewUploadCode, NoticeId, Owner, PasswordHash, PasswordSource,
-    PinSeed, PresentedCode, SealingKeyId, SealingKeyRow, SessionId, SessionState, Shredded, Store, StoreFuture,
+    AccountId, AccountOpened, AccountSummary, CodeIssued, CodeRedeemed, CodeRevoked, Confirmation, Expired,
+    ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice, NewOneTimeCode, NewSealingKey, NewUploadCode,
+    NoticeId, OneTimeCodeId, OneTimeCodeMade, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode,
+    RegistrationConfirmed, SealingKeyId, SealingKeyRow, SessionId, SessionState, Shredded, Store, StoreFuture,
     TempIdImported, TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound, UploadKey,
     UploadRequest, UploadRow, Verdict, WrongCodes,
 };
@@ -375,6 +377,24 @@ impl Store for SqliteStore {
         now: Timestamp,
     ) -> StoreFuture<'_, Option<(PinSeed, Timestamp)>> {
         self.write(1, move |c| codes::handshake_pin(c, account, candidate, ends, now))
+    }
+
+    // ---- Registrations
+
+    fn make_one_time_code(&self, code: NewOneTimeCode, now: Timestamp) -> StoreFuture<'_, OneTimeCodeMade> {
+        self.write(1, move |c| registrations::make_one_time_code(c, code, now))
+    }
+
+    fn one_time_code_failed(&self, code: OneTimeCodeId) -> StoreFuture<'_, ()> {
+        self.write(1, move |c| registrations::one_time_code_failed(c, code))
+    }
+
+    fn confirm_registration(
+        &self,
+        confirmation: Confirmation,
+        now: Timestamp,
+    ) -> StoreFuture<'_, RegistrationConfirmed> {
+        self.write(1, move |c| registrations::confirm_registration(c, &confirmation, now))
     }
 
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired> {

@@ -384,7 +384,7 @@ fn account_named(connection: &Connection, username: &Username) -> Result<Option<
     Ok(query.query_row([username.reveal()], |row| Ok((AccountId(row.get(0)?), row.get(1)?))).optional()?)
 }
 
-fn create_account(connection: &Connection, username: &Username, now: Timestamp) -> Result<AccountId> {
+pub(super) fn create_account(connection: &Connection, username: &Username, now: Timestamp) -> Result<AccountId> {
     forget_unknown_username(connection, username)?;
     connection
         .prepare_cached("INSERT INTO account (username, created) VALUES (?1, ?2)")?
@@ -392,7 +392,7 @@ fn create_account(connection: &Connection, username: &Username, now: Timestamp) 
     Ok(AccountId(connection.last_insert_rowid()))
 }
 
-fn set_password(
+pub(super) fn set_password(
     connection: &Connection,
     account: AccountId,
     hash: &PasswordHash,
@@ -419,7 +419,7 @@ fn left_as_i64(left: usize) -> i64 {
 }
 
 /// What is forgotten at `?1`, at most `?2` rows, of each kind but uploads.
-const DELETE_FORGOTTEN: [&str; 7] = [
+const DELETE_FORGOTTEN: [&str; 8] = [
     "DELETE FROM temp_id WHERE temp_id IN (SELECT temp_id FROM temp_id WHERE forget_at <= ?1 LIMIT ?2)",
     "DELETE FROM notice WHERE id IN (SELECT id FROM notice WHERE forget_at <= ?1 LIMIT ?2)",
     "DELETE FROM revoked_session
@@ -429,6 +429,8 @@ const DELETE_FORGOTTEN: [&str; 7] = [
     "DELETE FROM upload_code WHERE id IN (SELECT id FROM upload_code WHERE forget_at <= ?1 LIMIT ?2)",
     "DELETE FROM wrong_code WHERE id IN (SELECT id FROM wrong_code WHERE forget_at <= ?1 LIMIT ?2)",
     "DELETE FROM handshake_pin WHERE account IN (SELECT account FROM handshake_pin WHERE forget_at <= ?1 LIMIT ?2)",
+    // registrations
+    "DELETE FROM one_time_code WHERE id IN (SELECT id FROM one_time_code WHERE forget_at <= ?1 LIMIT ?2)",
 ];
 
 const IS_ANY_FORGOTTEN: &str = "SELECT 1 WHERE EXISTS (SELECT 1 FROM temp_id WHERE forget_at <= ?1)
@@ -438,4 +440,5 @@ const IS_ANY_FORGOTTEN: &str = "SELECT 1 WHERE EXISTS (SELECT 1 FROM temp_id WHE
     OR EXISTS (SELECT 1 FROM upload_code WHERE forget_at <= ?1)
     OR EXISTS (SELECT 1 FROM wrong_code WHERE forget_at <= ?1)
     OR EXISTS (SELECT 1 FROM handshake_pin WHERE forget_at <= ?1)
+    OR EXISTS (SELECT 1 FROM one_time_code WHERE forget_at <= ?1)
     OR EXISTS (SELECT 1 FROM upload WHERE forget_at <= ?1)";

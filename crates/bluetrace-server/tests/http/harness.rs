@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use bluetrace_authority::passwords::{HashCost, InlinePool};
 use bluetrace_authority::store::Store;
 use bluetrace_authority::{Authority, MasterKey, Policy};
 use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Username};
+use bluetrace_server::code_sender::{CodeSender, CodeText};
 use bluetrace_server::complaints::Complaints;
 use bluetrace_server::connection::Shared;
 use bluetrace_server::console::Console;
@@ -76,7 +78,8 @@ impl Site {
         let (folder, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
         let policy = Policy { temp_id_scheme: Scheme::Sealed, ..Policy::default() };
         let opentrace = OpenTraceOptions { folder: folder.path().into(), is_compatible: true };
-        Self::start_with(folder, store, (Some(Rates::default()), opentrace), policy).await
+        let options = HttpOptions { opentrace, ..options(folder.path()) };
+        Self::start_with(folder, store, options, policy).await
     }
 
     /// One that takes an upload only with a code.
@@ -93,24 +96,32 @@ impl Site {
         second
     }
 
-    async fn start_over(store: Arc<dyn Store>, rates: Option<Rates>) -> Self {
+    /// One that sends one-time codes in this way.
+    pub(crate) async fn with_codes(codes: CodeSender) -> Self {
+        let (folder, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::new()));
+        let options = HttpOptions { codes, ..options(folder.path()) };
+        Self::start_with(folder, store, options, Policy::default()).await
+    }
+
+    /// Another server of the same authority, with a connection of its own to the database.
+    pub(crate) async fn second_over_sqlite(&self) -> Self {
+        let store = Arc::new(SqliteStore::open(&self.folder.path().join("authority.sqlite")).unwrap());
+        Self::start_over(store, Some(Rates::default())).await
+    }
+
+    pub(crate) async fn start_over(store: Arc<dyn Store>, rates: Option<Rates>) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), store, rates, Policy::default()).await
     }
 
     async fn start_in(folder: TempDir, store: Arc<dyn Store>, rates: Option<Rates>, policy: Policy) -> Self {
-        let opentrace = OpenTraceOptions { folder: folder.path().into(), is_compatible: false };
-        Self::start_with(folder, store, (rates, opentrace), policy).await
+        let options = HttpOptions { rates, ..options(folder.path()) };
+        Self::start_with(folder, store, options, policy).await
     }
 
-    async fn start_with(
-        folder: TempDir,
-        store: Arc<dyn Store>,
-        (rates, opentrace): (Option<Rates>, OpenTraceOptions),
-        policy: Policy,
-    ) -> Self {
+    async fn start_with(folder: TempDir, store: Arc<dyn Store>, options: HttpOptions, policy: Policy) -> Self {
         let (switch, shutdown) = shutdown_channel();
         let Parts { api, authority, clock, output } =
-            Parts::over(Arc::clone(&store), rates, policy, opentrace, shutdown.clone()).await;
+            Parts::over(Arc::clone(&store), options, policy, shutdown.clone()).await;
         let tls = ServerTls::open(folder.path()).unwrap().config();
         let listener = bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap();
         let address = listener.local_addr().unwrap();
@@ -188,13 +199,7 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    pub(crate) async fn over(
-        store: Arc<dyn Store>,
-        rates: Option<Rates>,
-        policy: Policy,
-        opentrace: OpenTraceOptions,
-        shutdown: Shutdown,
-    ) -> Self {
+    pub(crate) async fn over(store: Arc<dyn Store>, options: HttpOptions, policy: Policy, shutdown: Shutdown) -> Self {
         let hash_cost = HashCost::INSECURE_FOR_SIMULATION;
         let policy = Policy { hash_cost, ..policy };
         let authority = Authority::new(store, Arc::new(InlinePool), policy, &MasterKey::new([7; 32]), seed());
@@ -212,8 +217,17 @@ impl Parts {
             limits: Limits::default(),
             complaints: Complaints::default(),
         });
-        let probes = vec![Probe { queue: "passwords", depth: Box::new(|| 3) }];
-        Self { api: HttpApi::new(shared, HttpOptions { rates, probes, opentrace }, shutdown), authority, clock, output }
+        Self { api: HttpApi::new(shared, options, shutdown), authority, clock, output }
+    }
+}
+
+/// The usual rates, codes on the console, and strict judgement; what has to wait does so in `folder`.
+pub(crate) fn options(folder: &Path) -> HttpOptions {
+    HttpOptions {
+        rates: Some(Rates::default()),
+        codes: CodeSender::to_console(CodeText::parse("your code is {code}").unwrap()),
+        probes: vec![Probe { queue: "passwords", depth: Box::new(|| 3) }],
+        opentrace: OpenTraceOptions { folder: folder.into(), is_compatible: false },
     }
 }
 

@@ -7,6 +7,7 @@ mod opentrace;
 mod opentrace_app;
 mod opentrace_upload;
 mod opentrace_vectors;
+mod registrations;
 mod routes;
 #[path = "../support/tls.rs"]
 mod tls;

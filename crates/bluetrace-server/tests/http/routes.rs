@@ -9,14 +9,16 @@ use serde_json::{Value, json};
 use crate::harness::{ALICE, Site, line};
 
 /// What works without authorisation. Whoever adds to it says why here.
-const OPEN: [(&str, &str); 7] = [
+const OPEN: [(&str, &str); 9] = [
     // a supervisor and a load balancer have no account
     ("get", "/healthz"),
     ("get", "/readyz"),
     // nothing in it is about a person
     ("get", "/metrics"),
     ("get", "/openapi.json"),
-    // where tokens come from
+    // where accounts and tokens come from
+    ("post", "/v1/registrations"),
+    ("post", "/v1/registrations/confirmation"),
     ("post", "/v1/login"),
     ("post", "/v1/session"),
     // who has withdrawn has no account
@@ -34,6 +36,8 @@ async fn every_route_is_described_and_answers() {
         ("get", "/readyz"),
         ("get", "/metrics"),
         ("get", "/openapi.json"),
+        ("post", "/v1/registrations"),
+        ("post", "/v1/registrations/confirmation"),
         ("post", "/v1/login"),
         ("post", "/v1/session"),
         ("delete", "/v1/session"),

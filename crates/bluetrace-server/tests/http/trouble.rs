@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bluetrace_authority::Policy;
 use bluetrace_authority::memory::MemoryStore;
-use bluetrace_server::http::{OpenTraceOptions, Rate, Rates};
+use bluetrace_server::http::{HttpOptions, Rate, Rates};
 use bluetrace_server::limits::{
     HTTP_BODY_DEADLINE, HTTP_BODY_STALL, HTTP_CALLER_MEMORY, HTTP_HEAD_DEADLINE, HTTP_UPLOADS_AT_A_TIME, MAX_HTTP_BODY,
     MAX_HTTP_HEAD, WRITE_STALL,
@@ -19,7 +19,7 @@ use tokio::io::DuplexStream;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 
-use crate::harness::{ALICE, BOB, HttpClient, PATIENCE, Parts, Site, line, lines};
+use crate::harness::{ALICE, BOB, HttpClient, PATIENCE, Parts, Site, line, lines, options};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
@@ -351,8 +351,8 @@ impl Pipe {
     async fn open_over(store: Arc<MemoryStore>) -> Self {
         let (switch, shutdown) = shutdown_channel();
         // nothing here is long enough for the folder
-        let opentrace = OpenTraceOptions { folder: Path::new("nowhere").into(), is_compatible: false };
-        let parts = Parts::over(store, None, Policy::default(), opentrace, shutdown).await;
+        let options = HttpOptions { rates: None, ..options(Path::new("nowhere")) };
+        let parts = Parts::over(store, options, Policy::default(), shutdown).await;
         let (near, far) = tokio::io::duplex(4_096);
         let peer = Peer { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)), connected: Instant::now() };
         let serving = tokio::spawn(parts.api.serve(far, peer));

@@ -243,9 +243,12 @@ impl From<Problem> for CallableError {
                 CallableStatus::ResourceExhausted
             }
             ProblemCode::Busy | ProblemCode::Unavailable | ProblemCode::ShuttingDown => CallableStatus::Unavailable,
-            ProblemCode::Unauthenticated | ProblemCode::WrongPassword => CallableStatus::Unauthenticated,
+            ProblemCode::Unauthenticated | ProblemCode::WrongPassword | ProblemCode::WrongCode => {
+                CallableStatus::Unauthenticated
+            }
             ProblemCode::BadRequest
             | ProblemCode::BadJson
+            | ProblemCode::NumberTaken
             | ProblemCode::UploadNotAuthorised
             | ProblemCode::NotFound
             | ProblemCode::MethodNotAllowed

@@ -5,6 +5,7 @@
 pub(crate) mod me;
 pub(crate) mod notices;
 mod record_lines;
+pub(crate) mod registrations;
 pub(crate) mod sessions;
 pub(crate) mod temp_ids;
 pub(crate) mod uploads;

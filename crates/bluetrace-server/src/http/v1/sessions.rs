@@ -130,7 +130,7 @@ pub(crate) async fn logout(State(api): State<Arc<Api>>, Caller(member): Caller) 
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn session(api: &Api, member: &Member) -> SessionBody {
+pub(crate) fn session(api: &Api, member: &Member) -> SessionBody {
     let now = api.now();
     let (access_token, access_expires) = api.shared.authority.access_token(member, now);
     let (resume_token, resume_expires) = api.shared.authority.resume_token(member, now);

@@ -3,6 +3,8 @@
 //! One mutex around sorted maps, so that every order is the same in every run. Each method does its work when it is
 //! called, and its future is ready at once.
 
+mod accounts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,13 +15,14 @@ use bluetrace_protocol::{
 };
 
 use crate::code_book::{CodeBook, Redemption};
+use crate::registration_book::RegistrationBook;
 use crate::store::{
-    Account, AccountId, AccountOpened, AccountSummary, CodeCheck, CodeIssued, CodeRedeemed, CodeRevoked, Expired,
-    Failures, ImportedTempId, Lockout, LoginRecorded, LoginState, MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES, NewNotice,
-    NewSealingKey, NewUploadCode, NoticeId, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode, SealingKeyId,
-    SealingKeyRow, SealingKeyState, SessionId, SessionState, Shredded, Store, StoreError, StoreFuture, TempIdImported,
-    TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound, UploadKey, UploadRequest,
-    UploadRow, Verdict, WrongCodes,
+    Account, AccountId, AccountOpened, AccountSummary, CodeCheck, CodeIssued, CodeRedeemed, CodeRevoked, Confirmation,
+    Expired, Failures, ImportedTempId, Lockout, LoginRecorded, LoginState, MAX_EXPIRED_ROWS, NewNotice, NewOneTimeCode,
+    NewSealingKey, NewUploadCode, NoticeId, OneTimeCodeId, OneTimeCodeMade, Owner, PasswordHash, PasswordSource,
+    PinSeed, PresentedCode, RegistrationConfirmed, SealingKeyId, SealingKeyRow, SealingKeyState, SessionId,
+    SessionState, Shredded, Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadCodeId,
+    UploadCodeRow, UploadCompleted, UploadFound, UploadKey, UploadRequest, UploadRow, Verdict, WrongCodes,
 };
 
 /// A store that keeps everything in memory.
@@ -418,6 +421,25 @@ impl Store for MemoryStore {
         ready(Ok(has_account.then(|| state.codes.pin(account, candidate, ends, now))))
     }
 
+    // ---- Registrations
+
+    fn make_one_time_code(&self, code: NewOneTimeCode, now: Timestamp) -> StoreFuture<'_, OneTimeCodeMade> {
+        ready(Ok(self.state().registrations.make(code, now)))
+    }
+
+    fn one_time_code_failed(&self, code: OneTimeCodeId) -> StoreFuture<'_, ()> {
+        self.state().registrations.failed(code);
+        ready(Ok(()))
+    }
+
+    fn confirm_registration(
+        &self,
+        confirmation: Confirmation,
+        now: Timestamp,
+    ) -> StoreFuture<'_, RegistrationConfirmed> {
+        ready(Ok(self.state().confirm_registration(confirmation, now)))
+    }
+
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired> {
         ready(Ok(self.state().expire(now)))
     }
@@ -446,6 +468,7 @@ struct State {
     user_ids: BTreeMap<Uid, AccountId>,
     sealing_keys: BTreeMap<SealingKeyId, SealingKeyRow>,
     codes: CodeBook,
+    registrations: RegistrationBook,
     /// Every row that is forgotten one day, in that order.
     mortal: BTreeSet<(Timestamp, Mortal)>,
 }
@@ -463,6 +486,8 @@ struct AccountRow {
     account: Account,
     failures: Failures,
     user_id: Option<Uid>,
+    /// Whether somebody has proved that the number that it is named after is his.
+    is_registered: bool,
 }
 
 struct Stranger {
@@ -496,113 +521,6 @@ struct Notice {
 }
 
 impl State {
-    fn account_named(&self, username: &Username) -> Option<&AccountRow> {
-        self.accounts.get(self.names.get(username)?)
-    }
-
-    fn create_account(&mut self, username: Username, now: Timestamp) -> AccountId {
-        self.forget_stranger(&username);
-        self.last_account += 1;
-        let id = AccountId(self.last_account);
-        let account = Account {
-            id,
-            username: username.clone(),
-            password_hash: None,
-            imported_hash: None,
-            token_epoch: 0,
-            created: now,
-        };
-        self.accounts.insert(id, AccountRow { account, failures: Failures::default(), user_id: None });
-        self.names.insert(username, id);
-        id
-    }
-
-    fn open_account(
-        &mut self,
-        username: Username,
-        hash: PasswordHash,
-        source: PasswordSource,
-        now: Timestamp,
-    ) -> AccountOpened {
-        let id = match self.names.get(&username) {
-            Some(id) => *id,
-            None => self.create_account(username, now),
-        };
-        match self.accounts.get_mut(&id) {
-            Some(row) if row.account.password_hash.is_none() => {
-                row.set_password(hash, source);
-                AccountOpened::Opened(id)
-            }
-            _ => AccountOpened::Exists(id),
-        }
-    }
-
-    fn change_password(&mut self, username: &Username, hash: PasswordHash, source: PasswordSource) -> bool {
-        let Some(row) = self.names.get(username).and_then(|id| self.accounts.get_mut(id)) else { return false };
-        row.set_password(hash, source);
-        row.account.token_epoch = row.account.token_epoch.saturating_add(1);
-        true
-    }
-
-    fn remove_account(&mut self, username: &Username) -> bool {
-        let Some(id) = self.names.remove(username) else { return false };
-        self.accounts.remove(&id);
-        self.user_ids.retain(|_, account| *account != id);
-        let Self { temp_ids, uploads, upload_names, notices, mortal, .. } = self;
-        for (temp_id, row) in temp_ids.extract_if(.., |_, row| row.account == id) {
-            mortal.remove(&(row.forget_at, Mortal::TempId(temp_id)));
-        }
-        for (key, row) in uploads.extract_if(.., |_, row| row.account == Some(id)) {
-            mortal.remove(&(row.forget_at, Mortal::Upload(key)));
-        }
-        upload_names.retain(|(account, _), _| *account != id);
-        self.codes.remove_account(id);
-        for ((account, notice), row) in notices.extract_if(.., |(account, _), _| *account == id) {
-            mortal.remove(&(row.forget_at, Mortal::Notice(account, notice)));
-        }
-        true
-    }
-
-    fn record_login(&mut self, username: Username, verdict: Verdict, rule: Lockout, now: Moment) -> LoginRecorded {
-        if let Some(row) = self.names.get(&username).and_then(|id| self.accounts.get_mut(id)) {
-            let (recorded, failures) = rule.judge(row.failures, verdict, now);
-            row.failures = failures;
-            return recorded;
-        }
-        let before = self.failures_of_stranger(&username, now);
-        let (recorded, failures) = rule.judge(before, Verdict::Wrong, now);
-        if failures != before {
-            self.remember_stranger(username, failures, now);
-        }
-        recorded
-    }
-
-    fn failures_of_stranger(&self, username: &Username, now: Moment) -> Failures {
-        let row = self.strangers.get(username).filter(|row| now.timestamp() < row.forget_at);
-        row.map(|row| row.failures).unwrap_or_default()
-    }
-
-    fn remember_stranger(&mut self, username: Username, failures: Failures, now: Moment) {
-        self.forget_stranger(&username);
-        if self.strangers.len() >= rows_in(MAX_UNKNOWN_USERNAMES)
-            && let Some(oldest) = self.strangers_by_age.values().next().cloned()
-        {
-            self.forget_stranger(&oldest);
-        }
-        self.last_stranger += 1;
-        let forget_at = failures.forgotten_at(now);
-        self.strangers_by_age.insert(self.last_stranger, username.clone());
-        self.mortal.insert((forget_at, Mortal::Stranger(username.clone())));
-        self.strangers.insert(username, Stranger { age: self.last_stranger, failures, forget_at });
-    }
-
-    fn forget_stranger(&mut self, username: &Username) {
-        if let Some(row) = self.strangers.remove(username) {
-            self.strangers_by_age.remove(&row.age);
-            self.mortal.remove(&(row.forget_at, Mortal::Stranger(username.clone())));
-        }
-    }
-
     fn issue_temp_ids(&mut self, account: AccountId, ids: Vec<Record>, forget_at: Timestamp) -> TempIdsIssued {
         if !self.accounts.contains_key(&account) {
             return TempIdsIssued::NoAccount;
@@ -776,9 +694,11 @@ impl State {
 
     fn expire(&mut self, now: Timestamp) -> Expired {
         let mut rows = self.codes.expire(MAX_EXPIRED_ROWS, now);
+        rows += self.registrations.expire(MAX_EXPIRED_ROWS - rows, now);
         if rows == MAX_EXPIRED_ROWS {
             let is_mortal = self.mortal.first().is_some_and(|(forget_at, _)| *forget_at <= now);
-            return Expired { rows: u64::from(rows), more: is_mortal || self.codes.has_forgotten(now) };
+            let more = is_mortal || self.codes.has_forgotten(now) || self.registrations.has_forgotten(now);
+            return Expired { rows: u64::from(rows), more };
         }
         while let Some((forget_at, row)) = self.mortal.first().filter(|(forget_at, _)| *forget_at <= now).cloned() {
             let left = MAX_EXPIRED_ROWS - rows;
@@ -824,16 +744,6 @@ impl State {
         if let Some(Upload { account: Some(account), id, .. }) = self.uploads.remove(&key) {
             self.upload_names.remove(&(account, id));
         }
-    }
-}
-
-impl AccountRow {
-    fn set_password(&mut self, hash: PasswordHash, source: PasswordSource) {
-        if source == PasswordSource::Import {
-            self.account.imported_hash = Some(hash.clone());
-        }
-        self.account.password_hash = Some(hash);
-        self.failures = Failures::default();
     }
 }
 
