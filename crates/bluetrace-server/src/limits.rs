@@ -184,13 +184,13 @@ pub const HTTP_UPLOADS_AT_A_TIME: usize = 256;
 /// Batches of uploads at once on their way to the disk: who fetches `TempIDs` meanwhile waits behind no more than these.
 pub const HTTP_BATCHES_AT_A_TIME: usize = 4;
 
-/// Uploads of OpenTrace apps at once of which nobody knows yet whose they are: each may fill a file of 120 MB.
+/// Uploads of OpenTrace apps at once of which nobody knows yet whose they are: each may fill a file of 150 MB.
 pub const HTTP_NAMELESS_UPLOADS_AT_A_TIME: usize = 32;
 
 /// Uploads of OpenTrace apps at once that are sifted for records that are in them twice: a million take 20 MB for it.
 pub const HTTP_SIFTED_AT_A_TIME: usize = 4;
 
-/// Bytes of verdicts on an upload's records that are held in memory before they go to a file: those of 8,000 records.
+/// Bytes of verdicts on an upload's records that are held in memory before they go to a file: those of 7,000 records.
 pub const SPOOL_BUFFER: usize = 1024 * 1024;
 
 /// Accounts or addresses whose rate is remembered before those with all of it left are forgotten.

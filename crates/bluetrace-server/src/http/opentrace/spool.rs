@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bluetrace_protocol::sealed::{SEALED_BYTES, UID_BYTES};
-use bluetrace_protocol::{Record, SealedTempId, TempId, Timestamp, Uid, Uploaded, UploadedRecord, Window};
+use bluetrace_protocol::limits::SEALED_CHARACTERS;
+use bluetrace_protocol::sealed::UID_BYTES;
+use bluetrace_protocol::{Record, TempId, Timestamp, Uid, Uploaded, UploadedRecord, Window};
 use tokio::task::spawn_blocking;
 
 use super::verdicts::{Judged, Kind, Note};
@@ -136,18 +137,16 @@ fn nameless_file(folder: &Path) -> io::Result<File> {
 
 // ---- An entry
 
-/// kind 1 | id: its kind or length 1, bytes 64 | which of the rest there are 1 | received 8 | rssi 2 | window 16 | owner 21 | mark 8
+/// kind 1 | id: its length 1, text 84 | which of the rest there are 1 | received 8 | rssi 2 | window 16 | owner 21 | mark 8
 const ENTRY_BYTES: usize = 1 + 1 + ID_BYTES + 1 + 8 + 2 + 16 + UID_BYTES + 8;
 
-/// The longest id of the registry's form; a sealed one is shorter.
-const ID_BYTES: usize = 64;
+/// The longest id.
+const ID_BYTES: usize = SEALED_CHARACTERS;
 
 /// Where it says which of the rest there are.
 const HAS: usize = 1 + 1 + ID_BYTES;
 
 const NO_ID: u8 = 0;
-const SEALED_ID: u8 = 1;
-
 const HAS_RECEIVED: u8 = 1;
 const HAS_RSSI: u8 = 2;
 const HAS_OWNER: u8 = 4;
@@ -162,14 +161,9 @@ fn write_entry(judged: &Judged, out: &mut Vec<u8>) {
         Uploaded::Malformed => out.push(NO_ID),
         Uploaded::Record(record) => {
             let text = record.record.temp_id.reveal();
-            if let Ok(sealed) = SealedTempId::parse(text) {
-                out.push(SEALED_ID);
-                out.extend_from_slice(&sealed.to_bytes());
-            } else {
-                // 20 to 64 digits: no other id is neither
-                out.push(u8::try_from(text.len()).unwrap_or(NO_ID));
-                out.extend_from_slice(text.as_bytes());
-            }
+            // 84 characters at the most
+            out.push(u8::try_from(text.len()).unwrap_or(NO_ID));
+            out.extend_from_slice(text.as_bytes());
             window = [record.record.window.start(), record.record.window.expiry()].map(Timestamp::as_unix);
             (received, rssi) = (record.received.map(Timestamp::as_unix), record.rssi);
         }
@@ -218,7 +212,6 @@ fn read_entry(entry: &[u8]) -> Option<Judged> {
     let moment = |bytes: &[u8; 8]| Timestamp::from_unix(i64::from_be_bytes(*bytes));
     let temp_id = match *of_id {
         NO_ID => None,
-        SEALED_ID => Some(TempId::from(&SealedTempId::from_slice(id.get(..SEALED_BYTES)?)?)),
         length => Some(TempId::parse(std::str::from_utf8(id.get(..length.into())?).ok()?).ok()?),
     };
     let uploaded = match temp_id {
@@ -235,6 +228,9 @@ fn read_entry(entry: &[u8]) -> Option<Judged> {
 
 #[cfg(test)]
 mod tests {
+    use bluetrace_protocol::SealedTempId;
+    use bluetrace_protocol::sealed::SEALED_BYTES;
+
     use super::*;
 
     #[tokio::test]

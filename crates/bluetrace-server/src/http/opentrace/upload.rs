@@ -5,7 +5,6 @@
 //! of every upload do, under the name that is in the token. A body that is cut has left nothing behind, and one that is sent
 //! again finds what there is.
 
-use std::hash::RandomState;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -134,7 +133,7 @@ impl Arriving {
         let keyring = api.shared.authority.keyring(api.now()).await.map_err(|error| api.failure(&error))?;
         Ok(Self {
             json: UploadJson::default(),
-            judge: Judge { keyring, is_compatible: *is_compatible, marks: RandomState::new() },
+            judge: Judge::new(keyring, *is_compatible),
             spool: Spool::new(Arc::clone(folder)),
             granted: None,
         })
@@ -183,7 +182,8 @@ impl Arriving {
             if spool.is_full() {
                 spool.flush().await.map_err(|error| no_spool(api, &error))?;
                 // taken anew now and then, so that a key that was destroyed opens nothing
-                judge.keyring = api.shared.authority.keyring(api.now()).await.map_err(|error| api.failure(&error))?;
+                let keyring = api.shared.authority.keyring(api.now()).await;
+                judge.renew(keyring.map_err(|error| api.failure(&error))?);
             }
             if self.granted.is_none()
                 && let Some(token) = self.json.token()

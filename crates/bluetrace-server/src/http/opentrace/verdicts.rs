@@ -1,5 +1,6 @@
 //! Owns what becomes of one record of an upload: the protocol crate's verdict on it, and what of it is stored.
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
@@ -16,12 +17,14 @@ use utoipa::ToSchema;
 
 /// Judges records with the keys of one moment.
 pub(super) struct Judge {
-    pub(super) keyring: Arc<Keyring>,
+    keyring: Arc<Keyring>,
+    /// Ids that a key has opened: phones that stay together hear each other's again and again.
+    opened: HashMap<SealedTempId, Opened>,
     /// Whether the reference's verdicts are asked for.
-    pub(super) is_compatible: bool,
+    is_compatible: bool,
     /// Makes the marks by which records that are there twice are found. Its key is this upload's own, so that nobody can make
     /// two records that are taken for one.
-    pub(super) marks: RandomState,
+    marks: RandomState,
 }
 
 /// A record, judged.
@@ -79,12 +82,23 @@ pub(crate) struct VerdictCounts {
 }
 
 impl Judge {
+    pub(super) fn new(keyring: Arc<Keyring>, is_compatible: bool) -> Self {
+        Self { keyring, opened: HashMap::new(), is_compatible, marks: RandomState::new() }
+    }
+
+    /// Takes the keys that there are now. What was opened with those before is forgotten.
+    pub(super) fn renew(&mut self, keyring: Arc<Keyring>) {
+        self.keyring = keyring;
+        self.opened.clear();
+    }
+
     /// Judges one record. Whose the upload is, is not known yet: the uploader's own ids pass for another's here.
-    pub(super) fn judge(&self, element: Element<'_>) -> Judged {
+    pub(super) fn judge(&mut self, element: Element<'_>) -> Judged {
         let Element::Bytes(bytes) = element else { return Judged::malformed() };
         let Ok(json) = std::str::from_utf8(bytes) else { return Judged::malformed() };
+        let is_compatible = self.is_compatible;
         let open = |sealed: &SealedTempId, second: Option<i64>| self.open(sealed, second);
-        if self.is_compatible {
+        if is_compatible {
             let Ok(mut record) = serde_json::from_str::<Map<String, Value>>(json) else { return Judged::malformed() };
             let rssi = record.get("rssi").and_then(Value::as_i64).and_then(|dbm| i16::try_from(dbm).ok());
             let digits = record.get("msg").and_then(Value::as_str).and_then(registry_id);
@@ -94,18 +108,27 @@ impl Judge {
             judged.note.mark = None;
             judged
         } else {
-            self.judged(&judge(json, None, open), || {
+            let verdict = judge(json, None, open);
+            self.judged(&verdict, || {
                 let record: Message<'_> = serde_json::from_str(json).ok()?;
                 registry_id(&record.msg)
             })
         }
     }
 
-    fn open(&self, sealed: &SealedTempId, second: Option<i64>) -> Option<Opened> {
+    fn open(&mut self, sealed: &SealedTempId, second: Option<i64>) -> Option<Opened> {
+        if let Some(opened) = self.opened.get(sealed) {
+            return Some(*opened);
+        }
         let heard = second.and_then(Timestamp::from_unix);
         let opened = heard.and_then(|heard| self.keyring.open(sealed, &[heard, heard.plus(-STALE_S)]));
         // the reference tries every key with every record
-        opened.or_else(|| self.is_compatible.then(|| self.keyring.open_at_any_time(sealed))?)
+        let opened = opened.or_else(|| self.is_compatible.then(|| self.keyring.open_at_any_time(sealed))?)?;
+        if self.opened.len() >= MAX_OPENED {
+            self.opened.clear();
+        }
+        self.opened.insert(*sealed, opened);
+        Some(opened)
     }
 
     /// What is stored of a record. `digits` reads an id of the registry's form in it.
@@ -226,6 +249,9 @@ struct Message<'a> {
     #[serde(borrow)]
     msg: std::borrow::Cow<'a, str>,
 }
+
+/// Ids that are remembered as opened: those that a phone hears in days, and half a megabyte.
+const MAX_OPENED: usize = 4_096;
 
 /// So long does OpenTrace's iOS app go on showing an id past its time, in seconds.
 const STALE_S: i64 = 12 * 60 * 60;
