@@ -7,6 +7,7 @@ use bluetrace_protocol::Clock as _;
 use serde_json::{Value, json};
 
 use crate::harness::{ALICE, Answer, BOB, Site, text};
+use crate::registrations::registered;
 
 /// An app on a phone.
 pub(crate) struct App {
@@ -16,8 +17,8 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Installs the app for a person: the one place that knows how somebody becomes a user.
-    pub(crate) async fn register(site: &Site, person: (&str, &str)) -> Self {
+    /// Installs the app for somebody whose account there is.
+    pub(crate) async fn of(site: &Site, person: (&str, &str)) -> Self {
         Self { access_token: site.login(person).await, ids: Vec::new(), records: Vec::new() }
     }
 
@@ -87,8 +88,8 @@ pub(crate) async fn upload(site: &Site, body: &str) -> Answer {
 #[tokio::test]
 async fn two_apps_meet_one_uploads_with_a_code_and_the_other_is_told() {
     for site in [Site::sealed().await, Site::start().await] {
-        let mut ill = App::register(&site, ALICE).await;
-        let mut met = App::register(&site, BOB).await;
+        let mut ill = registered_app(&site, "+6591234567").await;
+        let mut met = registered_app(&site, "+6598765432").await;
         ill.fetch_ids(&site).await;
         met.fetch_ids(&site).await;
         let now = site.clock.now().as_unix();
@@ -97,9 +98,7 @@ async fn two_apps_meet_one_uploads_with_a_code_and_the_other_is_told() {
         for seconds in [now + 10, now + 70, now + 1_000] {
             ill.hear(&met, seconds);
         }
-        site.clock.advance_ms(1_100_000);
-        let mut ill = App { access_token: site.login(ALICE).await, ..ill };
-        let mut met = App { access_token: site.login(BOB).await, ..met };
+        site.clock.advance_ms(100_000);
         let token = ill.upload_token(&site, &code(&site).await).await;
         let answer = ill.upload(&site, &token).await.expect(200);
         assert_eq!(answer["status"], "SUCCESS");
@@ -112,14 +111,18 @@ async fn two_apps_meet_one_uploads_with_a_code_and_the_other_is_told() {
         // the console shows it as any other
         let shown = site.output.text();
         assert!(shown.contains(&met.shown_at(now + 10)), "{shown}");
-        (ill.records, met.records) = (Vec::new(), Vec::new());
     }
+}
+
+/// The app of somebody who has just registered with a phone number, and has read the code that was sent.
+async fn registered_app(site: &Site, number: &str) -> App {
+    App { access_token: registered(site, number).await, ids: Vec::new(), records: Vec::new() }
 }
 
 #[tokio::test]
 async fn who_shows_an_id_past_its_time_is_a_contact_and_gets_no_notice() {
     let site = Site::sealed().await;
-    let (mut ill, mut met) = (App::register(&site, ALICE).await, App::register(&site, BOB).await);
+    let (mut ill, mut met) = (App::of(&site, ALICE).await, App::of(&site, BOB).await);
     met.fetch_ids(&site).await;
     // the key is older than what it seals
     site.clock.advance_ms(60_000);
@@ -143,7 +146,7 @@ async fn who_shows_an_id_past_its_time_is_a_contact_and_gets_no_notice() {
 #[tokio::test]
 async fn ids_have_the_windows_of_the_reference_whatever_their_scheme() {
     for site in [Site::sealed().await, Site::start().await] {
-        let mut app = App::register(&site, ALICE).await;
+        let mut app = App::of(&site, ALICE).await;
         app.fetch_ids(&site).await;
         let now = site.clock.now().as_unix();
         for (place, id) in (0..).zip(&app.ids) {

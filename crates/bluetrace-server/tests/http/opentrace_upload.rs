@@ -18,7 +18,7 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 #[tokio::test]
 async fn a_right_code_gives_a_token_and_again_until_the_upload_is_complete_and_nobody_else_can_use_it() {
     let site = Site::sealed().await;
-    let (alice, bob) = (App::register(&site, ALICE).await, App::register(&site, BOB).await);
+    let (alice, bob) = (App::of(&site, ALICE).await, App::of(&site, BOB).await);
     let code = code(&site).await;
     let answer = alice.call(&site, "getUploadToken", json!(code)).await;
     let token = answer.expect(200)["result"]["token"].as_str().unwrap().to_owned();
@@ -43,7 +43,7 @@ async fn a_right_code_gives_a_token_and_again_until_the_upload_is_complete_and_n
 #[tokio::test]
 async fn a_code_is_taken_as_it_was_read_out_and_what_is_none_is_no_guess() {
     let site = Site::sealed().await;
-    let app = App::register(&site, ALICE).await;
+    let app = App::of(&site, ALICE).await;
     let code = code(&site).await;
     let number: u32 = code.parse().unwrap();
     for (data, words) in [
@@ -64,7 +64,7 @@ async fn a_code_is_taken_as_it_was_read_out_and_what_is_none_is_no_guess() {
 #[tokio::test]
 async fn too_many_wrong_codes_are_resource_exhausted_and_the_right_one_is_not_looked_at() {
     let site = Site::sealed().await;
-    let (alice, bob) = (App::register(&site, ALICE).await, App::register(&site, BOB).await);
+    let (alice, bob) = (App::of(&site, ALICE).await, App::of(&site, BOB).await);
     let code = code(&site).await;
     for guess in 0..5 {
         alice.call(&site, "getUploadToken", json!(format!("guess{guess}"))).await.expect(400);
@@ -79,8 +79,8 @@ async fn too_many_wrong_codes_are_resource_exhausted_and_the_right_one_is_not_lo
 #[tokio::test]
 async fn one_bad_record_is_one_verdict_whatever_is_wrong_with_it() {
     let site = Site::sealed().await;
-    let mut app = App::register(&site, ALICE).await;
-    let mut other = App::register(&site, BOB).await;
+    let mut app = App::of(&site, ALICE).await;
+    let mut other = App::of(&site, BOB).await;
     other.fetch_ids(&site).await;
     app.fetch_ids(&site).await;
     let now = site.clock.now().as_unix();
@@ -122,7 +122,7 @@ async fn one_bad_record_is_one_verdict_whatever_is_wrong_with_it() {
 #[tokio::test]
 async fn an_upload_sent_again_has_no_effect_and_the_same_summary_and_another_one_is_refused() {
     let site = Site::sealed().await;
-    let (mut app, mut other) = (App::register(&site, ALICE).await, App::register(&site, BOB).await);
+    let (mut app, mut other) = (App::of(&site, ALICE).await, App::of(&site, BOB).await);
     other.fetch_ids(&site).await;
     let now = site.clock.now().as_unix();
     app.hear(&other, now);
@@ -148,7 +148,7 @@ async fn an_upload_sent_again_has_no_effect_and_the_same_summary_and_another_one
 #[tokio::test]
 async fn what_is_cut_counts_nothing_and_the_same_token_works_again() {
     let site = Site::over_sqlite().await;
-    let mut app = App::register(&site, ALICE).await;
+    let mut app = App::of(&site, ALICE).await;
     // long enough for the file
     app.records = (0..9_500).map(record).collect();
     let token = app.upload_token(&site, &code(&site).await).await;
@@ -175,7 +175,7 @@ async fn what_is_cut_counts_nothing_and_the_same_token_works_again() {
 #[tokio::test]
 async fn a_token_is_refused_that_is_missing_changed_expired_another_accounts_or_of_a_session_that_ended() {
     let site = Site::sealed().await;
-    let (alice, bob) = (App::register(&site, ALICE).await, App::register(&site, BOB).await);
+    let (alice, bob) = (App::of(&site, ALICE).await, App::of(&site, BOB).await);
     let code = code(&site).await;
     let token = alice.upload_token(&site, &code).await;
     let last = if token.ends_with('A') { "E" } else { "A" };
@@ -203,7 +203,7 @@ async fn a_token_is_refused_that_is_missing_changed_expired_another_accounts_or_
     site.clock.advance_ms(7_200_000);
     upload(&site, &body).await.expect_problem(401, "unauthenticated");
     // the code is the account's all the same
-    let alice = App::register(&site, ALICE).await;
+    let alice = App::of(&site, ALICE).await;
     let token = alice.upload_token(&site, &code).await;
     let again = alice.upload_token(&site, &code).await;
     let authorization = ("Authorization", &*format!("Bearer {}", alice.access_token));
@@ -218,7 +218,7 @@ async fn a_token_is_refused_that_is_missing_changed_expired_another_accounts_or_
 #[tokio::test]
 async fn a_code_that_is_revoked_takes_its_token_with_it() {
     let site = Site::sealed().await;
-    let app = App::register(&site, ALICE).await;
+    let app = App::of(&site, ALICE).await;
     let token = app.upload_token(&site, &code(&site).await).await;
     let now = site.clock.now();
     site.store.revoke_upload_code(UploadCodeId(1), now).await.unwrap();
@@ -230,7 +230,7 @@ async fn a_code_that_is_revoked_takes_its_token_with_it() {
 async fn any_server_of_the_authority_takes_a_token() {
     let site = Site::sealed().await;
     let second = site.second().await;
-    let mut app = App::register(&site, ALICE).await;
+    let mut app = App::of(&site, ALICE).await;
     app.records = (0..3).map(record).collect();
     let token = app.upload_token(&site, &code(&site).await).await;
     let there = app.upload(&second, &token).await.expect(200);
@@ -240,7 +240,7 @@ async fn any_server_of_the_authority_takes_a_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_token_many_times_at_once_is_one_upload() {
     let site = Arc::new(Site::over_sqlite().await);
-    let app = App::register(&site, ALICE).await;
+    let app = App::of(&site, ALICE).await;
     let token = app.upload_token(&site, &code(&site).await).await;
     let (one, other): (Vec<_>, Vec<_>) = ((0..9_000).map(record).collect(), (1..9_001).map(record).collect());
     let (one, other) = (Arc::new(android(&token, &one)), Arc::new(android(&token, &other)));
@@ -262,7 +262,7 @@ async fn one_token_many_times_at_once_is_one_upload() {
 #[tokio::test]
 async fn an_upload_that_was_cut_while_it_was_stored_goes_on_where_it_was() {
     let site = Site::over_sqlite().await;
-    let mut app = App::register(&site, ALICE).await;
+    let mut app = App::of(&site, ALICE).await;
     app.records = (0..9_000).map(record).collect();
     let token = app.upload_token(&site, &code(&site).await).await;
     // what a server that was killed between two batches leaves
@@ -284,7 +284,7 @@ async fn an_upload_that_was_cut_while_it_was_stored_goes_on_where_it_was() {
 #[tokio::test]
 async fn what_is_no_upload_is_a_problem_that_says_what() {
     let site = Site::sealed().await;
-    let app = App::register(&site, ALICE).await;
+    let app = App::of(&site, ALICE).await;
     let token = app.upload_token(&site, &code(&site).await).await;
     for body in ["", "[]", "null", "{\"records\":[1:2]}", "{\"records\":[],\"records\":[]}", "{}{}", "\u{feff}{}"] {
         upload(&site, body).await.expect_problem(400, "bad_json");
@@ -311,7 +311,7 @@ async fn a_token_that_comes_first_and_is_bad_is_refused_before_its_records_come(
 #[tokio::test]
 async fn who_says_whose_an_upload_is_does_not_wait_for_those_of_nobody_knows_whom() {
     let site = Site::with_rates(None).await;
-    let app = App::register(&site, ALICE).await;
+    let app = App::of(&site, ALICE).await;
     let token = app.upload_token(&site, &code(&site).await).await;
     let mut stalled = Vec::new();
     for _ in 0..HTTP_NAMELESS_UPLOADS_AT_A_TIME {
@@ -339,7 +339,7 @@ async fn who_says_whose_an_upload_is_does_not_wait_for_those_of_nobody_knows_who
 async fn who_asks_for_tokens_or_uploads_too_often_is_told_when_to_ask_again() {
     let few = Rate { burst: 2, every: Duration::from_hours(1) };
     let site = Site::with_rates(Some(Rates { uploads_of_account: few, ..Rates::default() })).await;
-    let (alice, bob) = (App::register(&site, ALICE).await, App::register(&site, BOB).await);
+    let (alice, bob) = (App::of(&site, ALICE).await, App::of(&site, BOB).await);
     let token = alice.upload_token(&site, &code(&site).await).await;
     alice.upload(&site, &token).await.expect(200);
     alice.upload(&site, &token).await.expect_problem(429, "rate_limited");

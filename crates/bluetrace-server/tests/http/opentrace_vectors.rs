@@ -98,7 +98,7 @@ async fn prepare(site: &Site, vectors: &Value) -> App {
         let is_added = site.store.add_sealing_key(NewSealingKey { id: SealingKeyId(number), term, wrapped }).await;
         assert!(is_added.unwrap());
     }
-    App::register(site, ALICE).await
+    App::of(site, ALICE).await
 }
 
 /// A sealing key as the authority wraps one, under the master key of these tests.

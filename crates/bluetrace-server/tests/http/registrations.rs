@@ -254,7 +254,7 @@ async fn confirm(site: &Site, number: &str, code: &str, password: Option<&str>) 
 }
 
 /// An account of this number: its access token.
-async fn registered(site: &Site, number: &str) -> String {
+pub(crate) async fn registered(site: &Site, number: &str) -> String {
     request(site, number).await.expect(202);
     let code = code_on_console(site, number, 1).await;
     text(&confirm(site, number, &code, None).await.expect(201)["accessToken"])
