@@ -23,6 +23,7 @@ pub mod jobs;
 pub mod limits;
 pub mod listener;
 pub mod password_pool;
+pub mod postgres;
 pub mod probe;
 pub mod shutdown;
 pub mod sqlite;
