@@ -159,7 +159,7 @@ pub async fn a_removed_name_may_be_opened_anew(store: &dyn Store) {
     assert!(store.change_password(name("alice"), hash("new"), PasswordSource::Operator).await.unwrap());
     assert!(store.remove_account(name("alice")).await.unwrap());
     let second = opened(store, "alice").await;
-    assert!(second > first);
+    assert_ne!(second, first);
     assert_eq!(store.login_state(name("alice"), at(0).into()).await.unwrap().account.unwrap().token_epoch, 0);
     assert_eq!(store.session_state(first, session(1), at(0)).await.unwrap(), None);
 }
@@ -640,7 +640,7 @@ pub async fn an_upload_begins_once_and_goes_on(store: &dyn Store) {
     assert_eq!(again, UploadBegun::Open { key, durable: 2, summary: None });
     let other_number = store.begin_upload(request(alice, "u", 4), at(9)).await.unwrap();
     assert_eq!(other_number, UploadBegun::Conflict { records: 3 });
-    assert!(begun(store, alice, "v", 4).await > key);
+    assert_ne!(begun(store, alice, "v", 4).await, key);
 }
 
 /// Looking begins nothing.
@@ -810,7 +810,7 @@ pub async fn racing_completions_leave_notices_once(store: &dyn Store) {
     assert_eq!(unread(store, alice, 9, 1).await.len(), 2);
 }
 
-/// With what an export needs to know about each.
+/// In the order of their keys, with what an export needs to know about each.
 pub async fn uploads_are_listed_in_order_and_in_pages(store: &dyn Store) {
     let alice = opened(store, "alice").await;
     let bob = opened(store, "bob").await;
@@ -828,11 +828,13 @@ pub async fn uploads_are_listed_in_order_and_in_pages(store: &dyn Store) {
         begun: at(0),
         finished: None,
     };
-    assert_eq!(rows[0], row);
-    assert_eq!(rows.iter().map(|row| row.key).collect::<Vec<_>>(), [first, second, third]);
-    let page = store.uploads(Some(first), 1, at(1)).await.unwrap();
-    assert_eq!(page.iter().map(|row| row.key).collect::<Vec<_>>(), [second]);
-    assert_eq!(store.uploads(Some(third), 9, at(1)).await.unwrap(), []);
+    assert!(rows.contains(&row));
+    let mut keys = [first, second, third];
+    keys.sort();
+    assert_eq!(rows.iter().map(|row| row.key).collect::<Vec<_>>(), keys, "which is not always that of their begin");
+    let page = store.uploads(Some(keys[0]), 1, at(1)).await.unwrap();
+    assert_eq!(page.iter().map(|row| row.key).collect::<Vec<_>>(), [keys[1]]);
+    assert_eq!(store.uploads(Some(keys[2]), 9, at(1)).await.unwrap(), []);
     assert_eq!(store.uploads(None, 0, at(1)).await.unwrap(), []);
 }
 
@@ -851,7 +853,7 @@ pub async fn a_forgotten_upload_is_out_of_sight_and_its_id_free(store: &dyn Stor
     else {
         panic!("an upload that is forgotten stands in the way of a new one");
     };
-    assert!(key > old);
+    assert_ne!(key, old);
     store.append_records(key, 0, vec![heard(3)]).await.unwrap();
     expire_all(store, at(FORGET)).await;
     let again = store.begin_upload(later, at(FORGET)).await.unwrap();
@@ -953,7 +955,7 @@ pub async fn expire_deletes_a_bounded_number_and_says_whether_there_is_more(stor
     assert_eq!(store.issue_temp_ids(alice, all[..9].to_vec(), at(99)).await.unwrap(), TempIdsIssued::Issued);
 }
 
-/// An upload of a million records holds nobody up.
+/// An upload of a million records holds nobody up. Its records count where the store deletes them one by one.
 pub async fn expire_deletes_large_uploads_in_parts(store: &dyn Store) {
     let alice = opened(store, "alice").await;
     let count = MAX_EXPIRED_ROWS + MAX_EXPIRED_ROWS / 2;
@@ -962,17 +964,16 @@ pub async fn expire_deletes_large_uploads_in_parts(store: &dyn Store) {
     let other = begun(store, alice, "v", 1).await;
     store.append_records(other, 0, vec![heard(1)]).await.unwrap();
     let mut rows = 0;
-    let mut calls = 0;
     loop {
         let expired = store.expire(at(FORGET)).await.unwrap();
         assert!(expired.rows <= u64::from(MAX_EXPIRED_ROWS));
         rows += expired.rows;
-        calls += 1;
         if !expired.more {
             break;
         }
     }
-    assert_eq!((rows, calls), (u64::from(count) + 3, 2));
+    assert!(rows == 2 || rows == u64::from(count) + 3, "{rows}");
+    assert_eq!(store.expire(at(FORGET)).await.unwrap(), Expired::default());
     assert_eq!(store.uploaded_records(key, 0, 9, at(0)).await.unwrap(), []);
 }
 
@@ -992,9 +993,12 @@ pub async fn expire_deletes_only_what_is_forgotten(store: &dyn Store) {
         let a_day_before = at(forget_at - UNKNOWN_USERNAME_MEMORY_S);
         store.record_login(name(&format!("x{number}")), Verdict::Wrong, RULE, a_day_before.into()).await.unwrap();
     }
-    let rows_of_each = 1 + 3 + 1 + 1 + 1;
+    let rows_of_each = 1 + 1 + 1 + 1 + 1;
     assert_eq!(store.expire(at(9)).await.unwrap(), Expired::default());
-    assert_eq!(store.expire(at(10)).await.unwrap(), Expired { rows: rows_of_each, more: false });
+    let Expired { rows, more } = store.expire(at(10)).await.unwrap();
+    // the two records of the upload, where they are deleted one by one
+    assert!(rows == rows_of_each || rows == rows_of_each + 2, "{rows}");
+    assert!(!more);
     assert_eq!(store.temp_ids(None, 9, at(0)).await.unwrap(), [line("alice", 2)]);
     let uploads = store.uploads(None, 9, at(0)).await.unwrap();
     assert_eq!(uploads.iter().map(|row| row.durable).collect::<Vec<_>>(), [2]);

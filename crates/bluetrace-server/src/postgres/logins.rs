@@ -36,14 +36,12 @@ pub(super) async fn record(
         }
         let is_written = match account {
             Some(account) => write(session, account, before, after).await?,
-            None => {
-                if !row.try_get::<_, bool>(10)? {
-                    make_room(session).await?;
-                }
-                write_unknown(session, username, before, after, now).await?
-            }
+            None => write_unknown(session, username, before, after, now).await?,
         };
         if is_written {
+            if account.is_none() && !row.try_get::<_, bool>(10)? {
+                make_room(session).await?;
+            }
             return Ok(recorded);
         }
     }
@@ -119,24 +117,25 @@ async fn write_unknown(
     Ok(changed > 0)
 }
 
-/// Sees to it that one more unknown username does not make too many of them. They are counted only as often as could matter: a
-/// server that has room for `n` counts again after `n / 64` new ones, so that up to 64 servers keep the bound together.
+/// Sees to it that there are not too many unknown usernames. They are counted only as often as could matter: a server that has room
+/// for `n` counts again after `n / 64` new ones, so that up to 64 servers keep the bound together.
 async fn make_room(session: &Session) -> Result<()> {
     if session.ids.may_add_stranger() {
         return Ok(());
     }
     let most = i64::from(MAX_UNKNOWN_USERNAMES);
-    let count: i64 = session.one("SELECT count(*) FROM stranger", &[]).await?.try_get(0)?;
-    let too_many = count + 1 - most;
-    if too_many > 0 {
-        session
-            .execute(
-                "DELETE FROM stranger WHERE username IN (SELECT username FROM stranger ORDER BY failed_at LIMIT $1)",
-                &[(&too_many, Type::INT8)],
-            )
-            .await?;
-    }
-    session.ids.note_room_for_strangers((most - count) / 64);
+    // counted and deleted in one statement, so that nobody who does the same meanwhile deletes for both
+    let counted = session
+        .one(
+            "WITH counted AS (SELECT count(*) AS strangers FROM stranger), gone AS (
+                 DELETE FROM stranger WHERE username IN (
+                     SELECT username FROM stranger ORDER BY failed_at
+                     LIMIT greatest((SELECT strangers FROM counted) - $1, 0)))
+             SELECT strangers FROM counted",
+            &[(&most, Type::INT8)],
+        )
+        .await?;
+    session.ids.note_room_for_strangers((most - counted.try_get::<_, i64>(0)?) / 64);
     Ok(())
 }
 

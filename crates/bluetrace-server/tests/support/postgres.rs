@@ -1,0 +1,141 @@
+//! A private PostgreSQL cluster for tests: in a temporary folder, reached by a socket file, gone with the test process, however
+//! that ends. Needs the programs of PostgreSQL's server, and says so where they are missing.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The cluster that the tests of a program share. Each takes a database of its own.
+pub(crate) static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
+
+/// A cluster that runs for as long as somebody holds it, or this process lives.
+pub(crate) struct Cluster {
+    folder: PathBuf,
+    programs: PathBuf,
+    /// Who runs it: PostgreSQL refuses to be run by root.
+    user: Option<u32>,
+    databases: AtomicU32,
+    /// When this end is closed, by whatever, a process at the other end stops the cluster and deletes its folder.
+    _life_line: ChildStdin,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("bluetrace-pg-").tempdir().unwrap().keep();
+        let is_root = fs::metadata(&folder).unwrap().uid() == 0;
+        let user = is_root.then(unprivileged_user);
+        if let Some(user) = user {
+            chown(&folder, Some(user), Some(user)).unwrap();
+        }
+        let programs = programs();
+        let mut life_line = Command::new("sh");
+        life_line
+            .args(["-c", "trap '' INT TERM HUP; cat >/dev/null; \"$1\" -D \"$2/data\" -m immediate stop; rm -rf \"$2\"", "sh"])
+            .args([&programs.join("pg_ctl"), &folder])
+            .current_dir(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        as_user(&mut life_line, user);
+        let life_line = life_line.spawn().unwrap().stdin.take().unwrap();
+        let cluster = Self { folder, programs, user, databases: AtomicU32::new(0), _life_line: life_line };
+        cluster.run("initdb", &["-D", "data", "-U", "bluetrace", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        let settings = format!(
+            "listen_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\nfull_page_writes = off\n\
+             max_connections = 300\nshared_buffers = 64MB\nautovacuum_naptime = 5\nlog_min_messages = fatal\n",
+            cluster.folder.display()
+        );
+        fs::write(cluster.folder.join("data/postgresql.auto.conf"), settings).unwrap();
+        cluster.wake();
+        cluster
+    }
+
+    /// A new, empty database: its name.
+    pub(crate) fn database(&self) -> String {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.sql("postgres", &format!("CREATE DATABASE {name}"));
+        name
+    }
+
+    /// The URL of a database.
+    pub(crate) fn url(&self, database: &str) -> String {
+        let folder = self.folder.to_str().unwrap().replace('/', "%2F");
+        format!("postgres://bluetrace@{folder}/{database}")
+    }
+
+    /// Does statements, and returns the rows as text: columns between `|`, a line each.
+    pub(crate) fn sql(&self, database: &str, statements: &str) -> String {
+        let folder = self.folder.to_str().unwrap();
+        let args = ["-h", folder, "-U", "bluetrace", "-d", database, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"];
+        self.run("psql", &[&args[..], &["-c", statements]].concat())
+    }
+
+    /// Stops it as a loss of power would.
+    pub(crate) fn stop(&self) {
+        self.run("pg_ctl", &["-D", "data", "-m", "immediate", "-w", "stop"]);
+    }
+
+    /// Starts it again.
+    pub(crate) fn wake(&self) {
+        self.run("pg_ctl", &["-D", "data", "-l", "log", "-w", "-t", "120", "start"]);
+    }
+
+    fn run(&self, program: &str, args: &[&str]) -> String {
+        let mut command = Command::new(self.programs.join(program));
+        command.args(args).current_dir(&self.folder).stdin(Stdio::null());
+        as_user(&mut command, self.user);
+        // into files: a server that it starts would keep a pipe open
+        let output = tempfile::tempfile().unwrap();
+        command.stdout(output.try_clone().unwrap()).stderr(output.try_clone().unwrap());
+        let status = command.status().unwrap();
+        let mut text = String::new();
+        std::io::Seek::rewind(&mut &output).unwrap();
+        std::io::Read::read_to_string(&mut &output, &mut text).unwrap();
+        assert!(status.success(), "{program}: {text}");
+        text.trim_end().to_owned()
+    }
+}
+
+/// Where PostgreSQL's programs are: the newest ones that Debian has installed, or beside `initdb` in the path.
+fn programs() -> PathBuf {
+    let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut installed: Vec<_> = installed.filter(|folder| folder.join("bin/initdb").is_file()).collect();
+    installed.sort_by_key(|folder| folder.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()));
+    if let Some(newest) = installed.pop() {
+        return newest.join("bin");
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&path).find(|folder| folder.join("initdb").is_file());
+    in_path.unwrap_or_else(|| {
+        panic!(
+            "this test needs PostgreSQL's server, and finds no initdb: install it (Debian: apt-get install postgresql), \
+             or put its programs into the PATH"
+        )
+    })
+}
+
+fn unprivileged_user() -> u32 {
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let id_of = |name: &str| {
+        let line = users.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split(':').nth(1)?.parse().ok()
+    };
+    id_of("postgres").or_else(|| id_of("nobody")).unwrap()
+}
+
+fn as_user(command: &mut Command, user: Option<u32>) {
+    if let Some(user) = user {
+        command.uid(user).gid(user).env("HOME", "/");
+    }
+}
+
+/// The folder of a cluster, for what looks at its files.
+impl AsRef<Path> for Cluster {
+    fn as_ref(&self) -> &Path {
+        &self.folder
+    }
+}
