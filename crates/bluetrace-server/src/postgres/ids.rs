@@ -25,7 +25,12 @@ pub(super) struct Ids {
 impl Ids {
     pub(super) fn new(seed: [u8; 32]) -> Self {
         let generator = Mutex::new(ChaCha12Rng::from_seed(seed));
-        Self { generator, days_with_partition: Mutex::default(), last_day: AtomicI64::new(-1), room_for_strangers: AtomicI64::new(0) }
+        Self {
+            generator,
+            days_with_partition: Mutex::default(),
+            last_day: AtomicI64::new(-1),
+            room_for_strangers: AtomicI64::new(0),
+        }
     }
 
     /// A positive number of 63 bits.

@@ -92,10 +92,7 @@ pub(super) async fn count_seals(session: &Session, counts: &[(SealingKeyId, u64)
 /// Puts a key's bytes out of reach, at once and whatever else is going on. `None` if there never was such a key.
 pub(super) async fn put_out_of_reach(session: &Session, id: SealingKeyId) -> Result<Option<Shredded>> {
     let found = session
-        .row(
-            "UPDATE sealing_key SET state = greatest(state, 1) WHERE id = $1 RETURNING state",
-            &[(&id.0, Type::INT8)],
-        )
+        .row("UPDATE sealing_key SET state = greatest(state, 1) WHERE id = $1 RETURNING state", &[(&id.0, Type::INT8)])
         .await?;
     let state = found.map(|row| row.try_get::<_, i16>(0)).transpose()?;
     Ok(state.map(|state| if state == IN_NO_FILE { Shredded::Done } else { Shredded::Unfinished }))
@@ -113,7 +110,10 @@ pub(super) async fn write_anew(session: &Session) -> Result<Shredded> {
         outcome => outcome?,
     }
     let kept = session
-        .rows("SELECT b.id, b.wrapped FROM sealing_key_bytes AS b JOIN sealing_key AS k ON k.id = b.id WHERE k.state = 0", &[])
+        .rows(
+            "SELECT b.id, b.wrapped FROM sealing_key_bytes AS b JOIN sealing_key AS k ON k.id = b.id WHERE k.state = 0",
+            &[],
+        )
         .await?;
     session.batch("TRUNCATE sealing_key_bytes").await?;
     for row in &kept {

@@ -1,9 +1,7 @@
 //! Owns failed logins as SQL. No row is locked while the rule decides: what it decided is written only where the row is still what
 //! it was judged by, and judged anew where it is not. So failures are counted exactly over all servers, in one statement each.
 
-use bluetrace_authority::store::{
-    Failures, Lockout, LoginRecorded, LoginState, MAX_UNKNOWN_USERNAMES, Verdict,
-};
+use bluetrace_authority::store::{Failures, Lockout, LoginRecorded, LoginState, MAX_UNKNOWN_USERNAMES, Verdict};
 use bluetrace_protocol::{Moment, Username};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;

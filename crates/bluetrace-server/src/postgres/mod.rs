@@ -84,8 +84,7 @@ impl PostgresStore {
             Builder::new_multi_thread().thread_name("store").enable_all().build().map_err(OpenError::Threads)?;
         let shown = place.to_string();
         let handle = runtime.handle().clone();
-        let store =
-            Self { pool: Arc::new(Pool::new(place, options, Ids::new(seed))), runtime: Some(runtime), handle };
+        let store = Self { pool: Arc::new(Pool::new(place, options, Ids::new(seed))), runtime: Some(runtime), handle };
         let opened = store.wait_for(store.run(Manner::Transaction, key_mark.to_owned(), |session, key_mark| {
             Box::pin(schema::prepare(session, key_mark))
         }));

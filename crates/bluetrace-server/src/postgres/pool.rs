@@ -215,7 +215,9 @@ async fn do_on<A, T>(session: &Session, manner: Manner, work: Work<A, T>, with: 
         return work(session, with).await;
     }
     // who dies half-way through holds nobody's rows for long; an explicit level, whatever the database's default is
-    session.batch("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 20000").await?;
+    session
+        .batch("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 20000")
+        .await?;
     let answer = work(session, with).await?;
     session.batch("COMMIT").await?;
     Ok(answer)

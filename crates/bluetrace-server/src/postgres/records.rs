@@ -16,12 +16,7 @@ use super::session::Session;
 
 /// One statement: the upload's row is locked, what is new of the records is stored, and the number of those that are durable
 /// moves on with them.
-pub(super) async fn append(
-    session: &Session,
-    upload: UploadKey,
-    first: u32,
-    columns: &Columns,
-) -> Result<Option<u32>> {
+pub(super) async fn append(session: &Session, upload: UploadKey, first: u32, columns: &Columns) -> Result<Option<u32>> {
     let (from, until) = (i64::from(first), i64::from(first).saturating_add(columns.count()));
     let found = match append_columns(session, upload, [from, until], columns).await {
         // it was dropped, and an upload with a key of that day was begun after all

@@ -85,7 +85,9 @@ impl Session {
             return refused("the database is not encoded in UTF8; make one that is");
         }
         if options.requires_durability && commit == "off" {
-            return refused("the database has synchronous_commit = off, and would acknowledge what it can lose; set it to on");
+            return refused(
+                "the database has synchronous_commit = off, and would acknowledge what it can lose; set it to on",
+            );
         }
         if options.requires_durability && fsync == "off" {
             return refused("the database has fsync = off, and would acknowledge what it can lose; set it to on");

@@ -33,9 +33,10 @@ pub(super) async fn issue(
         return Ok(TempIdsIssued::Issued);
     }
     let is_first = |place, temp_id| distinct.get(temp_id).is_some_and(|(first, _)| *first == place);
-    let taken = ids.iter().enumerate().filter(|(place, record)| {
-        !is_first(*place, &record.temp_id) || !stored.contains(record.temp_id.reveal())
-    });
+    let taken = ids
+        .iter()
+        .enumerate()
+        .filter(|(place, record)| !is_first(*place, &record.temp_id) || !stored.contains(record.temp_id.reveal()));
     let taken = taken.map(|(place, _)| place).collect();
     let stored: Vec<&str> = stored.iter().map(String::as_str).collect();
     session.execute("DELETE FROM temp_id WHERE temp_id = ANY ($1)", &[(&stored, Type::TEXT_ARRAY)]).await?;
@@ -82,10 +83,7 @@ pub(super) async fn import(
 async fn accounts_named(session: &Session, lines: &[ImportedTempId]) -> Result<BTreeMap<Username, i64>> {
     let names: Vec<&str> = lines.iter().map(|line| line.username.reveal()).collect();
     let rows = session
-        .rows(
-            "SELECT username, id FROM account WHERE username = ANY ($1) FOR KEY SHARE",
-            &[(&names, Type::TEXT_ARRAY)],
-        )
+        .rows("SELECT username, id FROM account WHERE username = ANY ($1) FOR KEY SHARE", &[(&names, Type::TEXT_ARRAY)])
         .await?;
     rows.iter().map(|row| Ok((convert::username(row, 0)?, row.try_get(1)?))).collect()
 }

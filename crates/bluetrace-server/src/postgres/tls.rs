@@ -43,7 +43,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for ToHos
     type Future = Pin<Box<dyn Future<Output = io::Result<Encrypted<S>>> + Send>>;
 
     fn connect(self, stream: S) -> Self::Future {
-        Box::pin(async move { self.connector.connect(self.host, stream).await.map(|stream| Encrypted(Box::new(stream))) })
+        Box::pin(
+            async move { self.connector.connect(self.host, stream).await.map(|stream| Encrypted(Box::new(stream))) },
+        )
     }
 }
 

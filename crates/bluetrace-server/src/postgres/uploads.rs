@@ -119,10 +119,7 @@ pub(super) async fn complete(
     now: Timestamp,
 ) -> Result<UploadCompleted> {
     let found = session
-        .row(
-            "SELECT finished FROM upload WHERE id = $1 AND account IS NOT NULL FOR UPDATE",
-            &[(&upload.0, Type::INT8)],
-        )
+        .row("SELECT finished FROM upload WHERE id = $1 AND account IS NOT NULL FOR UPDATE", &[(&upload.0, Type::INT8)])
         .await?;
     match found.map(|row| convert::optional_time(&row, 0)).transpose()? {
         None => return Ok(UploadCompleted::NoUpload),

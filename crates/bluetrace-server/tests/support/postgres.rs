@@ -34,7 +34,11 @@ impl Cluster {
         let programs = programs();
         let mut life_line = Command::new("sh");
         life_line
-            .args(["-c", "trap '' INT TERM HUP; cat >/dev/null; \"$1\" -D \"$2/data\" -m immediate stop; rm -rf \"$2\"", "sh"])
+            .args([
+                "-c",
+                "trap '' INT TERM HUP; cat >/dev/null; \"$1\" -D \"$2/data\" -m immediate stop; rm -rf \"$2\"",
+                "sh",
+            ])
             .args([&programs.join("pg_ctl"), &folder])
             .current_dir(&folder)
             .stdin(Stdio::piped())
@@ -43,7 +47,8 @@ impl Cluster {
         as_user(&mut life_line, user);
         let life_line = life_line.spawn().unwrap().stdin.take().unwrap();
         let cluster = Self { folder, programs, user, databases: AtomicU32::new(0), _life_line: life_line };
-        cluster.run("initdb", &["-D", "data", "-U", "bluetrace", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        cluster
+            .run("initdb", &["-D", "data", "-U", "bluetrace", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
         let settings = format!(
             "listen_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\nfull_page_writes = off\n\
              max_connections = 300\nshared_buffers = 64MB\nautovacuum_naptime = 5\nlog_min_messages = fatal\n",
@@ -72,6 +77,11 @@ impl Cluster {
         let folder = self.folder.to_str().unwrap();
         let args = ["-h", folder, "-U", "bluetrace", "-d", database, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"];
         self.run("psql", &[&args[..], &["-c", statements]].concat())
+    }
+
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Stops it as a loss of power would.
@@ -130,12 +140,5 @@ fn unprivileged_user() -> u32 {
 fn as_user(command: &mut Command, user: Option<u32>) {
     if let Some(user) = user {
         command.uid(user).gid(user).env("HOME", "/");
-    }
-}
-
-/// The folder of a cluster, for what looks at its files.
-impl AsRef<Path> for Cluster {
-    fn as_ref(&self) -> &Path {
-        &self.folder
     }
 }
