@@ -55,7 +55,7 @@ pub use self::place::{PlaceError, PostgresPlace};
 pub use self::pool::PostgresOptions;
 use self::pool::{Manner, Pool, Work};
 use self::records::Columns;
-pub use self::schema::OpenError;
+pub use self::schema::{Inspection, OpenError};
 use self::schema::{Opened, SCHEMA};
 
 /// A store in a PostgreSQL database. Needs no async runtime of the caller's.
@@ -93,10 +93,30 @@ impl PostgresStore {
             Ok(Opened::Foreign) => Err(OpenError::Foreign { place: shown }),
             Ok(Opened::Newer(found)) => Err(OpenError::Newer { place: shown, found, known: SCHEMA }),
             Ok(Opened::OtherKey) => Err(OpenError::OtherKey { place: shown }),
-            Err(StoreError::Unavailable(why) | StoreError::Failed(why)) => {
-                Err(OpenError::Unavailable { place: shown, why })
-            }
+            Err(error) => Err(OpenError::of(&shown, error)),
         }
+    }
+
+    /// A store that has not looked at its database.
+    fn start(place: PostgresPlace, options: PostgresOptions, seed: [u8; 32]) -> Result<Self, OpenError> {
+        let runtime = Builder::new_multi_thread().thread_name("store").enable_all().build();
+        let runtime = runtime.map_err(OpenError::Threads)?;
+        let handle = runtime.handle().clone();
+        Ok(Self { pool: Arc::new(Pool::new(place, options, Ids::new(seed))), runtime: Some(runtime), handle })
+    }
+
+    /// Looks at a database, and changes nothing. Blocks meanwhile. `key_mark` as for [`PostgresStore::open`].
+    ///
+    /// # Errors
+    /// [`OpenError`] says in one line what is wrong and what to do.
+    pub fn inspect(place: PostgresPlace, options: PostgresOptions, key_mark: &str) -> Result<Inspection, OpenError> {
+        let shown = place.to_string();
+        let store = Self::start(place, options, [0; 32])?;
+        let looked =
+            store.wait_for(store.run(Manner::Look, key_mark.to_owned(), |session, key_mark| {
+                Box::pin(schema::inspect(session, key_mark))
+            }));
+        looked.map_err(|error| OpenError::of(&shown, error))
     }
 
     /// How many calls wait for a connection.

@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -74,13 +74,15 @@ pub(super) struct Pool {
     idle: Mutex<Vec<Session>>,
     waiting: AtomicUsize,
     refusal: Mutex<Option<(Instant, String)>>,
+    /// Whether there ever was a connection: who finds none at the start is told, and the log need not be.
+    was_there: AtomicBool,
 }
 
 impl Pool {
     pub(super) fn new(place: PostgresPlace, options: PostgresOptions, ids: Ids) -> Self {
         let permits = Semaphore::new(options.connections.clamp(1, Semaphore::MAX_PERMITS));
         let (idle, waiting, refusal) = (Mutex::default(), AtomicUsize::default(), Mutex::default());
-        Self { place, options, ids: Arc::new(ids), permits, idle, waiting, refusal }
+        Self { place, options, ids: Arc::new(ids), permits, idle, waiting, refusal, was_there: AtomicBool::default() }
     }
 
     /// How many calls wait for a connection.
@@ -181,7 +183,8 @@ impl Pool {
         }
         match Session::open(&self.place, &self.options, &self.ids).await {
             Ok(session) => {
-                if locked(&self.refusal).take().is_some() {
+                let was_there = self.was_there.swap(true, Ordering::Relaxed);
+                if locked(&self.refusal).take().is_some() && was_there {
                     info!("the database is back");
                 }
                 Ok(session)
@@ -189,7 +192,8 @@ impl Pool {
             Err(trouble) => {
                 let text = StoreError::from(trouble).to_string();
                 let text = text.strip_prefix("the store is unavailable: ").unwrap_or(&text).to_owned();
-                if locked(&self.refusal).replace((Instant::now(), text.clone())).is_none() {
+                let is_news = locked(&self.refusal).replace((Instant::now(), text.clone())).is_none();
+                if is_news && self.was_there.load(Ordering::Relaxed) {
                     warn!(store = %self.place, "the database is away: {text}");
                 }
                 Err(Trouble::Unavailable(text))

@@ -4,9 +4,12 @@
 //! servers that start at the same time wait, and find it done. A version may only add (tables, columns with defaults, indexes), so that
 //! servers of the version before go on working while it is applied and until they are replaced.
 
+use bluetrace_authority::store::StoreError;
+use bluetrace_protocol::Timestamp;
 use thiserror::Error;
 use tokio_postgres::types::Type;
 
+use super::convert;
 use super::error::{Result, Trouble};
 use super::session::Session;
 
@@ -54,6 +57,13 @@ pub enum OpenError {
     Threads(std::io::Error),
 }
 
+impl OpenError {
+    pub(super) fn of(place: &str, error: StoreError) -> Self {
+        let (StoreError::Unavailable(why) | StoreError::Failed(why)) = error;
+        Self::Unavailable { place: place.to_owned(), why }
+    }
+}
+
 /// What was found of a database when it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opened {
@@ -61,6 +71,49 @@ pub(super) enum Opened {
     Foreign,
     Newer(i64),
     OtherKey,
+}
+
+/// What there is to be said of a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// The version of its schema; 0 if it has none.
+    pub schema: i64,
+    /// The version that this program writes, to which an older one is brought when it is opened.
+    pub known_schema: i64,
+    /// Whether it is this authority's, if it is anybody's.
+    pub is_own: bool,
+    /// The latest moment at which something happened according to its rows.
+    pub newest: Option<Timestamp>,
+}
+
+/// Looks at a database, and changes nothing.
+pub(super) async fn inspect(session: &Session, key_mark: &str) -> Result<Inspection> {
+    if !exists(session, "bluetrace_state").await? {
+        let is_own = !exists(session, "account").await? && !exists(session, "upload").await?;
+        return Ok(Inspection { schema: 0, known_schema: SCHEMA, is_own, newest: None });
+    }
+    let row = session
+        .one(
+            "SELECT max(value) FILTER (WHERE name = 'schema'), max(value) FILTER (WHERE name = 'master key')
+             FROM bluetrace_state",
+            &[],
+        )
+        .await?;
+    let schema = row.try_get::<_, Option<&str>>(0)?.and_then(|version| version.parse().ok()).unwrap_or(0);
+    let newest = session
+        .one(
+            "SELECT greatest((SELECT max(created) FROM account), (SELECT max(begun) FROM upload),
+                             (SELECT max(finished) FROM upload))",
+            &[],
+        )
+        .await?;
+    Ok(Inspection {
+        schema,
+        known_schema: SCHEMA,
+        is_own: row.try_get::<_, Option<&str>>(1)? == Some(key_mark),
+        newest: convert::optional_time(&newest, 0)?,
+    })
 }
 
 /// Brings the schema up to date, and marks a new database as this authority's. In a transaction.

@@ -24,7 +24,17 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// One that loses everything in a loss of power, and is the faster for it: for a store that is told not to mind.
     pub(crate) fn start() -> Self {
+        Self::start_with("fsync = off\nfull_page_writes = off\n")
+    }
+
+    /// One that writes before it acknowledges, as every store wants it otherwise.
+    pub(crate) fn start_durable() -> Self {
+        Self::start_with("")
+    }
+
+    fn start_with(settings: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("bluetrace-pg-").tempdir().unwrap().keep();
         let is_root = fs::metadata(&folder).unwrap().uid() == 0;
         let user = is_root.then(unprivileged_user);
@@ -50,7 +60,7 @@ impl Cluster {
         cluster
             .run("initdb", &["-D", "data", "-U", "bluetrace", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
         let settings = format!(
-            "listen_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\nfull_page_writes = off\n\
+            "{settings}listen_addresses = ''\nunix_socket_directories = '{}'\n\
              max_connections = 300\nshared_buffers = 64MB\nautovacuum_naptime = 5\nlog_min_messages = fatal\n",
             cluster.folder.display()
         );
