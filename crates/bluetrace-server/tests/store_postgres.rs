@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test panics where something is not as it should be")]
 
 #[path = "support/postgres.rs"]
+#[expect(dead_code, reason = "each program of tests uses a part of it")]
 mod postgres;
 
 use std::fs;
@@ -208,6 +209,41 @@ fn servers_that_start_together_make_the_schema_once() {
         let found = block_on(stores[3].login_state(name("alice"), at(0).into())).unwrap();
         assert_eq!(found.account.unwrap().id, alice);
     }
+}
+
+#[test]
+#[ignore = "needs pgbouncer; .ci/run has it"]
+fn through_a_pooler_that_puts_every_transaction_on_another_connection_all_is_the_same() {
+    let cluster = Cluster::start();
+    let database = cluster.database();
+    let url = cluster.through_a_pooler(&database);
+    let open = || {
+        let place = PostgresPlace::parse(&url, None).unwrap();
+        PostgresStore::open(place, options(), "mark", [1; 32]).unwrap()
+    };
+    let [one, other] = [open(), open()];
+    let alice = opened(&one, "alice");
+    in_threads(4, || {
+        for round in 0..ROUNDS {
+            let request = request(alice, &format!("upload-{round}"), 30);
+            let key = [&one, &other].map(|store| begun(store, request.clone()))[0];
+            for (first, store) in [(0, &one), (10, &other), (20, &one)] {
+                let records = (u64::from(first)..u64::from(first) + 10).map(heard).collect();
+                assert!(block_on(store.append_records(key, first, records)).unwrap() >= Some(first + 10));
+            }
+            let ids = vec![record(u64::from(round))];
+            block_on(other.issue_temp_ids(alice, ids, at(FORGET))).unwrap();
+            block_on(one.record_login(name("mallory"), Verdict::Wrong, RULE, at(0).into())).unwrap();
+        }
+    });
+    let uploads = block_on(other.uploads(None, u32::MAX, at(1))).unwrap();
+    assert_eq!(uploads.iter().map(|row| row.durable).sum::<u32>(), 30 * ROUNDS);
+    for id in [1, 2] {
+        assert!(block_on(one.add_sealing_key(key(SealingKeyId(id)))).unwrap());
+    }
+    assert_eq!(block_on(other.shred_sealing_key(SealingKeyId(1))).unwrap(), Shredded::Done);
+    while block_on(one.expire(at(DAY))).unwrap().more {}
+    assert_eq!(cluster.sql(&database, "SELECT count(*) FROM uploaded_record"), "0");
 }
 
 // ---- What is refused

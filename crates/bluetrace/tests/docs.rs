@@ -63,6 +63,8 @@ fn links_between_the_pages_lead_somewhere() {
         "docs/configuration.md",
         "docs/protocol.md",
         "docs/http.md",
+        "docs/postgresql.md",
+        "docs/scaling.md",
     ];
     for page in pages {
         let path = root().join(page);

@@ -129,7 +129,8 @@ fn while_the_database_is_away_a_server_stays_up_and_says_so_and_then_goes_on_by_
     let options = ["--store", &url, "--tempid-scheme", "sealed", "--http", "127.0.0.1:0"];
     let mut command = place.bluetrace(&["server", "0", "60", "--bind", "127.0.0.1", "--data-dir", "data"]);
     let server = RunningServer::run(command.args(options), &place.path("server.log"));
-    let http = server.console.seen.iter().find_map(|line| line.strip_prefix("HTTPS API on https://")).unwrap().to_owned();
+    let http =
+        server.console.seen.iter().find_map(|line| line.strip_prefix("HTTPS API on https://")).unwrap().to_owned();
     let ready = || status_of(&http, "/readyz");
     let mut session = Session::login(server.address, ILL);
     assert_eq!(session.request(r#"{"commandType":"DT"}"#)["commandType"], "DT");

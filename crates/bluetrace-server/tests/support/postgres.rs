@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The cluster that the tests of a program share. Each takes a database of its own.
 pub(crate) static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::start);
@@ -46,7 +48,7 @@ impl Cluster {
         life_line
             .args([
                 "-c",
-                "trap '' INT TERM HUP; cat >/dev/null; \"$1\" -D \"$2/data\" -m immediate stop; rm -rf \"$2\"",
+                "trap '' INT TERM HUP; cat >/dev/null; kill $(cat \"$2/pooler.pid\"); \"$1\" -D \"$2/data\" -m immediate stop; rm -rf \"$2\"",
                 "sh",
             ])
             .args([&programs.join("pg_ctl"), &folder])
@@ -87,6 +89,31 @@ impl Cluster {
         let folder = self.folder.to_str().unwrap();
         let args = ["-h", folder, "-U", "bluetrace", "-d", database, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"];
         self.run("psql", &[&args[..], &["-c", statements]].concat())
+    }
+
+    /// Starts a pooler before it, which puts every transaction on any of three connections, and returns the URL of a database
+    /// through it. It ends with the cluster.
+    pub(crate) fn through_a_pooler(&self, database: &str) -> String {
+        let folder = self.folder.display();
+        let settings = format!(
+            "[databases]\n* = host={folder} user=bluetrace\n[pgbouncer]\nlisten_addr =\nlisten_port = 6432\nunix_socket_dir = {folder}\n\
+             auth_type = any\npool_mode = transaction\ndefault_pool_size = 3\nlogfile = {folder}/pooler.log\n\
+             pidfile = {folder}/pooler.pid\n[users]\n"
+        );
+        fs::write(self.folder.join("pooler.ini"), settings).unwrap();
+        let mut command = Command::new("pgbouncer");
+        command.args(["-d", "pooler.ini"]).current_dir(&self.folder).stdin(Stdio::null());
+        as_user(&mut command, self.user);
+        let status =
+            command.status().expect("this test needs pgbouncer: install it (Debian: apt-get install pgbouncer)");
+        assert!(status.success());
+        // it goes into the background before it listens
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while !self.folder.join(".s.PGSQL.6432").exists() {
+            assert!(Instant::now() < deadline, "pgbouncer does not listen");
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.url(database).replace(&format!("/{database}"), &format!(":6432/{database}"))
     }
 
     /// Where its files are.
