@@ -290,6 +290,55 @@ fn an_error_says_what_is_wrong_and_no_values() {
     assert!(error.contains("127.0.0.1:1") && !error.contains("pass"), "{error}");
 }
 
+#[test]
+fn over_tls_the_certificate_and_its_name_are_verified_before_the_password_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name).display().to_string()
+    };
+    let [(certificate, key), (other, _)] = [(); 2].map(|()| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    });
+    let (_cluster, port) = Cluster::start_with_tls(&certificate, &key);
+    let [root, other_root] = [file("root.pem", &certificate), file("other.pem", &other)];
+    let open = |host: &str, password: &str, parameters: &str| {
+        let url = format!("postgres://desk@{host}:{port}/trace?{parameters}");
+        let place = PostgresPlace::parse(&url, Some(password)).unwrap();
+        PostgresStore::open(place, options(), "mark", [1; 32]).map_err(|error| error.to_string())
+    };
+    let verified = format!("sslmode=verify-full&sslrootcert={root}");
+    opened(&open("localhost", "secret", &verified).unwrap(), "alice");
+    let refused = open("localhost", "wrong", &verified).unwrap_err();
+    assert!(refused.contains("28P01"), "{refused}");
+    for (host, parameters) in
+        [("127.0.0.1", verified), ("localhost", format!("sslmode=verify-full&sslrootcert={other_root}"))]
+    {
+        let refused = open(host, "secret", &parameters).unwrap_err();
+        assert!(refused.contains("cannot be reached"), "{host}: {refused}");
+    }
+    let refused = open("localhost", "secret", "sslmode=disable").unwrap_err();
+    assert!(refused.contains("28000"), "{refused}");
+}
+
+#[test]
+fn a_host_that_answers_nothing_is_passed_over_after_its_time() {
+    // it accepts, as the kernel of a paused machine does, and says nothing
+    let paused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = paused.local_addr().unwrap().port();
+    let database = CLUSTER.database();
+    let folder = CLUSTER.folder().display().to_string().replace('/', "%2F");
+    let url = format!("postgres://bluetrace@127.0.0.1:{port},127.0.0.1:1,{folder}:5432/{database}");
+    let options = PostgresOptions { connect_timeout: Duration::from_secs(1), ..options() };
+    let asked = Instant::now();
+    let store = PostgresStore::open(PostgresPlace::parse(&url, None).unwrap(), options, "mark", [1; 32]).unwrap();
+    assert!(asked.elapsed() >= Duration::from_secs(1));
+    opened(&store, "alice");
+    drop(paused);
+}
+
 // ---- What is forgotten
 
 #[test]

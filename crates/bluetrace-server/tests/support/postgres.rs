@@ -2,7 +2,8 @@
 //! that ends. Needs the programs of PostgreSQL's server, and says so where they are missing.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
@@ -34,6 +35,35 @@ impl Cluster {
     /// One that writes before it acknowledges, as every store wants it otherwise.
     pub(crate) fn start_durable() -> Self {
         Self::start_with("")
+    }
+
+    /// One that lets the user `desk` into the database `trace` with the password `secret`, over TLS alone: with the cluster, the
+    /// port on loopback. `certificate` and `key` are PEM.
+    pub(crate) fn start_with_tls(certificate: &str, key: &str) -> (Self, u16) {
+        let cluster = Self::start();
+        cluster.sql("postgres", "CREATE ROLE desk LOGIN PASSWORD 'secret'");
+        cluster.sql("postgres", "CREATE DATABASE trace OWNER desk");
+        cluster.stop();
+        for (name, text) in [("certificate.pem", certificate), ("key.pem", key)] {
+            let path = cluster.folder.join("data").join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some(user) = cluster.user {
+                chown(&path, Some(user), Some(user)).unwrap();
+            }
+        }
+        // free just now
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let settings = format!(
+            "listen_addresses = '127.0.0.1'\nport = {port}\nssl = on\nssl_cert_file = 'certificate.pem'\n\
+             ssl_key_file = 'key.pem'\n"
+        );
+        let path = cluster.folder.join("data/postgresql.auto.conf");
+        fs::write(&path, fs::read_to_string(&path).unwrap() + &settings).unwrap();
+        let access = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+        fs::write(cluster.folder.join("data/pg_hba.conf"), access).unwrap();
+        cluster.wake();
+        (cluster, port)
     }
 
     fn start_with(settings: &str) -> Self {
