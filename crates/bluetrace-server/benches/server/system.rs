@@ -32,7 +32,7 @@ pub(crate) const DATABASE: &str = "bluetrace.db";
 /// A running server with accounts. Dropped, it ends.
 pub(crate) struct System {
     pub(crate) address: SocketAddr,
-    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) authority: Arc<Authority>,
     pub(crate) members: Vec<Member>,
     clock: Arc<dyn Clock>,
@@ -46,6 +46,11 @@ impl System {
         let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join(DATABASE)).unwrap());
         store.reserve_log().await.unwrap();
+        Self::start_on(store, folder, accounts).await
+    }
+
+    /// The same on another store. The folder keeps the rest.
+    pub(crate) async fn start_on(store: Arc<dyn Store>, folder: TempDir, accounts: usize) -> Self {
         let passwords = Arc::new(ThreadPool::start(cores()).unwrap());
         let key = MasterKey::new([7; 32]);
         let authority = Arc::new(Authority::new(store.clone(), passwords, Policy::default(), &key, [7; 32]));

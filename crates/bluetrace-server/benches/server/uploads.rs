@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::slice;
 use std::time::{Duration, Instant};
 
-use bluetrace_authority::store::{ImportedTempId, Store, TempIdImported};
+use bluetrace_authority::store::{ImportedTempId, TempIdImported};
 use bluetrace_protocol::message::write_record;
 use bluetrace_protocol::{ContactLogEntry, Record, TempId, UploadedRecord, Window};
 use tokio::io::AsyncWriteExt as _;
@@ -18,11 +18,11 @@ use crate::raw_sqlite::RawSqlite;
 use crate::system::{System, beginning};
 
 /// Records of a streamed upload: three weeks of a busy person.
-const RECORDS: u32 = 200_000;
+pub(crate) const RECORDS: u32 = 200_000;
 /// People met in it, as the ids that they showed.
-const DISTINCT: u32 = 2_000;
+pub(crate) const DISTINCT: u32 = 2_000;
 /// The store's own size of a batch where records never stop coming.
-const BATCH: usize = 4_096;
+pub(crate) const BATCH: usize = 4_096;
 const ROUNDS: usize = 7;
 
 pub(crate) fn pipelined(bench: &mut Bench, runtime: &Runtime) {
@@ -178,7 +178,7 @@ impl SlowUploader {
 }
 
 /// Streams an upload, and returns the records a second until the last is durable, traced and acknowledged.
-async fn stream(client: &mut LineClient, lines: &[u8], upload: u32) -> f64 {
+pub(crate) async fn stream(client: &mut LineClient, lines: &[u8], upload: u32) -> f64 {
     let start = Instant::now();
     client.send(begin(RECORDS, upload).as_bytes()).await;
     assert!(client.line().await.contains("numOfRecv"));
@@ -201,7 +201,7 @@ fn begin(records: u32, upload: u32) -> String {
     )
 }
 
-fn lines(records: &[UploadedRecord]) -> Vec<u8> {
+pub(crate) fn lines(records: &[UploadedRecord]) -> Vec<u8> {
     let mut lines = Vec::new();
     for (record, following) in records.iter().zip((0..RECORDS).rev()) {
         write_record(&entry(record), following, &mut lines);
@@ -214,7 +214,7 @@ fn entry(heard: &UploadedRecord) -> ContactLogEntry {
 }
 
 /// A contact log: one id after the other, over and over.
-fn records(count: u32, distinct: u32) -> impl Iterator<Item = UploadedRecord> {
+pub(crate) fn records(count: u32, distinct: u32) -> impl Iterator<Item = UploadedRecord> {
     (0..count).map(move |number| {
         let start = beginning().plus(-i64::from(number % 900));
         let temp_id = TempId::parse(&temp_id(u64::from(number % distinct))).unwrap();
@@ -232,7 +232,7 @@ pub(crate) fn temp_id(number: u64) -> String {
 }
 
 /// The ids were issued to another account.
-async fn import(system: &System, records: &[UploadedRecord]) {
+pub(crate) async fn import(system: &System, records: &[UploadedRecord]) {
     let username = &system.members[1].username;
     let lines = records.iter().map(|heard| ImportedTempId { username: username.clone(), record: heard.record.clone() });
     let lines: Vec<_> = lines.collect();

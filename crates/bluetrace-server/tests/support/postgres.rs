@@ -29,12 +29,17 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// One that loses everything in a loss of power, and is the faster for it: for a store that is told not to mind.
     pub(crate) fn start() -> Self {
-        Self::start_with("fsync = off\nfull_page_writes = off\n")
+        Self::start_in(&std::env::temp_dir(), "fsync = off\nfull_page_writes = off\n")
     }
 
     /// One that writes before it acknowledges, as every store wants it otherwise.
     pub(crate) fn start_durable() -> Self {
-        Self::start_with("")
+        Self::start_durable_in(&std::env::temp_dir())
+    }
+
+    /// The same, in a new folder in this one.
+    pub(crate) fn start_durable_in(parent: &Path) -> Self {
+        Self::start_in(parent, "")
     }
 
     /// One that lets the user `desk` into the database `trace` with the password `secret`, over TLS alone: with the cluster, the
@@ -66,8 +71,8 @@ impl Cluster {
         (cluster, port)
     }
 
-    fn start_with(settings: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("bluetrace-pg-").tempdir().unwrap().keep();
+    fn start_in(parent: &Path, settings: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("bluetrace-pg-").tempdir_in(parent).unwrap().keep();
         let is_root = fs::metadata(&folder).unwrap().uid() == 0;
         let user = is_root.then(unprivileged_user);
         if let Some(user) = user {
