@@ -49,11 +49,12 @@ use bluetrace_protocol::{
     ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::JoinHandle;
 
 use self::ids::Ids;
 pub use self::place::{PlaceError, PostgresPlace};
 pub use self::pool::PostgresOptions;
-use self::pool::{Manner, Pool, Work};
+use self::pool::{Call, Job, Manner, Pool, Work};
 use self::records::Columns;
 pub use self::schema::{Inspection, OpenError};
 use self::schema::{Opened, SCHEMA};
@@ -142,10 +143,14 @@ impl PostgresStore {
         A: Send + Sync + 'static,
         T: Send + 'static,
     {
+        let call = Arc::new(Call::new(with, work));
         let (pool, handle) = (Arc::clone(&self.pool), self.handle.clone());
         Box::pin(async move {
-            let work = handle.spawn(async move { pool.perform(manner, work, &with).await });
-            work.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the store is closed".into())))
+            // not before it is polled, as every future
+            let work = start(&handle, pool, manner, Arc::clone(&call) as Arc<dyn Job>);
+            let closed = || StoreError::Unavailable("the store is closed".into());
+            work.await.unwrap_or_else(|_| Err(closed()))?;
+            call.take_answer().ok_or_else(closed)
         })
     }
 
@@ -458,6 +463,10 @@ impl PostgresStore {
     fn delete_rows(&self, now: Timestamp) -> StoreFuture<'_, Expired> {
         self.transaction(now, |s, now| Box::pin(expire::delete_rows(s, *now)))
     }
+}
+
+fn start(handle: &Handle, pool: Arc<Pool>, manner: Manner, job: Arc<dyn Job>) -> JoinHandle<Result<(), StoreError>> {
+    handle.spawn(async move { pool.perform(manner, &*job).await })
 }
 
 /// How long [`PostgresStore::close`] waits for what is under way.

@@ -63,7 +63,43 @@ pub(super) enum Manner {
 }
 
 /// What is done on a connection. It may be done several times, until one is committed.
-pub(super) type Work<A, T> = for<'a> fn(&'a Session, &'a A) -> Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+pub(super) type Work<A, T> = for<'a> fn(&'a Session, &'a A) -> Attempt<'a, T>;
+
+/// One time that it is done.
+pub(super) type Attempt<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
+
+/// Work with what it needs, and its answer once there is one.
+pub(super) struct Call<A, T> {
+    with: A,
+    work: Work<A, T>,
+    answer: Mutex<Option<T>>,
+}
+
+impl<A, T> Call<A, T> {
+    pub(super) fn new(with: A, work: Work<A, T>) -> Self {
+        Self { with, work, answer: Mutex::new(None) }
+    }
+
+    pub(super) fn take_answer(&self) -> Option<T> {
+        locked(&self.answer).take()
+    }
+}
+
+/// A [`Call`] without its types: what the pool does with it is compiled once, and not for each method of the store.
+pub(super) trait Job: Send + Sync {
+    fn attempt<'a>(&'a self, session: &'a Session) -> Attempt<'a, ()>;
+}
+
+impl<A: Send + Sync, T: Send> Job for Call<A, T> {
+    fn attempt<'a>(&'a self, session: &'a Session) -> Attempt<'a, ()> {
+        let work = (self.work)(session, &self.with);
+        Box::pin(async move {
+            let answer = work.await?;
+            *locked(&self.answer) = Some(answer);
+            Ok(())
+        })
+    }
+}
 
 /// The connections to a database.
 pub(super) struct Pool {
@@ -94,17 +130,12 @@ impl Pool {
     ///
     /// A connection that is lost is replaced once. If it was lost when the work may just have been committed, the whole of it is
     /// done again too: all work has the same end when it is done twice, and where its answer would be another, that is said at the work.
-    pub(super) async fn perform<A, T>(
-        &self,
-        manner: Manner,
-        work: Work<A, T>,
-        with: &A,
-    ) -> std::result::Result<T, StoreError> {
+    pub(super) async fn perform(&self, manner: Manner, job: &dyn Job) -> std::result::Result<(), StoreError> {
         let mut meetings = 0;
         let mut losses = 0;
         loop {
-            let trouble = match self.attempt(manner, work, with).await {
-                Ok(answer) => return Ok(answer),
+            let trouble = match self.attempt(manner, job).await {
+                Ok(()) => return Ok(()),
                 Err(trouble) => trouble,
             };
             match &trouble {
@@ -134,13 +165,13 @@ impl Pool {
         self.forget_idle();
     }
 
-    async fn attempt<A, T>(&self, manner: Manner, work: Work<A, T>, with: &A) -> Result<T> {
+    async fn attempt(&self, manner: Manner, job: &dyn Job) -> Result<()> {
         let _permit = self.permit().await?;
         let session = self.session().await?;
-        match timeout(self.options.answer_timeout, do_on(&session, manner, work, with)).await {
-            Ok(Ok(answer)) => {
+        match timeout(self.options.answer_timeout, do_on(&session, manner, job)).await {
+            Ok(Ok(())) => {
                 self.give_back(session);
-                Ok(answer)
+                Ok(())
             }
             Ok(Err(trouble)) => {
                 let is_sound = !matches!(trouble, Trouble::Lost(_)) && !session.is_closed();
@@ -214,17 +245,16 @@ impl Pool {
     }
 }
 
-async fn do_on<A, T>(session: &Session, manner: Manner, work: Work<A, T>, with: &A) -> Result<T> {
+async fn do_on(session: &Session, manner: Manner, job: &dyn Job) -> Result<()> {
     if manner != Manner::Transaction {
-        return work(session, with).await;
+        return job.attempt(session).await;
     }
     // who dies half-way through holds nobody's rows for long; an explicit level, whatever the database's default is
     session
         .batch("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = 20000")
         .await?;
-    let answer = work(session, with).await?;
-    session.batch("COMMIT").await?;
-    Ok(answer)
+    job.attempt(session).await?;
+    session.batch("COMMIT").await
 }
 
 /// A place in the line of those who wait.
