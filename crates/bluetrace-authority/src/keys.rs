@@ -37,6 +37,8 @@ pub enum Purpose {
     PhoneNumbers,
     /// Hashes one-time codes.
     OneTimeCodes,
+    /// Marks the store that several servers share.
+    StoreMark,
 }
 
 impl MasterKey {
@@ -53,6 +55,13 @@ impl MasterKey {
     /// The key as 64 hexadecimal digits, for the file that keeps it. Nowhere else.
     pub fn to_hex(&self) -> Zeroizing<String> {
         Zeroizing::new(hex(&*self.0))
+    }
+
+    /// What tells this key from others and nothing about it: 32 hexadecimal digits, for a store that servers share.
+    pub fn mark(&self) -> String {
+        let mut mark = hex(&*self.derive(Purpose::StoreMark));
+        mark.truncate(32);
+        mark
     }
 
     /// What authenticates under the key of a purpose.
@@ -75,6 +84,7 @@ impl MasterKey {
             Purpose::HandshakePins => "bluetrace handshake pins v1",
             Purpose::PhoneNumbers => "bluetrace phone numbers v1",
             Purpose::OneTimeCodes => "bluetrace one-time codes v1",
+            Purpose::StoreMark => "bluetrace store mark v1",
         };
         let mut key = Zeroizing::new([0; 32]);
         Hkdf::<Sha256>::new(None, &*self.0).expand(label.as_bytes(), &mut *key).expect("32 <= 255 * 32");
@@ -105,6 +115,15 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_is_of_one_key_and_no_part_of_its_text() {
+        let [one, other] = [7, 8].map(|byte| MasterKey::new([byte; 32]));
+        assert_eq!(one.mark(), MasterKey::new([7; 32]).mark());
+        assert_ne!(one.mark(), other.mark());
+        assert_eq!(one.mark().len(), 32);
+        assert!(!one.to_hex().contains(&one.mark()));
+    }
+
+    #[test]
     fn no_two_purposes_and_no_two_master_keys_have_a_key_in_common() {
         let purposes = [
             Purpose::ResumeTokens,
@@ -115,6 +134,7 @@ mod tests {
             Purpose::Cookies,
             Purpose::PhoneNumbers,
             Purpose::OneTimeCodes,
+            Purpose::StoreMark,
         ];
         let masters = [MasterKey::new([7; 32]), MasterKey::new([8; 32])];
         let keys: HashSet<_> =

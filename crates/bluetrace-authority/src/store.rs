@@ -34,7 +34,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// Why a store could not do its work. The texts hold no personal data.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// Nothing was changed, and the same call may succeed later: the disk is full, the database is busy or away.
+    /// The same call may succeed later: the disk is full, the database is busy or away. Nothing was changed, or, where the
+    /// database was lost just as it was told to commit, all of it: to repeat the call is right in both cases.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
     /// The store is broken, or this program is; the same call will not succeed later.
@@ -522,7 +523,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> StoreFuture<'_, Option<Vec<(NoticeId, ExposureNotice)>>>;
 
-    /// Up to `limit` complete uploads of an account, the newest first.
+    /// Up to `limit` complete uploads of an account, the one completed last first; of one second in any order.
     fn complete_uploads(&self, account: AccountId, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadKey>>;
 
     /// Whether each account has a notice, read or not, that spans the window beside it.
@@ -642,7 +643,8 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> StoreFuture<'_, RegistrationConfirmed>;
 
-    /// Deletes rows that are forgotten at `now`, at most [`MAX_EXPIRED_ROWS`] of them.
+    /// Deletes rows that are forgotten at `now`, at most [`MAX_EXPIRED_ROWS`] of them. A store may leave the records of uploads
+    /// that are forgotten in their time, out of sight as they are, until it drops all of a day at once; they do not count then.
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired>;
 }
 

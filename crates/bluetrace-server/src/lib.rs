@@ -7,6 +7,7 @@
 //! connection  bytes to lines, lines to the session, its questions to the authority, and back   console
 //! http        requests to the authority over HTTP, on a port of their own
 //! sqlite      the authority's store in one file of the data folder                             data_folder
+//! postgres    the authority's store in a database that servers share
 //! ```
 //!
 //! Beside them [`code_sender`] sends one-time codes, [`password_pool`] hashes passwords on as many threads as there are cores, [`console`] shows the operator what
@@ -24,6 +25,7 @@ pub mod jobs;
 pub mod limits;
 pub mod listener;
 pub mod password_pool;
+pub mod postgres;
 pub mod probe;
 pub mod shutdown;
 pub mod sqlite;

@@ -1,5 +1,12 @@
-//! Any sequence of calls has the same outcomes in memory and in SQLite.
-#![expect(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
+//! Any sequence of calls has the same outcomes in memory, in SQLite and in PostgreSQL.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test panics where something is not as it should be")]
+
+#[path = "support/postgres.rs"]
+#[expect(dead_code, reason = "each program of tests uses a part of it")]
+mod postgres;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use bluetrace_authority::conformance::block_on;
 use bluetrace_authority::memory::MemoryStore;
@@ -13,26 +20,101 @@ use bluetrace_protocol::{
     ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, UploadedRecord,
     Username, Window,
 };
+use bluetrace_server::postgres::{PostgresOptions, PostgresPlace, PostgresStore};
 use bluetrace_server::sqlite::SqliteStore;
 use proptest::collection::vec;
 use proptest::prelude::*;
+
+use crate::postgres::CLUSTER;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_sequence_of_calls_has_the_same_outcomes_in_both(calls in vec((call(), pause_ms()), 1..60)) {
+    fn any_sequence_of_calls_has_the_same_outcomes_in_sqlite(calls in vec((call(), pause_ms()), 1..60)) {
         let folder = tempfile::tempdir().unwrap();
-        let memory = MemoryStore::new();
         let sqlite = SqliteStore::open(&folder.path().join("authority.sqlite")).unwrap();
-        let mut now = Moment::from(at(0));
-        for (call, pause_ms) in calls {
-            now = now.plus_ms(pause_ms);
-            prop_assert_eq!(outcome(&memory, &call, now), outcome(&sqlite, &call, now), "{:?} at {:?}", call, now);
-            prop_assert_eq!(sight(&memory, now), sight(&sqlite, now), "after {:?} at {:?}", call, now);
-        }
+        compare(&MemoryStore::new(), &sqlite, &calls)?;
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sequence_of_calls_has_the_same_outcomes_in_postgresql(calls in vec((call(), pause_ms()), 1..60)) {
+        let place = PostgresPlace::parse(&CLUSTER.url(&CLUSTER.database()), None).unwrap();
+        let options = PostgresOptions { connections: 1, requires_durability: false, ..PostgresOptions::default() };
+        let postgres = PostgresStore::open(place, options, "mark", [7; 32]).unwrap();
+        compare(&MemoryStore::new(), &postgres, &calls)?;
+    }
+}
+
+fn compare(one: &dyn Store, other: &dyn Store, calls: &[(Call, i64)]) -> Result<(), TestCaseError> {
+    let [one, other] = [one, other].map(|store| Side { store, names: RefCell::default() });
+    let mut now = Moment::from(at(0));
+    for (call, pause_ms) in calls {
+        now = now.plus_ms(*pause_ms);
+        prop_assert_eq!(outcome(&one, call, now), outcome(&other, call, now), "{:?} at {:?}", call, now);
+        prop_assert_eq!(sight(&one, now), sight(&other, now), "after {:?} at {:?}", call, now);
+    }
+    Ok(())
+}
+
+/// A store, and its numbers in the order in which they were seen: which ones a store gives is its own affair.
+struct Side<'a> {
+    store: &'a dyn Store,
+    /// By kind, as `Debug` shows it.
+    names: RefCell<BTreeMap<&'static str, Vec<i64>>>,
+}
+
+impl Side<'_> {
+    /// The number of the account that was seen as the `place`th one, from 1; else one that no account has.
+    fn account(&self, place: i64) -> AccountId {
+        AccountId(self.number(ACCOUNT, place))
+    }
+
+    fn upload(&self, place: i64) -> UploadKey {
+        UploadKey(self.number(UPLOAD, place))
+    }
+
+    fn number(&self, kind: &'static str, place: i64) -> i64 {
+        let names = self.names.borrow();
+        let seen = names.get(kind).and_then(|seen| seen.get(usize::try_from(place).ok()?.checked_sub(1)?));
+        seen.copied().unwrap_or(i64::MAX - place)
+    }
+
+    /// A text with places instead of numbers.
+    fn placed(&self, mut text: String) -> String {
+        for kind in [ACCOUNT, UPLOAD] {
+            let mut placed = String::new();
+            while let Some((front, rest)) = text.split_once(kind) {
+                let (number, rest) = rest.split_once(')').unwrap();
+                placed.extend([front, kind, &self.place(kind, number.parse().unwrap()).to_string(), ")"]);
+                text = rest.to_owned();
+            }
+            text = placed + &text;
+        }
+        text
+    }
+
+    fn place(&self, kind: &'static str, number: i64) -> usize {
+        let mut names = self.names.borrow_mut();
+        let seen = names.entry(kind).or_default();
+        let place = seen.iter().position(|seen| *seen == number).unwrap_or_else(|| {
+            seen.push(number);
+            seen.len() - 1
+        });
+        place + 1
+    }
+}
+
+const ACCOUNT: &str = "AccountId(";
+
+const UPLOAD: &str = "UploadKey(";
+
+/// Notices are numbered within their account, or for all: a list for each account.
+const NOTICES: [&str; 5] = ["notices of 0", "notices of 1", "notices of 2", "notices of 3", "notices of 4"];
 
 /// A call, with everything drawn from so small a range that calls meet.
 #[derive(Debug, Clone)]
@@ -130,7 +212,12 @@ fn pause_ms() -> impl Strategy<Value = i64> {
 }
 
 /// What a call answers, as text. An error counts by its kind.
-fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
+fn outcome(side: &Side<'_>, call: &Call, moment: Moment) -> String {
+    side.placed(answer(side, call, moment))
+}
+
+fn answer(side: &Side<'_>, call: &Call, moment: Moment) -> String {
+    let store = side.store;
     let now = moment.timestamp();
     let source = |is_import| if is_import { PasswordSource::Import } else { PasswordSource::Operator };
     let ids = |numbers: &[u64]| numbers.iter().map(|number| record(*number)).collect();
@@ -144,7 +231,7 @@ fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
             shown(store.record_login(name(user), verdict, rule, moment))
         }
         Call::Issue { account, ids: numbers, memory_s } => {
-            shown(store.issue_temp_ids(AccountId(account), ids(&numbers), now.plus(memory_s)))
+            shown(store.issue_temp_ids(side.account(account), ids(&numbers), now.plus(memory_s)))
         }
         Call::Import { lines, memory_s } => {
             let line = |(user, number)| ImportedTempId { username: name(user), record: record(number) };
@@ -152,7 +239,7 @@ fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
         }
         Call::Begin { account, upload, records, memory_s, needs_code, code } => {
             let upload = UploadId::parse(&format!("upload-{upload}")).unwrap();
-            let (account, forget_at) = (AccountId(account), now.plus(memory_s));
+            let (account, forget_at) = (side.account(account), now.plus(memory_s));
             let code = if needs_code { CodeCheck::Required(code.map(presented)) } else { CodeCheck::NotRequired };
             shown(store.begin_upload(UploadRequest { account, upload, records, forget_at, code }, now))
         }
@@ -165,31 +252,36 @@ fn outcome(store: &dyn Store, call: &Call, moment: Moment) -> String {
         Call::RevokeCode(id) => shown(store.revoke_upload_code(UploadCodeId(id), now)),
         Call::ForgiveCodes(user) => shown(store.forgive_wrong_codes(name(user), now)),
         Call::RedeemCode { account, number, memory_s } => {
-            shown(store.redeem_upload_code(AccountId(account), presented(number), now.plus(memory_s), now))
+            shown(store.redeem_upload_code(side.account(account), presented(number), now.plus(memory_s), now))
         }
         Call::Pin { account, candidate, memory_s } => {
             let ends = now.plus(memory_s);
-            let pin = block_on(store.handshake_pin(AccountId(account), PinSeed([candidate; 16]), ends, now));
+            let pin = block_on(store.handshake_pin(side.account(account), PinSeed([candidate; 16]), ends, now));
             format!("{:?}", pin.unwrap().map(|(seed, ends)| (seed.0, ends)))
         }
         Call::Append { upload, first, records } => {
-            shown(store.append_records(UploadKey(upload), first, records.into_iter().map(uploaded).collect()))
+            shown(store.append_records(side.upload(upload), first, records.into_iter().map(uploaded).collect()))
         }
         Call::Complete { upload, notified, memory_s } => {
             let notice = ExposureNotice { from: now, to: now.plus(60), advice: format!("since {now}") };
             let leave = |account| NewNotice {
-                account: AccountId(account),
+                account: side.account(account),
                 notice: notice.clone(),
                 forget_at: now.plus(memory_s),
             };
             let summary = UploadSummary { records: 4, resolved: 1, unknown: 2, invalid: 1 };
-            shown(store.complete_upload(UploadKey(upload), summary, notified.into_iter().map(leave).collect(), now))
+            shown(store.complete_upload(side.upload(upload), summary, notified.into_iter().map(leave).collect(), now))
         }
-        Call::MarkRead { account, last } => shown(store.mark_notices_read(AccountId(account), NoticeId(last))),
+        Call::MarkRead { account, last } => {
+            // of none that was seen, none
+            let last = side.number(NOTICES[usize::try_from(account).unwrap()], last);
+            let last = NoticeId(if last > i64::MAX - 99 { 0 } else { last });
+            shown(store.mark_notices_read(side.account(account), last))
+        }
         Call::Revoke { session, memory_s } => shown(store.revoke_session(SessionId([session; 16]), now.plus(memory_s))),
         Call::Note(number) => shown(store.note_import("file", number.to_string())),
         Call::GiveUserId { account, candidate } => {
-            let user_id = block_on(store.user_id(AccountId(account), Uid::from_bytes([candidate; 21])));
+            let user_id = block_on(store.user_id(side.account(account), Uid::from_bytes([candidate; 21])));
             user_id.map_or_else(|_| "failed".into(), |user_id| format!("{:?}", user_id.map(|id| id.reveal())))
         }
         Call::AddKey { id, memory_s } => {
@@ -231,7 +323,8 @@ fn registered(store: &dyn Store, registration: &Registration, now: Timestamp) ->
 }
 
 /// All that can be read, as text with the names and ids that `Debug` hides.
-fn sight(store: &dyn Store, moment: Moment) -> Vec<String> {
+fn sight(side: &Side<'_>, moment: Moment) -> Vec<String> {
+    let store = side.store;
     let now = moment.timestamp();
     let mut sight = Vec::new();
     for row in block_on(store.accounts(None, 99, moment)).unwrap() {
@@ -241,17 +334,21 @@ fn sight(store: &dyn Store, moment: Moment) -> Vec<String> {
         let state = block_on(store.login_state(name(user), moment)).unwrap();
         let hashes = state.account.clone().map(|account| (account.password_hash, account.imported_hash));
         let hashes = hashes.map(|(own, imported)| (own.map(|hash| hash.0), imported.map(|hash| hash.0)));
-        sight.push(format!("{state:?} {hashes:?}"));
+        sight.push(side.placed(format!("{state:?} {hashes:?}")));
     }
     for line in block_on(store.temp_ids(None, 99, now)).unwrap() {
         sight.push(format!("{} {}", line.username.reveal(), line.record.reveal()));
     }
     for owner in block_on(store.resolve((0..12).map(|number| record(number).temp_id).collect(), now)).unwrap() {
-        sight.push(owner.map_or_else(String::new, |owner| format!("{} {owner:?}", owner.username.reveal())));
+        let text = owner.map_or_else(String::new, |owner| format!("{} {owner:?}", owner.username.reveal()));
+        sight.push(side.placed(text));
     }
-    for row in block_on(store.uploads(None, 99, now)).unwrap() {
-        sight.push(format!("{} {} {row:?}", row.uploader.reveal(), row.upload.reveal()));
-    }
+    let uploads = block_on(store.uploads(None, 99, now)).unwrap();
+    assert!(uploads.is_sorted_by_key(|row| row.key));
+    let uploads = uploads.iter().map(|row| format!("{} {} {row:?}", row.uploader.reveal(), row.upload.reveal()));
+    let mut uploads: Vec<_> = uploads.map(|text| side.placed(text)).collect();
+    uploads.sort();
+    sight.extend(uploads);
     for row in block_on(store.upload_codes(None, 99, now)).unwrap() {
         sight.push(format!("{row:?}"));
     }
@@ -259,25 +356,34 @@ fn sight(store: &dyn Store, moment: Moment) -> Vec<String> {
         sight.push(format!("{} {wrong:?}", who.reveal()));
     }
     for number in 1..5 {
-        for record in block_on(store.uploaded_records(UploadKey(number), 1, 3, now)).unwrap() {
+        for record in block_on(store.uploaded_records(side.upload(number), 1, 3, now)).unwrap() {
             sight.push(match record {
                 Uploaded::Malformed => "malformed".into(),
                 Uploaded::Record(heard) => format!("{} {heard:?}", heard.record.reveal()),
             });
         }
-        sight.push(format!("{:?}", block_on(store.unread_notices(AccountId(number), 3, now)).unwrap()));
-        sight.push(format!("{:?}", block_on(store.complete_uploads(AccountId(number), 2, now)).unwrap()));
+        let notices = block_on(store.unread_notices(side.account(number), 3, now)).unwrap();
+        let kind = NOTICES[usize::try_from(number).unwrap()];
+        let placed = notices.map(|notices| {
+            notices.into_iter().map(|(id, notice)| (side.place(kind, id.0), notice)).collect::<Vec<_>>()
+        });
+        sight.push(format!("{placed:?}"));
+        let complete = block_on(store.complete_uploads(side.account(number), 99, now)).unwrap();
+        let mut complete: Vec<_> = complete.into_iter().map(|key| side.placed(format!("{key:?}"))).collect();
+        complete.sort();
+        sight.push(format!("{complete:?}"));
         let minute_ago = Window::new(now.plus(-60), now).unwrap();
-        sight.push(format!("{:?}", block_on(store.are_told(vec![(AccountId(number), minute_ago)], now)).unwrap()));
+        sight.push(format!("{:?}", block_on(store.are_told(vec![(side.account(number), minute_ago)], now)).unwrap()));
         for session in 0..3 {
-            let state = block_on(store.session_state(AccountId(number), SessionId([session; 16]), now)).unwrap();
+            let state = block_on(store.session_state(side.account(number), SessionId([session; 16]), now)).unwrap();
             sight.push(format!("{state:?}"));
         }
     }
     sight.push(format!("{:?}", block_on(store.import_note("file")).unwrap()));
     let user_ids = (0..4).map(|number| Uid::from_bytes([number; 21])).collect();
     for owner in block_on(store.accounts_of_user_ids(user_ids)).unwrap() {
-        sight.push(owner.map_or_else(String::new, |(account, name)| format!("{account:?} {}", name.reveal())));
+        let text = owner.map_or_else(String::new, |(account, name)| format!("{account:?} {}", name.reveal()));
+        sight.push(side.placed(text));
     }
     for row in block_on(store.sealing_keys(now)).unwrap() {
         let bytes = if let SealingKeyState::Live(wrapped) = &row.state { Some(wrapped.0) } else { None };

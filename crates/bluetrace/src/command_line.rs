@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use bluetrace_authority::Scheme;
 use bluetrace_authority::store::CodeForm;
 use bluetrace_server::code_sender::{CodeCommand, CodeText, WebhookUrl};
+use bluetrace_server::postgres::PostgresPlace;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
@@ -70,6 +71,27 @@ pub(crate) struct AuthorityFolder {
     /// Folder of the authority's store, keys and certificate.
     #[arg(long, value_name = "DIR", default_value = "bluetrace-data")]
     pub(crate) data_dir: PathBuf,
+    /// PostgreSQL database that servers share, instead of the one in the folder: `postgres://USER@HOST/DATABASE`.
+    #[arg(long, value_name = "URL", hide_env_values = true, value_parser = store_url)]
+    pub(crate) store: Option<StoreUrl>,
+}
+
+/// Where a database is. It may hold a password.
+#[derive(Clone)]
+pub(crate) struct StoreUrl(pub(crate) Zeroizing<String>);
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StoreUrl(..)")
+    }
+}
+
+fn store_url(text: &str) -> Result<StoreUrl, String> {
+    if PostgresPlace::is_meant(text) {
+        Ok(StoreUrl(Zeroizing::new(text.to_owned())))
+    } else {
+        Err("not the URL of a PostgreSQL database, such as postgres://bluetrace@localhost/bluetrace".to_owned())
+    }
 }
 
 /// The settings of a server. Each argument is one: its name, kind, default and text are also those of the key in

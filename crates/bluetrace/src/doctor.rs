@@ -16,16 +16,17 @@ use bluetrace_client::in_words;
 use bluetrace_protocol::{Clock as _, Timestamp};
 use bluetrace_server::data_folder::DataFolder;
 use bluetrace_server::limits::{Limits, RESERVED_FILES};
+use bluetrace_server::postgres::{PostgresOptions, PostgresStore};
 use bluetrace_server::probe::{Answer, who_answers};
 use bluetrace_server::sqlite::{self, Inspection};
 use bluetrace_server::tls::ServerTls;
 use rlimit::Resource;
 use serde::Serialize;
 
-use crate::command_line::{DoctorOptions, RegistrationOptions, ServerOptions};
+use crate::command_line::{DoctorOptions, RegistrationOptions, ServerOptions, StoreUrl};
 use crate::config::Configuration;
-use crate::registration;
 use crate::system::{self, SystemClock};
+use crate::{installation, registration};
 
 /// Examines the authority, and says what was found. Fails if something is wrong.
 pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Configuration>) -> anyhow::Result<ExitCode> {
@@ -37,9 +38,14 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
     report.clock(now);
     let tls = if report.folder(folder.path()) {
         report.master_key(&folder);
-        if let Some(inspection) = report.store(&folder, now) {
-            let is_served = folder.is_served().unwrap_or(false);
-            report.sealing_keys(&inspection.sealing_keys, server, is_served, now);
+        match &server.folder.store {
+            None => {
+                if let Some(inspection) = report.store(&folder, now) {
+                    let is_served = folder.is_served().unwrap_or(false);
+                    report.sealing_keys(&inspection.sealing_keys, server, is_served, now);
+                }
+            }
+            Some(url) => report.shared_store(url, &folder, now),
         }
         report.disk(folder.path());
         report.certificate(&folder, now)
@@ -215,7 +221,48 @@ impl Report {
             ),
             None => self.ok(check, format!("sound, with schema {schema}")),
         }
-        if let Some(newest) = inspection.newest.filter(|newest| newest.seconds_since(now) > CLOCK_LEEWAY_S) {
+        self.newest(inspection.newest, now);
+    }
+
+    fn shared_store(&mut self, url: &StoreUrl, folder: &DataFolder, now: Timestamp) {
+        let check = "store";
+        let place = match installation::shared_place(url) {
+            Ok(place) => place,
+            Err(error) => return self.error_with_remedy(check, &*error, "correct the setting `store`"),
+        };
+        let shown = place.to_string();
+        let mark = folder.existing_master_key().ok().flatten().map(|key| key.mark()).unwrap_or_default();
+        let inspection = match PostgresStore::inspect(place, PostgresOptions::default(), &mark) {
+            Ok(inspection) => inspection,
+            Err(error) => {
+                return self.error_with_remedy(check, &error, "see that the database runs and lets this user in");
+            }
+        };
+        let (schema, known) = (inspection.schema, inspection.known_schema);
+        match schema {
+            _ if !inspection.is_own => self.error(
+                check,
+                format!("{shown} belongs to another authority or program, or the master key here is not its own"),
+                "copy master.key from a server that uses it, or name another database",
+            ),
+            0 => self.warning(check, format!("{shown} is empty"), "the next start makes its tables"),
+            _ if schema > known => self.error(
+                check,
+                format!("{shown} has schema {schema}; this version knows {known}"),
+                "use the newer version that wrote it",
+            ),
+            _ if schema < known => self.warning(
+                check,
+                format!("{shown} has schema {schema}; this version writes schema {known}"),
+                "make a backup: the next start brings it up to date; servers that run go on meanwhile",
+            ),
+            _ => self.ok(check, format!("{shown} answers, with schema {schema}")),
+        }
+        self.newest(inspection.newest, now);
+    }
+
+    fn newest(&mut self, newest: Option<Timestamp>, now: Timestamp) {
+        if let Some(newest) = newest.filter(|newest| newest.seconds_since(now) > CLOCK_LEEWAY_S) {
             let found = format!("the clock shows {now}, but the store holds something from {newest}");
             self.error("clock", found, SET_THE_CLOCK);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use bluetrace_authority::passwords::InlinePool;
-use bluetrace_authority::store::{SealingKeyId, SealingKeyRow, SealingKeyState, Shredded, Store as _};
+use bluetrace_authority::store::{SealingKeyId, SealingKeyRow, SealingKeyState, Shredded};
 use bluetrace_protocol::Clock as _;
 use bluetrace_server::data_folder::DataFolder;
 use bluetrace_server::limits::KEYS_INTERVAL;
@@ -27,7 +27,7 @@ pub(crate) fn run(options: &KeysOptions) -> anyhow::Result<()> {
 fn list(folder: &AuthorityFolder, out: &mut dyn Write) -> anyhow::Result<()> {
     let installation = open(folder)?;
     let now = SystemClock.now();
-    let rows = block_on(async { Ok(installation.store.sealing_keys(now).await?) })?;
+    let rows = block_on(async { Ok(installation.authority.store().sealing_keys(now).await?) })?;
     let in_use = SealingKeyRow::in_use(&rows, now).map(|row| row.id);
     writeln!(
         out,
@@ -69,12 +69,12 @@ fn rotate(folder: &AuthorityFolder) -> anyhow::Result<()> {
 fn shred(id: SealingKeyId, is_meant: bool, folder: &AuthorityFolder) -> anyhow::Result<()> {
     let installation = open(folder)?;
     let now = SystemClock.now();
-    let rows = block_on(async { Ok(installation.store.sealing_keys(now).await?) })?;
+    let rows = block_on(async { Ok(installation.authority.store().sealing_keys(now).await?) })?;
     let Some(row) = rows.iter().find(|row| row.id == id) else { bail!(NO_SUCH_KEY) };
     if row.state.is_live() && !is_meant {
         meant::ask(&loss(row, SealingKeyRow::in_use(&rows, now).is_some_and(|row| row.id == id)))?;
     }
-    match block_on(async { Ok(installation.store.shred_sealing_key(id).await?) })? {
+    match block_on(async { Ok(installation.authority.store().shred_sealing_key(id).await?) })? {
         Shredded::NoSuchKey => bail!(NO_SUCH_KEY),
         Shredded::Unfinished => bail!(
             "the key opens nothing any more, but its bytes are still in the database's write-ahead log: something reads the \

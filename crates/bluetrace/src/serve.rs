@@ -49,14 +49,12 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
     let codes = registration::code_sender(options.registration.clone())?;
     let tls = ServerTls::open(folder.path())?;
     let passwords = Arc::new(ThreadPool::start(system::cores()).context("cannot start the password threads")?);
-    let installation = Installation::open(&folder, policy(&options), passwords.clone())?;
+    let installation = Installation::open(&folder, options.folder.store.as_ref(), policy(&options), passwords.clone())?;
     let now = SystemClock.now();
     import::credentials(&installation.authority, options.credentials.as_deref(), now).await?;
     import::temp_ids(&installation.authority, options.tempids.as_deref(), now).await?;
     hint_at_accounts(&installation, &options, now).await?;
-    if let Err(error) = installation.store.reserve_log().await {
-        warn!(%error, "every write takes longer; free some space on the disk");
-    }
+    installation.database.settle().await;
     let (limits, http_connections) = limits(&options, http_listener.is_some());
     let http = http_listener.map(|listener| HttpParts {
         listener,
@@ -128,7 +126,7 @@ impl RunningServer {
         }
         console.show(ConsoleEvent::Listening { address });
         let (switch, shutdown) = shutdown_channel();
-        let store = installation.store.clone();
+        let store = installation.database.store();
         let forgetting = jobs::delete_forgotten(store, clock.clone(), RETENTION_INTERVAL, shutdown.clone());
         let authority = installation.authority.clone();
         let keeping_keys = jobs::keep_keys(authority.clone(), clock.clone(), KEYS_INTERVAL, shutdown.clone());
@@ -164,8 +162,8 @@ impl RunningServer {
         if let Err(error) = self.installation.authority.count_seals().await {
             warn!(%error, "what was sealed since the last count is not counted");
         }
-        let store = self.installation.store;
-        tokio::task::spawn_blocking(move || store.close()).await.context("closing the store")
+        let database = self.installation.database;
+        tokio::task::spawn_blocking(move || database.close()).await.context("closing the store")
     }
 }
 
@@ -211,12 +209,9 @@ fn serve_http(parts: HttpParts, server: Server, shared: Arc<Shared>, shutdown: S
 
 /// The queues of a server.
 fn probes(installation: &Installation, passwords: Arc<ThreadPool>) -> Vec<Probe> {
-    let (writing, reading) = (installation.store.clone(), installation.store.clone());
-    vec![
-        Probe { queue: "passwords", depth: Box::new(move || passwords.waiting()) },
-        Probe { queue: "rows_to_write", depth: Box::new(move || writing.rows_to_write()) },
-        Probe { queue: "questions", depth: Box::new(move || reading.questions()) },
-    ]
+    let mut probes = vec![Probe { queue: "passwords", depth: Box::new(move || passwords.waiting()) }];
+    probes.extend(installation.database.probes());
+    probes
 }
 
 /// The limits for devices, and how many connections there may be to the HTTPS API.

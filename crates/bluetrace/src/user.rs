@@ -30,7 +30,8 @@ pub(crate) fn run(options: UserOptions) -> anyhow::Result<()> {
 fn add(user: &NamedUser) -> anyhow::Result<()> {
     let username = Username::parse(&user.username)?;
     let folder = DataFolder::open(&user.folder.data_dir)?;
-    let installation = Installation::open(&folder, Policy::default(), Arc::new(InlinePool))?;
+    let installation =
+        Installation::open(&folder, user.folder.store.as_ref(), Policy::default(), Arc::new(InlinePool))?;
     // said before anybody types a password, and again if another has opened the account meanwhile
     ensure!(find(&installation, &username)?.is_none_or(|account| account.password_hash.is_none()), ACCOUNT_EXISTS);
     let password = passwords::new_password(&user.password)?;

@@ -62,7 +62,7 @@ fn only_the_binary_reads_the_clock_the_environment_and_the_systems_randomness() 
 fn rules_and_formats_know_no_sockets_no_database_and_no_runtime() {
     for name in ["bluetrace-protocol", "bluetrace-authority"] {
         let needs = dependencies(&manifest(name));
-        for foreign in ["tokio", "rusqlite", "rustls", "tokio-rustls", "socket2"] {
+        for foreign in ["tokio", "rusqlite", "tokio-postgres", "rustls", "tokio-rustls", "socket2"] {
             assert!(!needs.contains(foreign), "{name} depends on {foreign}");
         }
         for file in sources(&root().join("crates").join(name).join("src")) {

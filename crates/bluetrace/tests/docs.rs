@@ -64,6 +64,8 @@ fn links_between_the_pages_lead_somewhere() {
         "docs/protocol.md",
         "docs/http.md",
         "docs/operations.md",
+        "docs/postgresql.md",
+        "docs/scaling.md",
     ];
     for page in pages {
         let path = root().join(page);

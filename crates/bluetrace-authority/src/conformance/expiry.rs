@@ -27,7 +27,7 @@ pub async fn expire_deletes_a_bounded_number_and_says_whether_there_is_more(stor
     assert_eq!(store.issue_temp_ids(alice, all[..9].to_vec(), at(99)).await.unwrap(), TempIdsIssued::Issued);
 }
 
-/// An upload of a million records holds nobody up.
+/// An upload of a million records holds nobody up. Its records count where the store deletes them one by one.
 pub async fn expire_deletes_large_uploads_in_parts(store: &dyn Store) {
     let alice = opened(store, "alice").await;
     let count = MAX_EXPIRED_ROWS + MAX_EXPIRED_ROWS / 2;
@@ -36,17 +36,16 @@ pub async fn expire_deletes_large_uploads_in_parts(store: &dyn Store) {
     let other = begun(store, alice, "v", 1).await;
     store.append_records(other, 0, vec![heard(1)]).await.unwrap();
     let mut rows = 0;
-    let mut calls = 0;
     loop {
         let expired = store.expire(at(FORGET)).await.unwrap();
         assert!(expired.rows <= u64::from(MAX_EXPIRED_ROWS));
         rows += expired.rows;
-        calls += 1;
         if !expired.more {
             break;
         }
     }
-    assert_eq!((rows, calls), (u64::from(count) + 3, 2));
+    assert!(rows == 2 || rows == u64::from(count) + 3, "{rows}");
+    assert_eq!(store.expire(at(FORGET)).await.unwrap(), Expired::default());
     assert_eq!(store.uploaded_records(key, 0, 9, at(0)).await.unwrap(), []);
 }
 
@@ -66,9 +65,12 @@ pub async fn expire_deletes_only_what_is_forgotten(store: &dyn Store) {
         let a_day_before = at(forget_at - UNKNOWN_USERNAME_MEMORY_S);
         store.record_login(name(&format!("x{number}")), Verdict::Wrong, RULE, a_day_before.into()).await.unwrap();
     }
-    let rows_of_each = 1 + 3 + 1 + 1 + 1;
+    let rows_of_each = 1 + 1 + 1 + 1 + 1;
     assert_eq!(store.expire(at(9)).await.unwrap(), Expired::default());
-    assert_eq!(store.expire(at(10)).await.unwrap(), Expired { rows: rows_of_each, more: false });
+    let Expired { rows, more } = store.expire(at(10)).await.unwrap();
+    // the two records of the upload, where they are deleted one by one
+    assert!(rows == rows_of_each || rows == rows_of_each + 2, "{rows}");
+    assert!(!more);
     assert_eq!(store.temp_ids(None, 9, at(0)).await.unwrap(), [line("alice", 2)]);
     let uploads = store.uploads(None, 9, at(0)).await.unwrap();
     assert_eq!(uploads.iter().map(|row| row.durable).collect::<Vec<_>>(), [2]);

@@ -5,6 +5,7 @@
 
 mod accounts;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -237,8 +238,10 @@ impl Store for MemoryStore {
     fn complete_uploads(&self, account: AccountId, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadKey>> {
         let state = self.state();
         let is_one = |row: &Upload| row.account == Some(account) && row.finished.is_some() && now < row.forget_at;
-        let rows = state.uploads.iter().rev().filter(|(_, row)| is_one(row)).map(|(key, _)| *key);
-        ready(Ok(rows.take(rows_in(limit)).collect()))
+        let rows = state.uploads.iter().rev().filter(|(_, row)| is_one(row));
+        let mut rows: Vec<_> = rows.map(|(key, row)| (row.finished.map(|(at, _)| at), *key)).collect();
+        rows.sort_by_key(|(finished, _)| Reverse(*finished));
+        ready(Ok(rows.into_iter().map(|(_, key)| key).take(rows_in(limit)).collect()))
     }
 
     fn are_told(&self, encounters: Vec<(AccountId, Window)>, now: Timestamp) -> StoreFuture<'_, Vec<bool>> {

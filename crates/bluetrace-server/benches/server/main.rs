@@ -5,6 +5,9 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "what a bench cannot set up ends it")]
 #![expect(clippy::cast_precision_loss, clippy::print_stdout, reason = "counts are small, and a bench is for reading")]
 
+#[path = "../../tests/support/postgres.rs"]
+#[expect(dead_code, reason = "each program uses a part of it")]
+mod cluster;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod http_client;
@@ -13,6 +16,7 @@ mod idle;
 mod keyring;
 mod line_client;
 mod logins;
+mod postgres;
 mod raw_sqlite;
 mod round_trips;
 mod system;
@@ -34,6 +38,7 @@ fn main() {
     round_trips::run(&mut bench, &runtime);
     uploads::pipelined(&mut bench, &runtime);
     uploads::stop_and_wait(&mut bench, &runtime);
+    postgres::run(&mut bench, &runtime);
     temp_ids::run(&mut bench, &runtime);
     keyring::run(&mut bench, &runtime);
     https::temp_ids(&mut bench, &runtime);

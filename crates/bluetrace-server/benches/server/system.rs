@@ -39,7 +39,7 @@ pub(crate) struct System {
     /// Of the HTTPS API.
     pub(crate) http: SocketAddr,
     pub(crate) tls: Arc<ServerConfig>,
-    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) authority: Arc<Authority>,
     pub(crate) members: Vec<Member>,
     clock: Arc<dyn Clock>,
@@ -62,6 +62,11 @@ impl System {
         let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
         let store = Arc::new(SqliteStore::open(&folder.path().join(DATABASE)).unwrap());
         store.reserve_log().await.unwrap();
+        Self::start_on(store, folder, policy, accounts).await
+    }
+
+    /// The same on another store. The folder keeps the rest.
+    pub(crate) async fn start_on(store: Arc<dyn Store>, folder: TempDir, policy: Policy, accounts: usize) -> Self {
         let passwords = Arc::new(ThreadPool::start(cores()).unwrap());
         let key = MasterKey::new([7; 32]);
         let authority = Arc::new(Authority::new(store.clone(), passwords, policy, &key, [7; 32]));

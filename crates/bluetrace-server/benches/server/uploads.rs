@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::slice;
 use std::time::{Duration, Instant};
 
-use bluetrace_authority::store::{ImportedTempId, Store, TempIdImported};
+use bluetrace_authority::store::{ImportedTempId, TempIdImported};
 use bluetrace_protocol::message::write_record;
 use bluetrace_protocol::{ContactLogEntry, Record, TempId, UploadedRecord, Window};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -18,11 +18,11 @@ use crate::raw_sqlite::RawSqlite;
 use crate::system::{System, beginning};
 
 /// Records of a streamed upload: three weeks of a busy person.
-const RECORDS: u32 = 200_000;
+pub(crate) const RECORDS: u32 = 200_000;
 /// People met in it, as the ids that they showed.
-const DISTINCT: u32 = 2_000;
+pub(crate) const DISTINCT: u32 = 2_000;
 /// The store's own size of a batch where records never stop coming.
-const BATCH: usize = 4_096;
+pub(crate) const BATCH: usize = 4_096;
 const ROUNDS: usize = 7;
 
 pub(crate) fn pipelined(bench: &mut Bench, runtime: &Runtime) {

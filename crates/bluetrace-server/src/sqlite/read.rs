@@ -206,7 +206,8 @@ pub(super) fn complete_uploads(
     now: Timestamp,
 ) -> Result<Vec<UploadKey>> {
     let mut query = connection.prepare_cached(
-        "SELECT id FROM upload WHERE account = ?1 AND finished IS NOT NULL AND +forget_at > ?2 ORDER BY id DESC LIMIT ?3",
+        "SELECT id FROM upload WHERE account = ?1 AND finished IS NOT NULL AND +forget_at > ?2
+         ORDER BY finished DESC LIMIT ?3",
     )?;
     query.query_map(params![account.0, now.as_unix(), limit], |row| row.get(0).map(UploadKey))?.collect()
 }

@@ -51,7 +51,7 @@ impl DemoAuthority {
             temp_id_lifetime_s: TEMP_ID_LIFETIME_S,
             ..Policy::default()
         };
-        let installation = Installation::open(&folder, policy, passwords)?;
+        let installation = Installation::open(&folder, None, policy, passwords)?;
         for person in people {
             let password = Password::parse(person.password)?;
             let is_new = installation.authority.open_account(person.username()?, password, SystemClock.now()).await?;

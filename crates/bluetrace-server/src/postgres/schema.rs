@@ -1,0 +1,171 @@
+//! Owns the versions of the schema, and the mark of the authority whose database this is.
+//!
+//! Versions are applied one after the other in one transaction each, by whoever locks the row that says the present one first;
+//! servers that start at the same time wait, and find it done. A version may only add (tables, columns with defaults, indexes), so that
+//! servers of the version before go on working while it is applied and until they are replaced.
+
+use bluetrace_authority::store::StoreError;
+use bluetrace_protocol::Timestamp;
+use thiserror::Error;
+use tokio_postgres::types::Type;
+
+use super::convert;
+use super::error::{Result, Trouble};
+use super::session::Session;
+
+/// Why a database cannot be used. Each text is one line that says what is wrong and what to do.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// It cannot be reached, or does not do what is needed.
+    #[error("cannot use the database {place}: {why}")]
+    Unavailable {
+        /// Where it is, without a password.
+        place: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Another program's database.
+    #[error("{place} belongs to another program: it has tables of the same names; make a database for this one")]
+    Foreign {
+        /// Where it is, without a password.
+        place: String,
+    },
+    /// A later version of this program has changed the schema.
+    #[error(
+        "{place} was written by a newer version of this program (schema {found}, this one knows {known}); use that version, \
+         or restore a backup from before the upgrade"
+    )]
+    Newer {
+        /// Where it is, without a password.
+        place: String,
+        /// Its schema.
+        found: i64,
+        /// The newest schema this program knows.
+        known: i64,
+    },
+    /// Servers with another master key use it.
+    #[error(
+        "{place} belongs to an authority with another master key; give each of its servers a copy of the same key file, \
+         or name another database"
+    )]
+    OtherKey {
+        /// Where it is, without a password.
+        place: String,
+    },
+    /// The system gives no threads.
+    #[error("cannot start the threads of the store: {0}")]
+    Threads(std::io::Error),
+}
+
+impl OpenError {
+    pub(super) fn of(place: &str, error: StoreError) -> Self {
+        let (StoreError::Unavailable(why) | StoreError::Failed(why)) = error;
+        Self::Unavailable { place: place.to_owned(), why }
+    }
+}
+
+/// What was found of a database when it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opened {
+    Ready,
+    Foreign,
+    Newer(i64),
+    OtherKey,
+}
+
+/// What there is to be said of a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Inspection {
+    /// The version of its schema; 0 if it has none.
+    pub schema: i64,
+    /// The version that this program writes, to which an older one is brought when it is opened.
+    pub known_schema: i64,
+    /// Whether it is this authority's, if it is anybody's.
+    pub is_own: bool,
+    /// The latest moment at which something happened according to its rows.
+    pub newest: Option<Timestamp>,
+}
+
+/// Looks at a database, and changes nothing.
+pub(super) async fn inspect(session: &Session, key_mark: &str) -> Result<Inspection> {
+    if !exists(session, "bluetrace_state").await? {
+        let is_own = !exists(session, "account").await? && !exists(session, "upload").await?;
+        return Ok(Inspection { schema: 0, known_schema: SCHEMA, is_own, newest: None });
+    }
+    let row = session
+        .one(
+            "SELECT max(value) FILTER (WHERE name = 'schema'), max(value) FILTER (WHERE name = 'master key')
+             FROM bluetrace_state",
+            &[],
+        )
+        .await?;
+    let schema = row.try_get::<_, Option<&str>>(0)?.and_then(|version| version.parse().ok()).unwrap_or(0);
+    let newest = session
+        .one(
+            "SELECT greatest((SELECT max(created) FROM account), (SELECT max(begun) FROM upload),
+                             (SELECT max(finished) FROM upload))",
+            &[],
+        )
+        .await?;
+    Ok(Inspection {
+        schema,
+        known_schema: SCHEMA,
+        is_own: row.try_get::<_, Option<&str>>(1)? == Some(key_mark),
+        newest: convert::optional_time(&newest, 0)?,
+    })
+}
+
+/// Brings the schema up to date, and marks a new database as this authority's. In a transaction.
+pub(super) async fn prepare(session: &Session, key_mark: &str) -> Result<Opened> {
+    // a user that may not make tables need not, where there is nothing to make
+    let is_new = !exists(session, "bluetrace_state").await?;
+    if is_new {
+        if exists(session, "account").await? || exists(session, "upload").await? {
+            return Ok(Opened::Foreign);
+        }
+        match session.batch("CREATE TABLE bluetrace_state (name text PRIMARY KEY, value text NOT NULL)").await {
+            // another server has been first
+            Err(Trouble::Duplicate) => return Err(Trouble::Again),
+            outcome => outcome?,
+        }
+        session
+            .execute(
+                "INSERT INTO bluetrace_state (name, value) VALUES ('schema', '0'), ('master key', $1)",
+                &[(&key_mark, Type::TEXT)],
+            )
+            .await?;
+    }
+    let found = session.one("SELECT value FROM bluetrace_state WHERE name = 'schema' FOR UPDATE", &[]).await?;
+    let found: i64 = found.try_get::<_, &str>(0)?.parse().map_err(|_| Trouble::failed("the schema has no version"))?;
+    if found > SCHEMA {
+        return Ok(Opened::Newer(found));
+    }
+    let mark = session.one("SELECT value FROM bluetrace_state WHERE name = 'master key'", &[]).await?;
+    if mark.try_get::<_, &str>(0)? != key_mark {
+        return Ok(Opened::OtherKey);
+    }
+    for (version, statements) in (1_i64..).zip(VERSIONS) {
+        if version > found {
+            session.batch(statements).await?;
+            session
+                .execute(
+                    "UPDATE bluetrace_state SET value = $1 WHERE name = 'schema'",
+                    &[(&version.to_string(), Type::TEXT)],
+                )
+                .await?;
+        }
+    }
+    Ok(Opened::Ready)
+}
+
+async fn exists(session: &Session, table: &str) -> Result<bool> {
+    Ok(session.one("SELECT to_regclass($1) IS NOT NULL", &[(&table, Type::TEXT)]).await?.try_get(0)?)
+}
+
+/// The newest schema this program knows.
+pub(super) const SCHEMA: i64 = 1;
+
+const VERSIONS: [&str; 1] = [include_str!("schema_1.sql")];
+
+const _: () = assert!(VERSIONS.len() as i64 == SCHEMA);
