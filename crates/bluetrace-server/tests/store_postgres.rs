@@ -91,6 +91,24 @@ fn one_upload_id_on_two_servers_is_one_upload_and_each_record_is_stored_once() {
 }
 
 #[test]
+fn the_partition_of_a_new_day_is_made_once_whoever_needs_it_first() {
+    let [one, other] = two_servers();
+    let accounts = ["a", "b", "c", "d"].map(|username| opened(one, username));
+    for days in 0..i64::from(ROUNDS / 4) {
+        let begin = |store: &'static PostgresStore, account| {
+            let request = UploadRequest { forget_at: at(days * DAY), ..request(account, &format!("day-{days}"), 1) };
+            store.begin_upload(request, at(0).plus(-1))
+        };
+        let [a, b, c, d] = accounts;
+        let begun = all(vec![begin(one, a), begin(other, b), begin(one, c), begin(other, d)]);
+        for (store, begun) in [one, other].into_iter().cycle().zip(begun) {
+            let UploadBegun::Open { key, .. } = begun else { panic!("{begun:?}") };
+            assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap(), Some(1));
+        }
+    }
+}
+
+#[test]
 fn one_code_on_two_servers_lets_one_account_in() {
     let [one, other] = two_servers();
     let accounts = [opened(one, "alice"), opened(one, "bob")];

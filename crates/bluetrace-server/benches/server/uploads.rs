@@ -181,7 +181,8 @@ impl SlowUploader {
 pub(crate) async fn stream(client: &mut LineClient, lines: &[u8], upload: u32) -> f64 {
     let start = Instant::now();
     client.send(begin(RECORDS, upload).as_bytes()).await;
-    assert!(client.line().await.contains("numOfRecv"));
+    let begun = client.line().await;
+    assert!(begun.contains("numOfRecv"), "{begun}");
     let (mut receiving, mut sending) = tokio::io::split(&mut client.stream);
     let send = async {
         sending.write_all(lines).await.unwrap();
