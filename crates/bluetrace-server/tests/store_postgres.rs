@@ -66,9 +66,9 @@ fn one_upload_id_on_two_servers_is_one_upload_and_each_record_is_stored_once() {
     for round in 0..rounds {
         let request = request(alice, &format!("upload-{round}"), 3_000);
         let begin = |store: &'static PostgresStore| store.begin_upload(request.clone(), at(0));
-        let begun = all(vec![begin(one), begin(other), begin(one), begin(other)]);
-        let UploadBegun::Open { key, .. } = begun[0] else { panic!("{:?}", begun[0]) };
-        assert!(begun.iter().all(|each| *each == begun[0]), "{begun:?}");
+        let answers = all(vec![begin(one), begin(other), begin(one), begin(other)]);
+        let UploadBegun::Open { key, .. } = answers[0] else { panic!("{:?}", answers[0]) };
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
         let append = |store: &'static PostgresStore, numbers: std::ops::Range<u64>| {
             store.append_records(key, 0, numbers.map(heard).collect())
         };
@@ -88,6 +88,24 @@ fn one_upload_id_on_two_servers_is_one_upload_and_each_record_is_stored_once() {
     }
     let unread = block_on(other.unread_notices(alice, u32::MAX, at(1))).unwrap().unwrap();
     assert_eq!(unread.len(), usize::try_from(rounds).unwrap());
+}
+
+#[test]
+fn the_partition_of_a_new_day_is_made_once_whoever_needs_it_first() {
+    let [one, other] = two_servers();
+    let accounts = ["a", "b", "c", "d"].map(|username| opened(one, username));
+    for days in 0..i64::from(ROUNDS / 4) {
+        let begin = |store: &'static PostgresStore, account| {
+            let request = UploadRequest { forget_at: at(days * DAY), ..request(account, &format!("day-{days}"), 1) };
+            store.begin_upload(request, at(0).plus(-1))
+        };
+        let [a, b, c, d] = accounts;
+        let answers = all(vec![begin(one, a), begin(other, b), begin(one, c), begin(other, d)]);
+        for (store, answer) in [one, other].into_iter().cycle().zip(answers) {
+            let UploadBegun::Open { key, .. } = answer else { panic!("{answer:?}") };
+            assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap(), Some(1));
+        }
+    }
 }
 
 #[test]
@@ -120,10 +138,10 @@ fn one_code_on_two_servers_lets_one_account_in() {
             store.begin_upload(request, now)
         };
         let [alice, bob] = accounts;
-        let begun = all(vec![begin(one, alice), begin(other, bob), begin(other, alice), begin(one, bob)]);
-        let open = |place: usize| matches!(begun[place], UploadBegun::Open { .. });
-        assert_eq!((open(0), open(1)), (open(2), open(3)), "{begun:?}");
-        assert_ne!(open(0), open(1), "{begun:?}");
+        let answers = all(vec![begin(one, alice), begin(other, bob), begin(other, alice), begin(one, bob)]);
+        let open = |place: usize| matches!(answers[place], UploadBegun::Open { .. });
+        assert_eq!((open(0), open(1)), (open(2), open(3)), "{answers:?}");
+        assert_ne!(open(0), open(1), "{answers:?}");
     }
 }
 

@@ -216,6 +216,7 @@ fn outcome(side: &Side<'_>, call: &Call, moment: Moment) -> String {
     side.placed(answer(side, call, moment))
 }
 
+#[expect(clippy::too_many_lines, reason = "a line or few for each method")]
 fn answer(side: &Side<'_>, call: &Call, moment: Moment) -> String {
     let store = side.store;
     let now = moment.timestamp();

@@ -222,6 +222,7 @@ impl Report {
             None => self.ok(check, format!("sound, with schema {schema}")),
         }
         self.newest(inspection.newest, now);
+        inspection.damage.is_none().then_some(inspection)
     }
 
     fn shared_store(&mut self, url: &StoreUrl, folder: &DataFolder, now: Timestamp) {
@@ -266,7 +267,6 @@ impl Report {
             let found = format!("the clock shows {now}, but the store holds something from {newest}");
             self.error("clock", found, SET_THE_CLOCK);
         }
-        inspection.damage.is_none().then_some(inspection)
     }
 
     fn disk(&mut self, folder: &Path) {

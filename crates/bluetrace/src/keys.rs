@@ -84,7 +84,10 @@ fn shred(id: SealingKeyId, is_meant: bool, folder: &AuthorityFolder) -> anyhow::
             if DataFolder::open_existing(&folder.data_dir).is_served()? {
                 // the server's write-ahead log was cut with the key in it; without its full length the server is slower, and
                 // nothing else
-                _ = block_on(async { Ok(installation.store.reserve_log().await?) });
+                block_on(async {
+                    installation.database.settle().await;
+                    Ok(())
+                })?;
             }
             writeln!(io::stdout(), "shredded; backups that were made before still hold it: destroy those too")?;
             Ok(())

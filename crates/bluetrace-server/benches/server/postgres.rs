@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Instant;
 
+use bluetrace_authority::Policy;
 use bluetrace_protocol::{Timestamp, UploadedRecord};
 use bluetrace_server::postgres::{PostgresOptions, PostgresPlace, PostgresStore};
 use tokio::runtime::Runtime;

@@ -165,12 +165,12 @@ fn is_this_machine(host: &Host) -> bool {
 fn tls_with(path: &Path) -> Result<PostgresTls, PlaceError> {
     let text = read(path)?;
     let mut roots = RootCertStore::empty();
+    let none = || PlaceError::File { path: path.into(), why: "it holds no certificate in PEM form".into() };
     for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
-        let wrong = |_| PlaceError::File { path: path.into(), why: "it holds no certificate in PEM form".into() };
-        roots.add(certificate.map_err(|_| ()).map_err(wrong)?).map_err(|_| wrong(()))?;
+        roots.add(certificate.map_err(|_| none())?).map_err(|_| none())?;
     }
     if roots.is_empty() {
-        return Err(PlaceError::File { path: path.into(), why: "it holds no certificate in PEM form".into() });
+        return Err(none());
     }
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -138,19 +138,19 @@ impl Pool {
                 Ok(()) => return Ok(()),
                 Err(trouble) => trouble,
             };
-            match &trouble {
-                Trouble::Again if meetings < MAX_MEETINGS => {
-                    meetings += 1;
-                    // those who met do not come back at the same time
-                    let spread = self.ids.draw().unsigned_abs() % (1 << meetings.min(6));
-                    sleep(Duration::from_millis(spread)).await;
-                }
-                Trouble::Lost(text) if losses == 0 => {
-                    debug!(%text, "lost a connection to the database; trying once more");
-                    losses += 1;
-                    self.forget_idle();
-                }
-                _ => return Err(trouble.into()),
+            if matches!(trouble, Trouble::Again) && meetings < MAX_MEETINGS {
+                meetings += 1;
+                // those who met do not come back at the same time
+                let spread = self.ids.draw().unsigned_abs() % (1 << meetings.min(6));
+                sleep(Duration::from_millis(spread)).await;
+            } else if let Trouble::Lost(text) = &trouble
+                && losses == 0
+            {
+                debug!(%text, "lost a connection to the database; trying once more");
+                losses += 1;
+                self.forget_idle();
+            } else {
+                return Err(trouble.into());
             }
         }
     }
@@ -189,15 +189,15 @@ impl Pool {
     }
 
     async fn permit(&self) -> Result<SemaphorePermit<'_>> {
-        let closed = |_| Trouble::Unavailable("the store is closed".into());
+        let closed = || Trouble::Unavailable("the store is closed".into());
         match self.permits.try_acquire() {
             Ok(permit) => return Ok(permit),
-            Err(tokio::sync::TryAcquireError::Closed) => return Err(closed(())),
+            Err(tokio::sync::TryAcquireError::Closed) => return Err(closed()),
             Err(tokio::sync::TryAcquireError::NoPermits) => {}
         }
         let _place = Place::take(&self.waiting, self.options.max_waiting)?;
         match timeout(self.options.patience, self.permits.acquire()).await {
-            Ok(permit) => permit.map_err(|_| closed(())),
+            Ok(permit) => permit.map_err(|_| closed()),
             Err(_) => Err(Trouble::Unavailable("the database is too busy; try again".into())),
         }
     }

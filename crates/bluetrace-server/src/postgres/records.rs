@@ -161,11 +161,13 @@ pub(super) async fn make_partition(session: &Session, day: i64) -> Result<()> {
         return Ok(());
     }
     let name = format!("uploaded_record_{day}");
-    let exists = "SELECT to_regclass($1) IS NOT NULL";
-    if !session.one(exists, &[(&name, Type::TEXT)]).await?.try_get::<_, bool>(0)? {
+    // not `to_regclass`: that may remember from before what another server has changed while this one waited
+    let exists = "SELECT EXISTS (SELECT 1 FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+                  WHERE i.inhparent = 'uploaded_record'::regclass AND c.relname = $1 AND NOT i.inhdetachpending)";
+    if !session.one(exists, &[(&name, Type::NAME)]).await?.try_get::<_, bool>(0)? {
         // others who make one wait; nobody else does
         session.execute("SELECT 1 FROM latch WHERE name = 'partitions' FOR UPDATE", &[]).await?;
-        if !session.one(exists, &[(&name, Type::TEXT)]).await?.try_get::<_, bool>(0)? {
+        if !session.one(exists, &[(&name, Type::NAME)]).await?.try_get::<_, bool>(0)? {
             let (from, to) = (first_key(day), first_key(day.saturating_add(1)));
             // not as a partition from the start: that would lock out everybody who uses any of them
             session

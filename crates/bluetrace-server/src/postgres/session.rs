@@ -54,15 +54,12 @@ impl Session {
     }
 
     async fn connect(host: &Config, tls: Option<PostgresTls>, ids: Arc<Ids>) -> Result<Self> {
-        let (client, driver) = match tls.clone() {
-            Some(tls) => {
-                let (client, connection) = host.connect(tls).await?;
-                (client, spawn(connection))
-            }
-            None => {
-                let (client, connection) = host.connect(NoTls).await?;
-                (client, spawn(connection))
-            }
+        let (client, driver) = if let Some(tls) = tls.clone() {
+            let (client, connection) = host.connect(tls).await?;
+            (client, spawn(connection))
+        } else {
+            let (client, connection) = host.connect(NoTls).await?;
+            (client, spawn(connection))
         };
         Ok(Self { client, driver, tls, ids })
     }

@@ -139,8 +139,9 @@ impl Cluster {
         let mut command = Command::new("pgbouncer");
         command.args(["-d", "pooler.ini"]).current_dir(&self.folder).stdin(Stdio::null());
         as_user(&mut command, self.user);
-        let status =
-            command.status().expect("this test needs pgbouncer: install it (Debian: apt-get install pgbouncer)");
+        let status = command.status().unwrap_or_else(|error| {
+            panic!("this test needs pgbouncer ({error}): install it (Debian: apt-get install pgbouncer)")
+        });
         assert!(status.success());
         // it goes into the background before it listens
         let deadline = Instant::now() + Duration::from_mins(1);
