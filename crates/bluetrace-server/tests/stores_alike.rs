@@ -86,7 +86,7 @@ impl Side<'_> {
 
     /// A text with places instead of numbers.
     fn placed(&self, mut text: String) -> String {
-        for kind in [ACCOUNT, UPLOAD] {
+        for kind in [ACCOUNT, UPLOAD, ONE_TIME_CODE] {
             let mut placed = String::new();
             while let Some((front, rest)) = text.split_once(kind) {
                 let (number, rest) = rest.split_once(')').unwrap();
@@ -112,6 +112,8 @@ impl Side<'_> {
 const ACCOUNT: &str = "AccountId(";
 
 const UPLOAD: &str = "UploadKey(";
+
+const ONE_TIME_CODE: &str = "OneTimeCodeId(";
 
 /// Notices are numbered within their account, or for all: a list for each account.
 const NOTICES: [&str; 5] = ["notices of 0", "notices of 1", "notices of 2", "notices of 3", "notices of 4"];
@@ -298,7 +300,7 @@ fn answer(side: &Side<'_>, call: &Call, moment: Moment) -> String {
             shown(store.count_seals(counts))
         }
         Call::ShredKey(id) => shown(store.shred_sealing_key(SealingKeyId(id))),
-        Call::Register(registration) => registered(store, &registration, now),
+        Call::Register(registration) => registered(side, &registration, now),
         // how the rows of removed accounts are counted is each store's own affair
         Call::Expire => {
             while block_on(store.expire(now)).unwrap().more {}
@@ -307,14 +309,17 @@ fn answer(side: &Side<'_>, call: &Call, moment: Moment) -> String {
     }
 }
 
-fn registered(store: &dyn Store, registration: &Registration, now: Timestamp) -> String {
+fn registered(side: &Side<'_>, registration: &Registration, now: Timestamp) -> String {
+    let store = side.store;
     let (number, limits) = (|user| NumberHash([user; 32]), REGISTRATION);
     match *registration {
         Registration::MakeCode { user, code } => {
             let code = NewOneTimeCode { number: number(user), hash: OneTimeHash([code; 32]), limits };
             shown(store.make_one_time_code(code, now))
         }
-        Registration::CodeFailed(id) => shown(store.one_time_code_failed(OneTimeCodeId(id))),
+        Registration::CodeFailed(place) => {
+            shown(store.one_time_code_failed(OneTimeCodeId(side.number(ONE_TIME_CODE, place))))
+        }
         Registration::Confirm { user, code, has_password } => {
             let (number, hash) = (number(user), OneTimeHash([code; 32]));
             let (username, password) = (name(user), has_password.then(|| self::hash(now)));

@@ -45,7 +45,7 @@ async fn delete_upload(session: &Session, upload: UploadKey, durable: i64, most:
 }
 
 /// What is forgotten at `$1`, at most `$2` rows, of each kind.
-const DELETE_FORGOTTEN: [&str; 10] = [
+const DELETE_FORGOTTEN: [&str; 9] = [
     "DELETE FROM temp_id WHERE temp_id IN
      (SELECT temp_id FROM temp_id WHERE forget_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED)",
     "DELETE FROM notice WHERE (account, number) IN
@@ -63,11 +63,12 @@ const DELETE_FORGOTTEN: [&str; 10] = [
      (SELECT id FROM wrong_code WHERE forget_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED)",
     "DELETE FROM handshake_pin WHERE account IN
      (SELECT account FROM handshake_pin WHERE forget_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED)",
-    // registrations
-    "DELETE FROM one_time_code WHERE id IN
+    // one-time codes, and with the last of a number its row, which counts for nothing
+    "WITH numbers AS (
+         DELETE FROM asking_number WHERE number IN
+         (SELECT number FROM asking_number WHERE forget_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED)
+     ) DELETE FROM one_time_code WHERE id IN
      (SELECT id FROM one_time_code WHERE forget_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED)",
-    "DELETE FROM asking_number WHERE number IN
-     (SELECT number FROM asking_number WHERE forget_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED)",
 ];
 
 const IS_ANY_FORGOTTEN: &str = "SELECT EXISTS (SELECT 1 FROM temp_id WHERE forget_at <= $1)
@@ -78,5 +79,4 @@ const IS_ANY_FORGOTTEN: &str = "SELECT EXISTS (SELECT 1 FROM temp_id WHERE forge
     OR EXISTS (SELECT 1 FROM upload_code WHERE forget_at <= $1)
     OR EXISTS (SELECT 1 FROM wrong_code WHERE forget_at <= $1)
     OR EXISTS (SELECT 1 FROM handshake_pin WHERE forget_at <= $1)
-    OR EXISTS (SELECT 1 FROM one_time_code WHERE forget_at <= $1)
-    OR EXISTS (SELECT 1 FROM asking_number WHERE forget_at <= $1)";
+    OR EXISTS (SELECT 1 FROM one_time_code WHERE forget_at <= $1)";
