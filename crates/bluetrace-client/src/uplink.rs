@@ -385,7 +385,10 @@ impl Connector {
 
 impl Servers {
     /// Looks whether any of them answers.
-    pub(crate) async fn reach_any(&self) -> Result<(), ConnectError> {
+    ///
+    /// # Errors
+    /// [`ConnectError`] if none can be reached.
+    pub async fn reach_any(&self) -> Result<(), ConnectError> {
         let mut failures = Vec::new();
         for server in self.iter() {
             match server.connect_tcp().await {

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{bail, ensure};
 use bluetrace_authority::codes::{CodeOrder, CodeOrdered};
@@ -42,9 +43,9 @@ fn issue(issue: CodeIssue, out: &mut dyn Write) -> anyhow::Result<()> {
     let valid_s = issue.valid_for.unwrap_or(form.usual_lifetime_s());
     ensure!(
         valid_s <= form.longest_lifetime_s(),
-        "a code of {} characters is valid for {} s at the most, so that it cannot be guessed; use a smaller --valid-for",
+        "a code of {} characters is valid for {} at the most, so that it cannot be guessed; use a smaller --valid-for",
         form.characters(),
-        form.longest_lifetime_s()
+        humantime::format_duration(Duration::from_secs(form.longest_lifetime_s().into()))
     );
     let case = issue.case.unwrap_or_default();
     let issued_by = issue.issued_by.map_or_else(system::user_name, Ok)?;
@@ -99,7 +100,10 @@ fn revoke(id: UploadCodeId, folder: &AuthorityFolder, out: &mut dyn Write) -> an
     let installation = Installation::open_existing(folder, Arc::new(InlinePool))?;
     let store = installation.authority.store();
     match block_on(async { Ok(store.revoke_upload_code(id, SystemClock.now()).await?) })? {
-        CodeRevoked::Revoked => Ok(writeln!(out, "revoked; an upload begun with it is dropped")?),
+        CodeRevoked::Revoked => Ok(writeln!(
+            out,
+            "revoked: it lets nobody in, and an upload begun with it that is not complete is dropped"
+        )?),
         CodeRevoked::Used => bail!("the upload of code {} is complete: there is nothing left to revoke", id.0),
         CodeRevoked::NoSuchCode => bail!("there is no code {}; `bluetrace code list` shows them", id.0),
     }

@@ -234,7 +234,7 @@ pub(crate) struct PasswordSource {
 #[derive(Debug, Args)]
 #[command(after_help = "An example, in a folder of its own:\n  \
     bluetrace load --make-accounts 20\n  \
-    bluetrace server --credentials load-accounts.txt --max-connections-per-address 20000 &\n  \
+    bluetrace server --credentials load-accounts.txt --max-connections-per-address 20000 >/dev/null &\n  \
     bluetrace load --devices 1000 --records 500 --duration 1m")]
 pub(crate) struct LoadOptions {
     /// Servers of one authority: HOST or HOST:PORT, with commas between several.

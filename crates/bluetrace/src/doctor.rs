@@ -343,7 +343,11 @@ impl Report {
                 self.ok(check, format!("the server answers on port {port} with its certificate"));
             }
             (Ok(Answer::Tls(_) | Answer::NoTls), false) => {
-                self.error(check, format!("another program has port {port}"), other);
+                self.error(
+                    check,
+                    format!("port {port} is taken, by another program or a server of another folder"),
+                    other,
+                );
             }
             (Ok(Answer::Tls(_) | Answer::NoTls), true) => {
                 self.error(
@@ -417,7 +421,11 @@ impl Report {
             }
         }
         match registration::code_sender(options.clone()) {
-            Err(error) => self.error_with_remedy(check, &*error, "see --code-command and --code-webhook"),
+            Err(error) => self.error_with_remedy(
+                check,
+                &*error,
+                "see --code-command, --code-webhook and --code-webhook-token-file",
+            ),
             Ok(_) if options.webhook.is_some() => self.ok(check, "a webhook sends them"),
             Ok(_) if options.command.is_none() => {
                 self.ok(check, "nothing sends them: they are shown on the server's console");

@@ -19,7 +19,7 @@ use rand::distr::{Alphanumeric, Distribution as _};
 use rand::rngs::ChaCha12Rng;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, interval_at, sleep};
 
 use crate::command_line::LoadOptions;
 use crate::import::parse_credential;
@@ -62,6 +62,7 @@ async fn load(options: LoadOptions) -> anyhow::Result<ExitCode> {
         clock: Arc::new(SystemClock),
         seed: system::seed()?,
     };
+    wait_for_a_server(&plan.servers).await?;
     let tally = Arc::new(Tally::default());
     let (stop, stopped) = watch::channel(false);
     let begun = Instant::now();
@@ -94,6 +95,22 @@ async fn load(options: LoadOptions) -> anyhow::Result<ExitCode> {
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// A server that was started a moment ago may be reading its accounts.
+async fn wait_for_a_server(servers: &Servers) -> anyhow::Result<()> {
+    let patience = Instant::now() + WAIT_FOR_SERVER;
+    let mut is_said = false;
+    while let Err(error) = servers.reach_any().await {
+        if Instant::now() > patience {
+            return Err(error.into());
+        }
+        if !std::mem::replace(&mut is_said, true) {
+            system::say(&format!("{error}; waiting for it"));
+        }
+        sleep(RETRY_SERVER).await;
+    }
+    Ok(())
+}
+
 fn make_accounts(file: &Path, count: u32) -> anyhow::Result<()> {
     let mut generator = ChaCha12Rng::from_seed(system::seed()?);
     let mut text = String::new();
@@ -103,7 +120,8 @@ fn make_accounts(file: &Path, count: u32) -> anyhow::Result<()> {
         _ = writeln!(text, "load-{number:05} {password}");
     }
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
-    let mut made = made.with_context(|| format!("cannot make {}", file.display()))?;
+    let mut made = made
+        .with_context(|| format!("cannot make {0}: move it away, or name another with --accounts", file.display()))?;
     made.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", file.display()))?;
     system::say(&format!("{count} accounts in {0}: begin a server with `--credentials {0}`", file.display()));
     Ok(())
@@ -208,7 +226,7 @@ fn table(results: &Snapshot, took: Duration) -> String {
 fn in_json(results: &Snapshot, took: Duration) -> Value {
     let latencies = results.latencies.iter().map(|(what, latency)| {
         let [p50, p90, p99, max] =
-            [latency.p50, latency.p90, latency.p99, latency.max].map(|time| time.as_secs_f64() * 1e3);
+            [latency.p50, latency.p90, latency.p99, latency.max].map(|time| (time.as_secs_f64() * 1e6).round() / 1e3);
         (what.name().to_owned(), json!({"count": latency.count, "p50": p50, "p90": p90, "p99": p99, "max": max}))
     });
     json!({
@@ -241,6 +259,10 @@ fn per_second(count: u64, seconds: f64) -> u64 {
 
 /// Files that a process has open besides its devices' connections.
 const FILES_BESIDES: u64 = 64;
+
+/// How long the first server is waited for, and how often it is asked.
+const WAIT_FOR_SERVER: Duration = Duration::from_secs(30);
+const RETRY_SERVER: Duration = Duration::from_millis(500);
 
 /// How often the line at a terminal changes, and how often there is a line elsewhere.
 const LIVE_EVERY: Duration = Duration::from_millis(250);

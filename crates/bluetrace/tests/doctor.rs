@@ -207,7 +207,7 @@ fn a_port_that_another_program_has_and_a_server_that_is_elsewhere_are_found() {
     assert!(report.of_level("error").iter().any(|(check, text)| check == "port" && text.contains("a server runs")));
     server.stop("TERM");
     let report = doctor(&place, &[&port]);
-    let is_taken = |(check, text): &(String, String)| check == "port" && text.contains("another program has port");
+    let is_taken = |(check, text): &(String, String)| check == "port" && text.contains("is taken, by another program");
     assert!(report.of_level("error").iter().any(is_taken), "{report:?}");
     answering.join().unwrap();
     // nobody has it now

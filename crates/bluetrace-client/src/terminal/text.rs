@@ -313,7 +313,9 @@ fn of_end(end: &End) -> Vec<Line> {
             vec![bad("the authority no longer accepts this password; start again with the new one")]
         }
         End::NoAccount => {
-            vec![bad("the account no longer exists at this authority; only its operator can open it again")]
+            vec![bad(
+                "the account no longer exists at this authority: it was withdrawn, or its operator has removed it",
+            )]
         }
         End::CertificateChanged(changed) => {
             let warning = format!("WARNING: {}", changed.at_length());

@@ -180,7 +180,9 @@ impl<M> Beginning<M> {
 
     /// Too many wrong upload codes were given: none is looked at for so many `seconds`.
     pub fn too_many_codes(self, seconds: i64, out: &mut Vec<u8>) -> Step<M> {
-        let message = format!("too many wrong upload codes; the next is looked at in {seconds} s");
+        let message =
+            "too many wrong upload codes: none is looked at for a while, unless the health authority lifts that"
+                .to_owned();
         let retry_after_s = u32::try_from(seconds).ok();
         Reply::Error { code: ErrorCode::RateLimited.as_str().to_owned(), message, retry_after_s }
             .write_to(self.id.as_ref(), out);
