@@ -397,6 +397,37 @@ fn a_day_that_is_over_is_dropped_with_its_partition_and_the_next_is_made_ahead()
 }
 
 #[test]
+fn a_partition_that_was_half_detached_is_detached_by_the_next_who_comes() {
+    let database = CLUSTER.database();
+    let store = server(&CLUSTER, &database);
+    let alice = opened(&store, "alice");
+    let key = begun(&store, UploadRequest { forget_at: at(0), ..request(alice, "u", 1) });
+    block_on(store.append_records(key, 0, vec![heard(1)])).unwrap();
+    let count = |what: &str| {
+        let of_this = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND ";
+        CLUSTER.sql(&database, &format!("{of_this} {what}"))
+    };
+    thread::scope(|scope| {
+        // while somebody reads the records, a partition is not detached to the end
+        scope.spawn(|| {
+            let until_told = "DO $$ BEGIN WHILE NOT EXISTS (SELECT 1 FROM import_note) LOOP PERFORM pg_sleep(0.01);
+                              END LOOP; END $$";
+            CLUSTER.sql(&database, &format!("BEGIN; SELECT count(*) FROM uploaded_record; {until_told}; COMMIT"))
+        });
+        while count("wait_event = 'PgSleep'") == "0" {}
+        let expiring = scope.spawn(|| block_on(store.expire(at(DAY))).unwrap());
+        while count("query LIKE 'ALTER%DETACH%CONCURRENTLY' AND wait_event_type = 'Lock'") == "0" {}
+        count("query LIKE 'ALTER%DETACH%CONCURRENTLY' AND pg_terminate_backend(pid)");
+        block_on(store.note_import("over", String::new())).unwrap();
+        expiring.join().unwrap();
+    });
+    assert_eq!(
+        CLUSTER.sql(&database, "SELECT count(*) FROM pg_class WHERE relname LIKE 'uploaded_record_18395%'"),
+        "0"
+    );
+}
+
+#[test]
 #[ignore = "ten million rows take a minute to make, and what is promised is a time"]
 fn a_day_of_ten_million_records_is_dropped_within_a_second_and_delays_nobody() {
     let cluster = Cluster::start();
