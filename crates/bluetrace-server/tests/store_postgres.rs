@@ -221,7 +221,7 @@ fn an_account_is_opened_and_removed_once_whoever_tries_to_log_in_meanwhile() {
 
 #[test]
 fn servers_that_start_together_make_the_schema_once() {
-    for _ in 0..5 {
+    for _ in 0..20 {
         let database = CLUSTER.database();
         let stores = in_threads(4, || server(&CLUSTER, &database));
         let alice = opened(&stores[0], "alice");
