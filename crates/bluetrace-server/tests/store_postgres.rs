@@ -221,7 +221,7 @@ fn an_account_is_opened_and_removed_once_whoever_tries_to_log_in_meanwhile() {
 
 #[test]
 fn servers_that_start_together_make_the_schema_once() {
-    for _ in 0..5 {
+    for _ in 0..20 {
         let database = CLUSTER.database();
         let stores = in_threads(4, || server(&CLUSTER, &database));
         let alice = opened(&stores[0], "alice");
@@ -393,6 +393,37 @@ fn a_day_that_is_over_is_dropped_with_its_partition_and_the_next_is_made_ahead()
         block_on(other.append_records(key, 1, vec![heard(2)])).unwrap(),
         Some(2),
         "made anew by whoever needs it"
+    );
+}
+
+#[test]
+fn a_partition_that_was_half_detached_is_detached_by_the_next_who_comes() {
+    let database = CLUSTER.database();
+    let store = server(&CLUSTER, &database);
+    let alice = opened(&store, "alice");
+    let key = begun(&store, UploadRequest { forget_at: at(0), ..request(alice, "u", 1) });
+    block_on(store.append_records(key, 0, vec![heard(1)])).unwrap();
+    let count = |what: &str| {
+        let of_this = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND ";
+        CLUSTER.sql(&database, &format!("{of_this} {what}"))
+    };
+    thread::scope(|scope| {
+        // while somebody reads the records, a partition is not detached to the end
+        scope.spawn(|| {
+            let until_told = "DO $$ BEGIN WHILE NOT EXISTS (SELECT 1 FROM import_note) LOOP PERFORM pg_sleep(0.01);
+                              END LOOP; END $$";
+            CLUSTER.sql(&database, &format!("BEGIN; SELECT count(*) FROM uploaded_record; {until_told}; COMMIT"))
+        });
+        while count("wait_event = 'PgSleep'") == "0" {}
+        let expiring = scope.spawn(|| block_on(store.expire(at(DAY))).unwrap());
+        while count("query LIKE 'ALTER%DETACH%CONCURRENTLY' AND wait_event_type = 'Lock'") == "0" {}
+        count("query LIKE 'ALTER%DETACH%CONCURRENTLY' AND pg_terminate_backend(pid)");
+        block_on(store.note_import("over", String::new())).unwrap();
+        expiring.join().unwrap();
+    });
+    assert_eq!(
+        CLUSTER.sql(&database, "SELECT count(*) FROM pg_class WHERE relname LIKE 'uploaded_record_18395%'"),
+        "0"
     );
 }
 

@@ -89,9 +89,9 @@ pub struct Inspection {
 
 /// Looks at a database, and changes nothing.
 pub(super) async fn inspect(session: &Session, key_mark: &str) -> Result<Inspection> {
-    if !exists(session, "bluetrace_state").await? {
-        let is_own = !exists(session, "account").await? && !exists(session, "upload").await?;
-        return Ok(Inspection { schema: 0, known_schema: SCHEMA, is_own, newest: None });
+    let tables = tables(session).await?;
+    if !tables.are_ours {
+        return Ok(Inspection { schema: 0, known_schema: SCHEMA, is_own: !tables.are_anybodys, newest: None });
     }
     let row = session
         .one(
@@ -119,11 +119,11 @@ pub(super) async fn inspect(session: &Session, key_mark: &str) -> Result<Inspect
 /// Brings the schema up to date, and marks a new database as this authority's. In a transaction.
 pub(super) async fn prepare(session: &Session, key_mark: &str) -> Result<Opened> {
     // a user that may not make tables need not, where there is nothing to make
-    let is_new = !exists(session, "bluetrace_state").await?;
-    if is_new {
-        if exists(session, "account").await? || exists(session, "upload").await? {
-            return Ok(Opened::Foreign);
-        }
+    let tables = tables(session).await?;
+    if tables.are_anybodys && !tables.are_ours {
+        return Ok(Opened::Foreign);
+    }
+    if !tables.are_ours {
         match session.batch("CREATE TABLE bluetrace_state (name text PRIMARY KEY, value text NOT NULL)").await {
             // another server has been first
             Err(Trouble::Duplicate) => return Err(Trouble::Again),
@@ -159,8 +159,23 @@ pub(super) async fn prepare(session: &Session, key_mark: &str) -> Result<Opened>
     Ok(Opened::Ready)
 }
 
-async fn exists(session: &Session, table: &str) -> Result<bool> {
-    Ok(session.one("SELECT to_regclass($1) IS NOT NULL", &[(&table, Type::TEXT)]).await?.try_get(0)?)
+/// What tables of our names there are.
+struct Tables {
+    are_ours: bool,
+    are_anybodys: bool,
+}
+
+/// In one statement: another server may be making them.
+async fn tables(session: &Session) -> Result<Tables> {
+    let row = session
+        .one(
+            "SELECT count(*) FILTER (WHERE c.relname = 'bluetrace_state') > 0, count(*) > 0
+             FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE n.nspname = ANY (current_schemas(false)) AND c.relname IN ('bluetrace_state', 'account', 'upload')",
+            &[],
+        )
+        .await?;
+    Ok(Tables { are_ours: row.try_get(0)?, are_anybodys: row.try_get(1)? })
 }
 
 /// The newest schema this program knows.

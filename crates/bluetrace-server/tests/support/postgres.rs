@@ -106,10 +106,11 @@ impl Cluster {
         cluster
     }
 
-    /// A new, empty database: its name.
+    /// A new, empty database: its name. Texts are not in the order of their bytes there, unless a column says so.
     pub(crate) fn database(&self) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        self.sql("postgres", &format!("CREATE DATABASE {name}"));
+        let order = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'";
+        self.sql("postgres", &format!("CREATE DATABASE {name} {order}"));
         name
     }
 
