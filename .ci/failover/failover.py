@@ -3,10 +3,10 @@
 its own: kills PostgreSQL, kills a whole node, pauses a primary and wakes it, plans a switchover, each under load from `bluetrace load`.
 Fails if an acknowledged record is lost or doubled, or if the service is away for longer than promised.
 
-    .ci/failover BLUETRACE [--keep]
+    failover.py BLUETRACE [--keep]
 
 BLUETRACE is the binary. Needs PostgreSQL, etcd, HAProxy (Debian: postgresql etcd-server haproxy) and Patroni 4.1 or newer (PATRONI_BIN names
-the folder of `patroni` and `patronictl`; else they are looked for in PATH). The templates are those of deploy/patroni.
+the folder of `patroni`; else it is looked for in PATH): `run` beside this file sees to that. The templates are those of deploy/patroni.
 """
 
 import json
@@ -22,7 +22,7 @@ import tempfile
 import time
 import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TEMPLATES = ROOT / "deploy" / "patroni"
 NODES = (1, 2, 3)
 # seconds for which nothing may be acknowledged, by what happens
@@ -34,7 +34,7 @@ OLDEST_PATRONI = (4, 1)
 def find(name, *folders):
     found = shutil.which(name, path=os.pathsep.join([*map(str, folders), os.environ.get("PATH", "")]))
     if not found:
-        sys.exit(f"failover: no `{name}` here: install it (see the top of .ci/failover)")
+        sys.exit(f"failover: no `{name}` here: install it (see the top of failover.py)")
     return found
 
 
@@ -291,7 +291,7 @@ class Cluster:
         return problems, told["uploads"]
 
     def doubled(self):
-        """Records of which there is more than one, or of an upload beyond its number."""
+        """Records of which there is more than one, or beyond the number of their upload; and complete uploads that are not whole."""
         return int(self.sql(DOUBLED, "bluetrace"))
 
     def end(self, failed):
@@ -319,7 +319,12 @@ def connects(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-DOUBLED = "select 0"
+DOUBLED = """
+select (select count(*) from (select 1 from uploaded_record group by upload, place having count(*) > 1) as same)
+     + (select count(*) from uploaded_record as r join upload as u on u.id = r.upload where r.place >= u.records)
+     + (select count(*) from upload as u where finished is not null
+        and u.records <> (select count(*) from uploaded_record as r where r.upload = u.id))
+"""
 
 
 def main():
@@ -331,13 +336,13 @@ def main():
     try:
         cluster.start()
         outcomes = [
-            cluster.under_load("kill PostgreSQL", 25, cluster.kill_postgres),
-            cluster.under_load("kill a node", 50, cluster.kill_node),
+            cluster.under_load("kill PostgreSQL", 22, cluster.kill_postgres),
+            cluster.under_load("kill a node", 45, cluster.kill_node),
         ]
         cluster.revive_node()
         outcomes += [
-            cluster.under_load("pause a primary", 75, cluster.pause_primary, cluster.wake_primary, 36),
-            cluster.under_load("switchover", 25, cluster.switch_over),
+            cluster.under_load("pause a primary", 70, cluster.pause_primary, cluster.wake_primary, 36),
+            cluster.under_load("switchover", 20, cluster.switch_over),
         ]
         problems = [problem for found, _ in outcomes for problem in found]
         if doubled := cluster.doubled():
