@@ -119,10 +119,14 @@ impl PhoneNumber {
         if phonelib::normalize_phone_number(text).is_none_or(|normal| normal != text) {
             return Err(PhoneNumberError::Plan);
         }
+        if NO_COUNTRY.iter().any(|network| text.starts_with(network)) {
+            return Err(PhoneNumberError::Kind);
+        }
         match phonelib::detect_phone_number_type(text) {
             None => Err(PhoneNumberError::Plan),
             Some(
-                PhoneNumberType::TollFree
+                PhoneNumberType::PersonalNumber
+                | PhoneNumberType::TollFree
                 | PhoneNumberType::PremiumRate
                 | PhoneNumberType::SharedCost
                 | PhoneNumberType::Pager
@@ -285,14 +289,25 @@ const MIN_DIGITS: usize = 7;
 /// E.164's limit.
 const MAX_DIGITS: usize = 15;
 
+/// Codes of no country: satellites, ships, and networks that anybody may rent numbers of. A message there costs the sender many times the
+/// usual, and part of it goes to whoever holds the number.
+const NO_COUNTRY: [&str; 5] = ["+870", "+878", "+881", "+882", "+883"];
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_phone_number_is_one_that_its_country_has() {
-        for number in ["+6591234567", "+61410999999", "+4915123456789", "+12025550173", "+390612345678", "+4520123456"]
-        {
+        for number in [
+            "+6591234567",
+            "+61410999999",
+            "+4915123456789",
+            "+12025550173",
+            "+390612345678",
+            "+4520123456",
+            "+8801712345678",
+        ] {
             assert_eq!(PhoneNumber::parse(number).unwrap().reveal(), number);
         }
         for (text, error) in [
@@ -312,11 +327,18 @@ mod tests {
             ("+9991234567", PhoneNumberError::Plan),
             ("+11112345678", PhoneNumberError::Plan),
             ("+4407911123456", PhoneNumberError::Plan),
-            // free of charge, premium rate, by satellite for everybody
+            // free of charge, premium rate, personal, free of charge everywhere
             ("+18005550199", PhoneNumberError::Kind),
             ("+448005551234", PhoneNumberError::Kind),
             ("+449091234567", PhoneNumberError::Kind),
+            ("+447012345678", PhoneNumberError::Kind),
             ("+80012345678", PhoneNumberError::Kind),
+            // by satellite, at sea, of networks that are no country's
+            ("+8816123456789", PhoneNumberError::Kind),
+            ("+870771234567", PhoneNumberError::Kind),
+            ("+882161234567", PhoneNumberError::Kind),
+            ("+883510012345678", PhoneNumberError::Kind),
+            ("+878101234567890", PhoneNumberError::Kind),
         ] {
             assert_eq!(PhoneNumber::parse(text), Err(error), "{text}");
         }

@@ -25,10 +25,12 @@ const PAGE: u32 = 10_000;
 /// Owners remembered while an upload is traced: bounds memory, and is more ids than a person meets.
 const MAX_OWNERS: usize = 50_000;
 
-/// Earlier uploads, and records of them, among which is looked for encounters that were told before: so that who uploads again and
-/// again makes no upload much dearer than reading one more.
+/// Earlier uploads, and records of them, among which is looked for encounters that were told before: at least so many, and as many as an
+/// upload of so many times its own length has. More would let who has uploaded a million records once make every single one that he
+/// uploads later cost as much again.
 const MAX_EARLIER_UPLOADS: u32 = 100;
-const MAX_EARLIER_RECORDS: u32 = 1_000_000;
+const MIN_EARLIER_RECORDS: u32 = 50_000;
+const EARLIER_OF_EACH: u32 = 10;
 
 /// What became of one uploaded record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,14 +208,15 @@ impl Authority {
             return Ok(());
         }
         let earlier = self.store.complete_uploads(member.account, MAX_EARLIER_UPLOADS, now).await?;
-        let (mut found, mut looked_at) = (Vec::new(), 0);
+        let most = tally.summary.records.saturating_mul(EARLIER_OF_EACH).max(MIN_EARLIER_RECORDS);
+        let (mut found, mut looked_at) = (Vec::new(), 0_u32);
         'uploads: for upload in earlier {
             let mut first = 0;
             loop {
                 let records = self.store.uploaded_records(upload, first, PAGE, now).await?;
                 let Some(read) = u32::try_from(records.len()).ok().filter(|read| *read > 0) else { break };
                 first += read;
-                looked_at += read;
+                looked_at = looked_at.saturating_add(read);
                 for record in records {
                     let Uploaded::Record(uploaded) = record else { continue };
                     let Some((_, window)) = tally.encounters.get(&uploaded.record.temp_id) else { continue };
@@ -221,7 +224,7 @@ impl Authority {
                         found.push(uploaded.record.temp_id);
                     }
                 }
-                if looked_at >= MAX_EARLIER_RECORDS {
+                if looked_at >= most {
                     break 'uploads;
                 }
             }

@@ -181,6 +181,9 @@ pub const HTTP_ISSUES_AT_A_TIME: usize = 256;
 /// Uploads at once whose records are arriving. Each holds a buffer of its own, and up to two batches of records.
 pub const HTTP_UPLOADS_AT_A_TIME: usize = 256;
 
+/// Of these, those of one account: a device has one, and a few that were cut and are not given up yet.
+pub const HTTP_UPLOADS_OF_AN_ACCOUNT_AT_A_TIME: usize = 16;
+
 /// Batches of uploads at once on their way to the disk: who fetches `TempIDs` meanwhile waits behind no more than these.
 pub const HTTP_BATCHES_AT_A_TIME: usize = 4;
 

@@ -108,7 +108,12 @@ impl WebhookUrl {
         if host.is_empty() {
             return Err(WebhookUrlError::Form);
         }
-        let port = authority.port_u16().unwrap_or(usual_port);
+        // what stands behind the host is a colon and a port, or the message would go to another port than was written
+        let port = match authority.port_u16() {
+            Some(port) if port != 0 => port,
+            None if authority.as_str().len() == authority.host().len() => usual_port,
+            Some(_) | None => return Err(WebhookUrlError::Form),
+        };
         Ok(Self { uri, host, port, is_tls })
     }
 }
@@ -260,6 +265,9 @@ mod tests {
             ("/send", WebhookUrlError::Form),
             ("sms.example", WebhookUrlError::Form),
             ("ftp://sms.example/", WebhookUrlError::Form),
+            ("https://sms.example:99999/", WebhookUrlError::Form),
+            ("https://sms.example:0/", WebhookUrlError::Form),
+            ("https://sms.example:/", WebhookUrlError::Form),
             ("http://sms.example/", WebhookUrlError::Plaintext),
             ("http://localhost.example/", WebhookUrlError::Plaintext),
             ("http://192.0.2.1/", WebhookUrlError::Plaintext),

@@ -2,10 +2,12 @@
 //!
 //! Issuing `TempIDs`, uploading and logging in have budgets of their own, so that none of them starves another.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bluetrace_authority::store::AccountId;
@@ -20,6 +22,7 @@ use super::problem::{Problem, ProblemCode};
 use crate::limits::{
     CODES_AT_A_TIME, HTTP_BATCHES_AT_A_TIME, HTTP_ISSUES_AT_A_TIME, HTTP_KEYS_OF_A_RATE, HTTP_LOGINS_AT_A_TIME,
     HTTP_NAMELESS_UPLOADS_AT_A_TIME, HTTP_QUEUE_WAIT, HTTP_SIFTED_AT_A_TIME, HTTP_UPLOADS_AT_A_TIME,
+    HTTP_UPLOADS_OF_AN_ACCOUNT_AT_A_TIME,
 };
 use crate::listener::network;
 
@@ -62,18 +65,27 @@ pub(crate) struct Budgets {
     /// Fetches of `TempIDs`.
     pub(crate) issues: Budget,
     /// Uploads whose records are arriving.
-    pub(crate) uploads: Budget,
+    uploads: Budget,
+    /// Those of each account, so that none takes all places.
+    uploads_of_account: Mutex<HashMap<AccountId, Weak<Semaphore>>>,
     /// Batches of records on their way to the disk.
     pub(crate) batches: Budget,
     /// Uploads of OpenTrace apps whose records are arriving from nobody knows whom: their token comes last.
-    pub(crate) nameless_uploads: Budget,
+    nameless_uploads: Budget,
     /// Uploads of OpenTrace apps that are sifted for what is in them twice.
     pub(crate) sifting: Budget,
 }
 
 /// How many of a kind may be under way at once.
 #[derive(Debug)]
-pub(crate) struct Budget(std::sync::Arc<Semaphore>);
+pub(crate) struct Budget(Arc<Semaphore>);
+
+/// The place of an upload whose records are arriving: free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct UploadPlace {
+    _of_account: Option<OwnedSemaphorePermit>,
+    _of_all: OwnedSemaphorePermit,
+}
 
 #[derive(Debug)]
 struct Limiters {
@@ -122,6 +134,7 @@ impl Budgets {
             codes: Budget::new(CODES_AT_A_TIME),
             issues: Budget::new(HTTP_ISSUES_AT_A_TIME),
             uploads: Budget::new(HTTP_UPLOADS_AT_A_TIME),
+            uploads_of_account: Mutex::default(),
             batches: Budget::new(HTTP_BATCHES_AT_A_TIME),
             nameless_uploads: Budget::new(HTTP_NAMELESS_UPLOADS_AT_A_TIME),
             sifting: Budget::new(HTTP_SIFTED_AT_A_TIME),
@@ -170,11 +183,32 @@ impl Budgets {
     pub(crate) fn upload_of(&self, account: AccountId) -> Result<(), Problem> {
         self.rates.as_ref().map_or(Ok(()), |rates| rates.uploads_of_account.take(&account))
     }
+
+    /// A place for an upload of this account, or of nobody knows whom, as soon as there is one.
+    ///
+    /// # Errors
+    /// [`ProblemCode::Busy`] if there is none in [`HTTP_QUEUE_WAIT`], of all places or of the account's.
+    pub(crate) async fn enter_upload(&self, account: Option<AccountId>) -> Result<UploadPlace, Problem> {
+        let Some(account) = account else {
+            return Ok(UploadPlace { _of_account: None, _of_all: self.nameless_uploads.enter().await? });
+        };
+        let share = {
+            let mut shares = self.uploads_of_account.lock().unwrap_or_else(PoisonError::into_inner);
+            shares.retain(|_, share| share.strong_count() > 0);
+            let share = shares.get(&account).and_then(Weak::upgrade);
+            let share = share.unwrap_or_else(|| Arc::new(Semaphore::new(HTTP_UPLOADS_OF_AN_ACCOUNT_AT_A_TIME)));
+            shares.insert(account, Arc::downgrade(&share));
+            Budget(share)
+        };
+        // its own first: who waits for that waits in nobody's way
+        let of_account = share.enter().await?;
+        Ok(UploadPlace { _of_account: Some(of_account), _of_all: self.uploads.enter().await? })
+    }
 }
 
 impl Budget {
     fn new(most: usize) -> Self {
-        Self(std::sync::Arc::new(Semaphore::new(most)))
+        Self(Arc::new(Semaphore::new(most)))
     }
 
     /// A place, as soon as there is one, which is free again when what is returned is dropped.
@@ -182,7 +216,7 @@ impl Budget {
     /// # Errors
     /// [`ProblemCode::Busy`] if there is none in [`HTTP_QUEUE_WAIT`].
     pub(crate) async fn enter(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        match timeout(HTTP_QUEUE_WAIT, std::sync::Arc::clone(&self.0).acquire_owned()).await {
+        match timeout(HTTP_QUEUE_WAIT, Arc::clone(&self.0).acquire_owned()).await {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) | Err(_) => {
                 Err(Problem::new(ProblemCode::Busy, "too many of these are under way").retry_after(10))
@@ -248,6 +282,21 @@ mod tests {
         budgets.renewal("2001:db8::2".parse().unwrap()).unwrap_err();
         budgets.renewal("2001:db8:0:1::2".parse().unwrap()).unwrap();
         budgets.renewal("192.0.2.1".parse().unwrap()).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_account_takes_its_share_of_the_places_for_uploads_and_no_more() {
+        let budgets = Budgets::new(None);
+        let (one, other) = (Some(AccountId(1)), Some(AccountId(2)));
+        let mut places = Vec::new();
+        for _ in 0..HTTP_UPLOADS_OF_AN_ACCOUNT_AT_A_TIME {
+            places.push(budgets.enter_upload(one).await.unwrap());
+        }
+        assert_eq!(budgets.enter_upload(one).await.unwrap_err().code(), ProblemCode::Busy);
+        budgets.enter_upload(other).await.unwrap();
+        budgets.enter_upload(None).await.unwrap();
+        places.pop();
+        budgets.enter_upload(one).await.unwrap();
     }
 
     #[test]

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bluetrace_authority::Policy;
 use bluetrace_authority::memory::MemoryStore;
+use bluetrace_protocol::{Clock as _, Password, Username};
 use bluetrace_server::http::{HttpOptions, Rate, Rates};
 use bluetrace_server::limits::{
-    HTTP_BODY_DEADLINE, HTTP_BODY_STALL, HTTP_CALLER_MEMORY, HTTP_HEAD_DEADLINE, HTTP_UPLOADS_AT_A_TIME, MAX_HTTP_BODY,
-    MAX_HTTP_HEAD, WRITE_STALL,
+    HTTP_BODY_DEADLINE, HTTP_BODY_STALL, HTTP_CALLER_MEMORY, HTTP_HEAD_DEADLINE, HTTP_UPLOADS_AT_A_TIME,
+    HTTP_UPLOADS_OF_AN_ACCOUNT_AT_A_TIME, MAX_HTTP_BODY, MAX_HTTP_HEAD, WRITE_STALL,
 };
 use bluetrace_server::listener::Peer;
 use bluetrace_server::shutdown::{ShutdownSwitch, shutdown_channel};
@@ -171,19 +172,26 @@ async fn fifty_devices_at_once_are_all_served() {
 async fn temp_ids_are_issued_while_every_place_for_uploads_is_taken() {
     let site = Site::with_rates(None).await;
     let alice = site.login(ALICE).await;
-    let authorization = format!("Bearer {alice}");
-    let headers = [("Authorization", &*authorization), ("Content-Type", "application/x-ndjson")];
     let mut stalled = Vec::new();
-    for upload in 0..HTTP_UPLOADS_AT_A_TIME {
-        let upload = format!("u{upload}");
-        site.begin(&upload, 9, &alice).await;
-        let mut client = site.connect().await;
-        client.head("POST", &format!("/v1/uploads/{upload}/records"), &headers, 1_000).await;
-        client.write(line(0)).await;
-        stalled.push(client);
+    for account in 0..HTTP_UPLOADS_AT_A_TIME / HTTP_UPLOADS_OF_AN_ACCOUNT_AT_A_TIME {
+        let (name, password) = (format!("ill-{account}"), "password");
+        let username = Username::parse(&name).unwrap();
+        let opened = site.authority.open_account(username, Password::parse(password).unwrap(), site.clock.now()).await;
+        assert!(opened.unwrap());
+        let ill = site.login((&name, password)).await;
+        let authorization = format!("Bearer {ill}");
+        let headers = [("Authorization", &*authorization), ("Content-Type", "application/x-ndjson")];
+        for upload in 0..HTTP_UPLOADS_OF_AN_ACCOUNT_AT_A_TIME {
+            let upload = format!("u{upload}");
+            site.begin(&upload, 9, &ill).await;
+            let mut client = site.connect().await;
+            client.head("POST", &format!("/v1/uploads/{upload}/records"), &headers, 1_000).await;
+            client.write(line(0)).await;
+            stalled.push(client);
+        }
+        // the last of them is in its place
+        site.wait_for_durable(&format!("u{}", HTTP_UPLOADS_OF_AN_ACCOUNT_AT_A_TIME - 1), 1, &ill).await;
     }
-    // the last of them is in its place
-    site.wait_for_durable(&format!("u{}", HTTP_UPLOADS_AT_A_TIME - 1), 1, &alice).await;
     site.post("/v1/temp-ids", &alice, json!({"count": 1})).await.expect(200);
     site.attempt(BOB).await.expect(200);
 }

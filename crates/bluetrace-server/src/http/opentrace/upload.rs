@@ -95,8 +95,7 @@ pub(crate) async fn upload(
         None
     };
     api.budgets.upload_from(address)?;
-    let budget = if caller.is_some() { &api.budgets.uploads } else { &api.budgets.nameless_uploads };
-    let place = budget.enter().await?;
+    let place = api.budgets.enter_upload(caller.as_ref().map(|caller| caller.account)).await?;
     let arriving = Arriving::new(&api).await?;
     let (envelope, granted, spool) = arriving.run(&api, body).await?;
     let (member, grant) = granted.ok_or_else(bad_token)?;

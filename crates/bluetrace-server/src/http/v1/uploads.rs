@@ -176,7 +176,7 @@ pub(crate) async fn append(
     }
     let first = number_in_query(&parts, "first", 0)?;
     api.budgets.upload(member.account, address)?;
-    let place = api.budgets.uploads.enter().await?;
+    let place = api.budgets.enter_upload(Some(member.account)).await?;
     let found = find(&api, &member, &upload).await?;
     if first > found.durable {
         let detail = "records are missing before the first of these; go on where `durable` says";
