@@ -9,8 +9,6 @@ mod command_line;
 mod config;
 mod demo;
 mod doctor;
-mod examine_http;
-mod examine_keys;
 mod export;
 mod import;
 mod installation;
