@@ -171,7 +171,7 @@ const SERVER: &str = "server";
 const REDACTED: &str = "\"[redacted]\"";
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::fs;
     use std::path::Path;
 
