@@ -26,6 +26,7 @@ mod tokens;
 pub mod upload_tokens;
 pub mod uploads;
 pub mod withdrawals;
+mod wrapping;
 
 pub use authority::{Authority, AuthorityError, Member, Policy, Scheme};
 pub use keys::MasterKey;
