@@ -12,6 +12,7 @@ pub mod codes;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod excerpt;
+mod hex;
 pub mod keyring;
 pub mod keys;
 pub mod memory;
