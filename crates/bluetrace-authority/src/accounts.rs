@@ -2,7 +2,8 @@
 
 use bluetrace_protocol::{Clock, Moment, Password, ResumeToken, Timestamp, Username};
 
-use crate::authority::{Authority, AuthorityError, Member, hex};
+use crate::authority::{Authority, AuthorityError, Member};
+use crate::hex::hex;
 use crate::passwords::{PasswordDone, PasswordWork};
 use crate::store::{AccountOpened, LoginRecorded, NoticeId, PasswordHash, PasswordSource, SessionId, Verdict};
 use crate::tokens::Claim;

@@ -3,7 +3,7 @@
 //! [`keyring`](crate::keyring), [`uploads`](crate::uploads), [`notices`](crate::notices), [`withdrawals`](crate::withdrawals),
 //! [`codes`](crate::codes), [`upload_tokens`](crate::upload_tokens), [`registration`](crate::registration).
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bluetrace_protocol::{Timestamp, Uid, Username};
@@ -169,15 +169,6 @@ impl Authority {
         // a generator has no state that a panic could leave half-changed
         draw(&mut self.generator.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // writing to a string does not fail
-        _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 impl fmt::Debug for Authority {

@@ -8,7 +8,7 @@ use hmac::{Hmac, KeyInit as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::authority::hex;
+use crate::hex::hex;
 
 /// The authority's one secret: 32 random bytes, the same on every server of an authority.
 #[derive(Clone)]

@@ -12,6 +12,7 @@ pub mod codes;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod excerpt;
+mod hex;
 pub mod keyring;
 pub mod keys;
 pub mod memory;
@@ -26,6 +27,7 @@ mod tokens;
 pub mod upload_tokens;
 pub mod uploads;
 pub mod withdrawals;
+mod wrapping;
 
 pub use authority::{Authority, AuthorityError, Member, Policy, Scheme};
 pub use keys::MasterKey;

@@ -20,7 +20,8 @@ use bluetrace_protocol::{Timestamp, UploadCode, UploadId};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
-use crate::authority::{Authority, AuthorityError, Member, hex};
+use crate::authority::{Authority, AuthorityError, Member};
+use crate::hex::hex;
 use crate::keys::{MasterKey, Purpose};
 use crate::store::{
     AccountId, CodeCheck, CodeForm, CodeHash, CodeRedeemed, PresentedCode, SessionId, UploadBegun, UploadRequest,

@@ -12,8 +12,9 @@ use bluetrace_protocol::{
     Username, Window,
 };
 
-use crate::authority::{Authority, AuthorityError, Member, hex};
+use crate::authority::{Authority, AuthorityError, Member};
 use crate::excerpt::Excerpt;
+use crate::hex::hex;
 use crate::store::{
     AccountId, CodeCheck, NewNotice, Owner, StoreFuture, UploadBegun, UploadCompleted, UploadFound, UploadKey,
     UploadRequest,

@@ -11,11 +11,13 @@ mod log_file;
 mod radio;
 mod servers;
 pub mod terminal;
+mod trust;
 mod uplink;
 mod words;
 
 pub use known_servers::Fingerprint;
 pub use radio::Target;
 pub use servers::{ServerAddress, Servers, ServersError};
-pub use uplink::{CertificateChanged, ConnectError, Transport};
+pub use trust::CertificateChanged;
+pub use uplink::{ConnectError, Transport};
 pub use words::in_words;

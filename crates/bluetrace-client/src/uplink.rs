@@ -1,8 +1,7 @@
-//! Owns the way to the authority: TCP, TLS around it, and the trust in the server's certificate.
+//! Owns the way to the authority: TCP, and TLS around it.
 //!
 //! Of several servers the next one is tried when one cannot be reached, and after a connection that was lost.
-//! A server has no certificate that anyone vouches for, so the first one seen is remembered, as ssh does, and every later
-//! one must be the same. [`Uplink::event`] is one future that may be dropped and made anew at any time without losing a byte.
+//! [`Uplink::event`] is one future that may be dropped and made anew at any time without losing a byte.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -10,14 +9,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -28,6 +26,7 @@ use zeroize::Zeroize as _;
 
 use crate::known_servers::{Fingerprint, KnownServers};
 use crate::servers::{ServerAddress, Servers};
+use crate::trust::{CertificateChanged, PinnedCertificate};
 use crate::words::in_words;
 
 /// How the authority is spoken to.
@@ -80,21 +79,6 @@ pub enum ConnectError {
     /// None of several servers can be used.
     #[error("no server can be used: {}", each_of(.0))]
     AllFailed(Vec<ConnectError>),
-}
-
-/// A server whose certificate is not the remembered one.
-#[derive(Debug, Clone)]
-pub struct CertificateChanged {
-    /// Which server.
-    pub server: ServerAddress,
-    /// What is remembered of it.
-    pub expected: Fingerprint,
-    /// What it shows.
-    pub shown: Fingerprint,
-    /// The file that remembers.
-    pub file: PathBuf,
-    /// The line in it, from 1.
-    pub line: usize,
 }
 
 /// What happens on the way to the authority.
@@ -432,102 +416,6 @@ impl ServerAddress {
             Some(source) => ConnectError::Unreachable { server: self.clone(), source },
             None => no_address(io::ErrorKind::NotFound.into()),
         })
-    }
-}
-
-/// Two lines: what is wrong, and what to do.
-impl fmt::Display for CertificateChanged {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "the certificate of {} has changed; nothing was sent", self.server)?;
-        write!(f, "if its operator confirms it, remove line {} of {}", self.line, self.file.display())
-    }
-}
-
-impl CertificateChanged {
-    /// The same at length for a person, who may have to compare the fingerprints.
-    pub fn at_length(&self) -> String {
-        format!(
-            "the certificate of {} is not the one it had before.\n\
-             Someone may be listening in between. Nothing was sent.\n  \
-             remembered: {}\n  \
-             shown now:  {}\n\
-             If its operator says that the new one is right, remove line {} of {}, and start again",
-            self.server,
-            self.expected,
-            self.shown,
-            self.line,
-            self.file.display()
-        )
-    }
-}
-
-/// Accepts the expected certificate, or, where none is expected, any; and remembers which was shown.
-#[derive(Debug)]
-struct PinnedCertificate {
-    provider: Arc<CryptoProvider>,
-    pin: Mutex<Pinned>,
-}
-
-#[derive(Debug, Default)]
-struct Pinned {
-    expected: Option<Fingerprint>,
-    shown: Option<Fingerprint>,
-}
-
-impl PinnedCertificate {
-    fn new(provider: Arc<CryptoProvider>) -> Self {
-        Self { provider, pin: Mutex::default() }
-    }
-
-    fn expect(&self, expected: Option<Fingerprint>) {
-        *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = Pinned { expected, shown: None };
-    }
-
-    fn shown(&self) -> Option<Fingerprint> {
-        self.pin.lock().unwrap_or_else(PoisonError::into_inner).shown
-    }
-}
-
-impl ServerCertVerifier for PinnedCertificate {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let shown = Fingerprint::of(end_entity);
-        let mut pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner);
-        pin.shown = Some(shown);
-        if pin.expected.is_none_or(|expected| expected == shown) {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(CertificateError::ApplicationVerificationFailure.into())
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -83,11 +83,6 @@ impl LineDecoder {
         core::str::from_utf8(line).map(Some).map_err(|_| FrameError::NotText)
     }
 
-    /// Whether a line has begun and not ended.
-    pub fn has_part_of_line(&self) -> bool {
-        self.buffer.len() > self.start
-    }
-
     /// Gives back memory beyond `keep` bytes. For a connection that falls silent.
     pub fn release(&mut self, keep: usize) {
         self.unread().shrink_to(keep);
@@ -161,7 +156,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(found, lines);
-            prop_assert!(!decoder.has_part_of_line());
+            prop_assert_eq!(decoder.buffer.get(decoder.start..), Some(&[][..]), "nothing is left over");
         }
     }
 }

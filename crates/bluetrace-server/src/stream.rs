@@ -1,4 +1,4 @@
-//! Owns the byte streams of accepted connections: [`Stream`], and a close that the peer can read ([`say_and_close`]).
+//! Owns the byte streams of accepted connections: [`Stream`], and a close that the peer can read.
 
 use std::io;
 use std::pin::Pin;
@@ -23,13 +23,13 @@ pub enum Stream {
 }
 
 /// Sends a last line, ended here, and closes so that the peer can read it. See [`send_and_close`].
-pub async fn say_and_close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, line: &str) {
+pub(crate) async fn say_and_close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, line: &str) {
     send_and_close(stream, format!("{line}\n").as_bytes()).await;
 }
 
 /// Sends last bytes and closes so that the peer can read them: what it has sent meanwhile is read and thrown away, for a bounded
 /// time and length, because a close with unread bytes would reset the connection.
-pub async fn send_and_close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) {
+pub(crate) async fn send_and_close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) {
     let farewell = async {
         stream.write_all(bytes).await?;
         stream.shutdown().await
@@ -41,7 +41,7 @@ pub async fn send_and_close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, b
 }
 
 /// Closes so that the peer can read what was sent last. See [`send_and_close`].
-pub async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+pub(crate) async fn close<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     send_and_close(stream, &[]).await;
 }
 

@@ -9,8 +9,6 @@ mod command_line;
 mod config;
 mod demo;
 mod doctor;
-mod examine_http;
-mod examine_keys;
 mod export;
 mod import;
 mod installation;
@@ -30,13 +28,13 @@ use std::process::ExitCode;
 use tracing::warn;
 
 use crate::command_line::Command;
-use crate::config::{Configuration, Typed};
+use crate::config::{Configuration, Environment, Typed};
 
 fn main() -> ExitCode {
     let typed = Typed::read();
     let command_line = typed.command_line();
     system::start_log(command_line.log_level);
-    let done = match (typed.settle(&system::variables()), command_line.command) {
+    let done = match (typed.settle(&Environment(system::variables())), command_line.command) {
         (Ok((command_line, configuration)), _) => run(command_line.command, configuration),
         // what cannot be configured can be examined
         (Err(error), Command::Doctor(options)) => doctor::run(&options, &Err(error)),

@@ -1,5 +1,6 @@
 //! Owns what is taken from the machine: its clock, its randomness, its limits, its standard streams. Nothing else does.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, IsTerminal as _, Write};
 use std::time::SystemTime;
@@ -13,7 +14,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::command_line::LogLevel;
-use crate::config::Environment;
 
 /// The system's clock.
 #[derive(Debug, Clone, Copy)]
@@ -51,13 +51,13 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// The variables of the environment that are this program's and set to something.
-pub(crate) fn variables() -> Environment {
+/// The variables of the environment that are this program's and set to something, by their names.
+pub(crate) fn variables() -> BTreeMap<String, OsString> {
     let of_ours = |(name, value): (OsString, OsString)| {
         let name = name.into_string().ok().filter(|name| name.starts_with("BLUETRACE_"))?;
         (!value.is_empty()).then_some((name, value))
     };
-    Environment(std::env::vars_os().filter_map(of_ours).collect())
+    std::env::vars_os().filter_map(of_ours).collect()
 }
 
 /// Who runs this program, by the system's account.

@@ -13,7 +13,8 @@ use super::StartError;
 use crate::known_servers::Fingerprint;
 use crate::radio::Target;
 use crate::servers::ServerAddress;
-use crate::uplink::{CertificateChanged, Transport};
+use crate::trust::CertificateChanged;
+use crate::uplink::Transport;
 
 /// What a device can be told to do.
 #[derive(Debug)]

@@ -1,12 +1,7 @@
-//! Owns the device's rules: which `TempID` to show and when to ask for more ([`TempIdBook`]), what to make of a beacon
-//! ([`judge`]), what time it is ([`DeviceClock`]), and how long to wait before trying again ([`Backoff`]).
+//! Owns the [`TempIdBook`]: which `TempID` a device shows, and when it asks for more.
 
 use alloc::vec::Vec;
-use core::time::Duration;
 
-use rand_core::Rng;
-
-use crate::beacon::{Beacon, BeaconError};
 use crate::limits::{MAX_TEMP_ID_BOOK, MAX_TEMP_IDS};
 use crate::record::Record;
 use crate::time::{Timestamp, Window};
@@ -16,35 +11,6 @@ pub const WANTED_AHEAD_S: i64 = 24 * 60 * 60;
 
 /// The lifetime of a `TempID` as long as none has been seen, in seconds: 15 minutes (PROTOCOL section 1).
 pub const USUAL_LIFETIME_S: i64 = 15 * 60;
-
-/// The shortest full wait before a reconnection.
-pub const FIRST_WAIT: Duration = Duration::from_millis(500);
-
-/// The longest wait before a reconnection.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
-
-/// The most that wall clock and uptime may differ before it counts as the clock having been set, in seconds.
-pub const CLOCK_TOLERANCE_S: i64 = 2;
-
-/// What a device makes of a datagram.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
-    /// A beacon within its window: to be logged.
-    Valid(Record),
-    /// A beacon before or after its window: shown, not logged.
-    Invalid(Record),
-    /// No beacon, and why.
-    Dropped(BeaconError),
-}
-
-/// Judges a datagram at `now`, the device's time: valid if and only if `start <= now <= expiry` (PROTOCOL section 2).
-pub fn judge(datagram: &[u8], now: Timestamp) -> Heard {
-    match Beacon::parse(datagram) {
-        Ok(Beacon { record }) if record.window.contains(now) => Heard::Valid(record),
-        Ok(Beacon { record }) => Heard::Invalid(record),
-        Err(error) => Heard::Dropped(error),
-    }
-}
 
 /// The `TempID`s a device has downloaded and may still show, ordered by start, expiry and id.
 ///
@@ -177,172 +143,15 @@ fn by_end(record: &Record) -> (Timestamp, Timestamp, &str) {
     (record.window.expiry(), record.window.start(), record.temp_id.reveal())
 }
 
-/// The device's time: its wall clock, corrected by what the authority said, and even where the wall clock is not.
-///
-/// A wall clock that is set back does not take the device's time with it, for a log or a `TempID` must not live twice.
-/// One that jumps forward does: a device that was suspended looks just like that.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DeviceClock {
-    /// Seconds to add to the wall clock.
-    offset_s: i64,
-    /// Wall clock and uptime in milliseconds, as they were together when the wall clock was last set, or first seen.
-    anchor: Option<(Timestamp, u64)>,
-    /// The latest time told since the authority was last heard: time stands still until it is reached again.
-    latest: Timestamp,
-}
-
-/// What [`DeviceClock::read`] gives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reading {
-    /// The device's time.
-    pub now: Timestamp,
-    /// That the wall clock was set since the last reading: worth a line to the user.
-    pub jump: Option<ClockJump>,
-}
-
-/// The wall clock went another way than the uptime, by more than [`CLOCK_TOLERANCE_S`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClockJump {
-    /// It was set back by this many seconds. The device's time goes on evenly.
-    Back(i64),
-    /// It went forward by this many seconds, or the device slept. The device's time goes with it.
-    Forward(i64),
-}
-
-impl DeviceClock {
-    /// A clock that believes its wall clock until it hears otherwise.
-    pub const fn new() -> Self {
-        Self { offset_s: 0, anchor: None, latest: Timestamp::MIN }
-    }
-
-    /// The device's time when the wall clock says `wall`, `uptime_ms` milliseconds after some fixed moment.
-    ///
-    /// Each jump of the wall clock is told once. Until the authority is heard again the time told never goes back.
-    pub fn read(&mut self, wall: Timestamp, uptime_ms: u64) -> Reading {
-        let (anchor_wall, anchor_ms) = *self.anchor.get_or_insert((wall, uptime_ms));
-        let elapsed_s = uptime_ms.saturating_sub(anchor_ms).checked_div(1_000).unwrap_or_default();
-        let even = anchor_wall.plus(i64::try_from(elapsed_s).unwrap_or(i64::MAX));
-        let ahead_s = wall.seconds_since(even);
-        let jump = if ahead_s < CLOCK_TOLERANCE_S.saturating_neg() {
-            self.offset_s = self.offset_s.saturating_sub(ahead_s);
-            Some(ClockJump::Back(ahead_s.saturating_neg()))
-        } else if ahead_s > CLOCK_TOLERANCE_S {
-            Some(ClockJump::Forward(ahead_s))
-        } else {
-            None
-        };
-        if jump.is_some() {
-            self.anchor = Some((wall, uptime_ms));
-        }
-        self.latest = self.latest.max(wall.plus(self.offset_s));
-        Reading { now: self.latest, jump }
-    }
-
-    /// Learns the time from the authority, whose clock says `server_now` when the wall clock says `wall`.
-    pub fn learn(&mut self, server_now: Timestamp, wall: Timestamp) {
-        self.offset_s = server_now.seconds_since(wall);
-        self.latest = server_now;
-    }
-
-    /// Learns from a window that contains the authority's present, as the first of a download does (PROTOCOL section
-    /// 4.3): the device's time is moved by as little as brings it within. Returns by how many seconds.
-    pub fn learn_within(&mut self, window: Window, wall: Timestamp) -> i64 {
-        let device = wall.plus(self.offset_s);
-        let nearest = device.max(window.start()).min(window.expiry());
-        if nearest != device {
-            self.learn(nearest, wall);
-        }
-        nearest.seconds_since(device)
-    }
-}
-
-/// The waits between attempts to reconnect: from [`FIRST_WAIT`] doubling to [`LONGEST_WAIT`], each shortened at random
-/// by up to a half, so that many devices that lost one server do not come back in one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Backoff {
-    failures: u32,
-}
-
-impl Backoff {
-    /// No failure yet.
-    pub const fn new() -> Self {
-        Self { failures: 0 }
-    }
-
-    /// Whether an attempt has failed since the last that succeeded.
-    pub const fn has_failures(&self) -> bool {
-        self.failures > 0
-    }
-
-    /// How long to wait after a further failure.
-    pub fn next_wait(&mut self, generator: &mut impl Rng) -> Duration {
-        let full = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(self.failures)).min(LONGEST_WAIT);
-        self.failures = self.failures.saturating_add(1);
-        // the wait is at most 30 s: no part of it overflows
-        let half = full.checked_div(2).unwrap_or_default();
-        let part = u64::from(generator.next_u32());
-        let millis = u64::try_from(half.as_millis()).unwrap_or(u64::MAX);
-        let jitter = millis.saturating_mul(part).checked_div(u64::from(u32::MAX)).unwrap_or_default();
-        half.saturating_add(Duration::from_millis(jitter))
-    }
-
-    /// An attempt succeeded: the next failure waits as the first did.
-    pub fn reset(&mut self) {
-        self.failures = 0;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::format;
-    use alloc::string::ToString;
+    use crate::device::tests::{at, record};
     use alloc::vec;
-
-    struct Counter(u64);
-
-    impl rand_core::TryRng for Counter {
-        type Error = core::convert::Infallible;
-        fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            Ok(u32::try_from(self.0 >> 32).unwrap())
-        }
-        fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
-            Ok(u64::from(self.try_next_u32()?) << 32 | u64::from(self.try_next_u32()?))
-        }
-        fn try_fill_bytes(&mut self, dst: &mut [u8]) -> Result<(), Self::Error> {
-            for byte in dst {
-                *byte = self.try_next_u32()?.to_le_bytes()[3];
-            }
-            Ok(())
-        }
-    }
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::parse("13/05/2020 17:54:06").unwrap().plus(seconds)
-    }
-
-    fn record(id: u64, start: i64, expiry: i64) -> Record {
-        Record::from_fields(&format!("{id:020}"), &at(start).to_string(), &at(expiry).to_string()).unwrap()
-    }
 
     /// Consecutive windows of 15 minutes, the first starting at `start`.
     fn download(count: u64, start: i64) -> Vec<Record> {
         (0..count).zip((start..).step_by(900)).map(|(id, from)| record(id, from, from.saturating_add(899))).collect()
-    }
-
-    #[test]
-    fn a_beacon_is_valid_from_its_first_second_to_its_last() {
-        let beacon = Beacon { record: record(1, 0, 899) };
-        for (now, heard) in [
-            (-1, Heard::Invalid(beacon.record.clone())),
-            (0, Heard::Valid(beacon.record.clone())),
-            (899, Heard::Valid(beacon.record.clone())),
-            (900, Heard::Invalid(beacon.record.clone())),
-        ] {
-            assert_eq!(judge(beacon.reveal().as_bytes(), at(now)), heard, "at {now}");
-        }
-        assert_eq!(judge(b"", at(0)), Heard::Dropped(BeaconError::Shape));
     }
 
     #[test]
@@ -450,69 +259,5 @@ mod tests {
         book.add(vec![record(500, 100, 999)], at(100));
         assert_eq!(book.should_download(at(43_000)), None);
         assert_eq!(book.should_download(at(43_400)), Some(96), "less than half of the day remains");
-    }
-
-    #[test]
-    fn time_goes_on_evenly_when_the_wall_clock_is_set_back_and_that_is_told_once() {
-        let mut clock = DeviceClock::new();
-        assert_eq!(clock.read(at(0), 5_000), Reading { now: at(0), jump: None });
-        assert_eq!(clock.read(at(10), 15_000), Reading { now: at(10), jump: None });
-        assert_eq!(clock.read(at(-3_590), 20_000), Reading { now: at(15), jump: Some(ClockJump::Back(3_605)) });
-        assert_eq!(clock.read(at(-3_580), 30_000), Reading { now: at(25), jump: None });
-    }
-
-    #[test]
-    fn time_goes_along_when_the_wall_clock_jumps_forward() {
-        let mut clock = DeviceClock::new();
-        clock.read(at(0), 0);
-        assert_eq!(clock.read(at(3_600), 1_000), Reading { now: at(3_600), jump: Some(ClockJump::Forward(3_599)) });
-        assert_eq!(clock.read(at(3_601), 2_000), Reading { now: at(3_601), jump: None });
-    }
-
-    #[test]
-    fn a_wall_clock_that_creeps_back_holds_time_still_and_is_noticed_in_the_end() {
-        let mut clock = DeviceClock::new();
-        clock.read(at(100), 0);
-        assert_eq!(clock.read(at(99), 0), Reading { now: at(100), jump: None });
-        assert_eq!(clock.read(at(98), 0), Reading { now: at(100), jump: None });
-        assert_eq!(clock.read(at(97), 0), Reading { now: at(100), jump: Some(ClockJump::Back(3)) });
-    }
-
-    #[test]
-    fn the_authority_sets_the_device_s_time_forward_and_back() {
-        let mut clock = DeviceClock::new();
-        clock.read(at(0), 0);
-        clock.learn(at(50), at(0));
-        assert_eq!(clock.read(at(1), 1_000).now, at(51));
-        clock.learn(at(-50), at(1));
-        assert_eq!(clock.read(at(2), 2_000), Reading { now: at(-49), jump: None });
-        assert_eq!(clock.offset_s, -51);
-    }
-
-    #[test]
-    fn a_download_moves_time_by_as_little_as_its_first_window_asks() {
-        let window = record(1, 0, 899).window;
-        for (wall, moved) in [(-10, 10), (0, 0), (500, 0), (899, 0), (1_000, -101)] {
-            let mut clock = DeviceClock::new();
-            assert_eq!(clock.learn_within(window, at(wall)), moved);
-            assert_eq!(clock.read(at(wall), 0).now, at(wall + moved));
-        }
-    }
-
-    #[test]
-    fn waits_double_from_half_a_second_to_half_a_minute_and_are_spread_over_their_second_half() {
-        let mut generator = Counter(1);
-        for _ in 0..100 {
-            let mut backoff = Backoff::new();
-            for full in [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000] {
-                let wait = backoff.next_wait(&mut generator).as_millis();
-                assert!((full / 2..=full).contains(&wait), "{wait} of {full}");
-            }
-            backoff.reset();
-            assert!(backoff.next_wait(&mut generator) <= FIRST_WAIT);
-        }
-        let mut waits: Vec<_> = (0..100).map(|_| Backoff::new().next_wait(&mut generator)).collect();
-        waits.sort();
-        assert!(waits[10] < Duration::from_millis(300) && waits[90] > Duration::from_millis(450), "not spread");
     }
 }

@@ -5,12 +5,12 @@ use bluetrace_authority::keyring::{KEY_AHEAD_S, SEALS_OF_A_KEY, SEALS_TO_WARN};
 use bluetrace_authority::store::{SealingKeyRow, SealingKeyState};
 use bluetrace_protocol::Timestamp;
 
+use super::Report;
 use crate::command_line::{ServerOptions, TempIdScheme};
-use crate::doctor::Report;
 
 impl Report {
     /// `keys` are the store's, `is_served` says whether a server looks after them.
-    pub(crate) fn sealing_keys(
+    pub(super) fn sealing_keys(
         &mut self,
         keys: &[SealingKeyRow],
         server: &ServerOptions,
