@@ -1,5 +1,6 @@
-//! Owns the device's rules: what to make of a beacon ([`judge`]), and, in the files beside this one, which `TempID` to show and
-//! when to ask for more ([`TempIdBook`]), what time it is ([`DeviceClock`]), and how long to wait before trying again ([`Backoff`]).
+//! Owns the device's rules: what to make of a beacon ([`judge`]), and, in the files beside this one, which `TempID` to show
+//! and when to ask for more ([`TempIdBook`]), what time it is ([`DeviceClock`]), and how long to wait before trying again
+//! ([`Backoff`]).
 
 mod backoff;
 mod clock;

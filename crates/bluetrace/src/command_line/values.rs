@@ -1,4 +1,5 @@
-//! Owns how the values on the command line are read, and why one is refused: in words that do not hold the value, which may be a secret.
+//! Owns how the values on the command line are read, and why one is refused: in words that do not hold the value, which may
+//! be a secret.
 
 use std::net::IpAddr;
 

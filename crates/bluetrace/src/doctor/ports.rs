@@ -1,5 +1,5 @@
-//! Owns what the doctor says of ports: whether a server answers where it should, for devices and over HTTPS, with the certificate in
-//! the data folder.
+//! Owns what the doctor says of ports: whether a server answers where it should, for devices and over HTTPS, with the
+//! certificate in the data folder.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::time::Duration;
