@@ -2,7 +2,7 @@
 //! one winning; and `bluetrace config`.
 //!
 //! There is one list of settings: the arguments of [`ServerOptions`](crate::command_line::ServerOptions). An argument is also
-//! a key of the file ([`file`]), a variable of the environment ([`environment`]), and an entry of the sample and of
+//! a key of the file ([`file`](mod@file)), a variable of the environment ([`environment`]), and an entry of the sample and of
 //! `config check`, by rule ([`setting`]):
 //!
 //! - its heading in the help names its section; without one it stands in `[server]`;
