@@ -414,6 +414,16 @@ impl SealingKeyRow {
     pub fn in_use(rows: &[Self], now: Timestamp) -> Option<&Self> {
         rows.iter().rfind(|row| row.state.is_live() && row.term.seals_at(now))
     }
+
+    /// The live keys among those of [`Store::sealing_keys`](crate::store::Store::sealing_keys) that a master key does not open.
+    pub fn unreadable(rows: &[Self], master_key: &MasterKey) -> Vec<SealingKeyId> {
+        let wrapping = Wrapping::new(master_key);
+        let is_lost = |row: &&Self| match &row.state {
+            SealingKeyState::Live(wrapped) => wrapping.unwrap(wrapped, row.id, row.term).is_none(),
+            _ => false,
+        };
+        rows.iter().filter(is_lost).map(|row| row.id).collect()
+    }
 }
 
 impl SealingKeyState {

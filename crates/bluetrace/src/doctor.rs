@@ -42,7 +42,8 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
             None => {
                 if let Some(inspection) = report.store(&folder, now) {
                     let is_served = folder.is_served().unwrap_or(false);
-                    report.sealing_keys(&inspection.sealing_keys, server, is_served, now);
+                    let master_key = folder.existing_master_key().ok().flatten();
+                    report.sealing_keys(&inspection.sealing_keys, master_key.as_ref(), server, is_served, now);
                 }
             }
             Some(url) => report.shared_store(url, &folder, now),
@@ -185,7 +186,7 @@ impl Report {
             Ok(None) => self.error(
                 check,
                 "it is missing",
-                "restore master.key from a backup; the next start makes a new one, and nothing that was protected by the old one can be used any more",
+                "restore master.key from a backup: beside a database no other is made, and no server or command starts",
             ),
             Err(error) => self.error_with_remedy(check, &error, AS_ITS_OWNER),
         }

@@ -1,6 +1,7 @@
 //! Owns what the doctor says of sealing keys: whether one seals, the next is there in time, none is worn, and none outlives
-//! its retention.
+//! its retention; and whether the master key opens them.
 
+use bluetrace_authority::MasterKey;
 use bluetrace_authority::keyring::{KEY_AHEAD_S, SEALS_OF_A_KEY, SEALS_TO_WARN};
 use bluetrace_authority::store::{SealingKeyRow, SealingKeyState};
 use bluetrace_protocol::Timestamp;
@@ -9,14 +10,28 @@ use crate::command_line::{ServerOptions, TempIdScheme};
 use crate::doctor::Report;
 
 impl Report {
-    /// `keys` are the store's, `is_served` says whether a server looks after them.
+    /// `keys` are the store's, `master_key` is the folder's if there is one, `is_served` says whether a server looks after them.
     pub(crate) fn sealing_keys(
         &mut self,
         keys: &[SealingKeyRow],
+        master_key: Option<&MasterKey>,
         server: &ServerOptions,
         is_served: bool,
         now: Timestamp,
     ) {
+        let lost = master_key.map_or_else(Vec::new, |master_key| SealingKeyRow::unreadable(keys, master_key));
+        if !lost.is_empty() {
+            let names: Vec<_> = lost.iter().map(|id| id.0.to_string()).collect();
+            self.error(
+                CHECK,
+                format!(
+                    "the master key does not open these: {}; nobody is found by what they sealed",
+                    names.join(", ")
+                ),
+                "end the server, and restore the master.key that they were made with from a backup",
+            );
+        }
+        let keys: Vec<_> = keys.iter().filter(|key| !lost.contains(&key.id)).cloned().collect();
         let is_sealed = server.tempid_scheme == TempIdScheme::Sealed;
         let unfinished: Vec<_> = keys.iter().filter(|key| key.state == SealingKeyState::Shredding).collect();
         for key in &unfinished {
@@ -31,7 +46,7 @@ impl Report {
             );
         }
         let live = keys.iter().filter(|key| key.state.is_live()).count();
-        let Some(in_use) = SealingKeyRow::in_use(keys, now) else {
+        let Some(in_use) = SealingKeyRow::in_use(&keys, now) else {
             match (is_sealed, is_served) {
                 (true, true) => self.error(
                     CHECK,
@@ -41,7 +56,9 @@ impl Report {
                 (true, false) => {
                     self.ok(CHECK, format!("none seals now: the server makes one when it starts; {live} open"));
                 }
-                (false, _) if unfinished.is_empty() => self.ok(CHECK, format!("none seals; {live} open older TempIDs")),
+                (false, _) if unfinished.is_empty() && lost.is_empty() => {
+                    self.ok(CHECK, format!("none seals; {live} open older TempIDs"))
+                }
                 (false, _) => {}
             }
             return;

@@ -71,6 +71,16 @@ fn the_keys_and_the_https_api_are_examined() {
     assert_eq!(found.level("HTTPS API"), ["error"], "{found:?}");
     drop(other);
 
+    // another master key than the one that they were made with
+    let key = place.path("data/master.key");
+    let whole = fs::read(&key).unwrap();
+    fs::write(&key, "07".repeat(32)).unwrap();
+    let found = doctor(&place, &[&["0", "--http", "off"][..], &SEALED].concat());
+    assert_eq!(found.status, Some(1), "{found:?}");
+    let lost = found.of_level("error").into_iter().find(|(check, _)| check == "sealing keys");
+    assert!(lost.is_some_and(|(_, text)| text.contains("does not open these: 1;")), "{found:?}");
+    fs::write(&key, whole).unwrap();
+
     // worn, and past its retention in the store's files
     let database = place.path("data/authority.sqlite");
     let change = |text: &str| rusqlite::Connection::open(&database).unwrap().execute_batch(text).unwrap();
