@@ -8,7 +8,7 @@ use std::fs::{self, Metadata};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -64,6 +64,17 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
     let in_colour = system::wants_colour();
     system::to_stdout(|out| if options.json { report.write_json(out) } else { report.write_lines(out, in_colour) })?;
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Of what the doctor calls an error, what others may do with the files of a server that starts: a line for each.
+pub(crate) fn exposed_files(server: &ServerOptions) -> Vec<String> {
+    let mut report = Report::default();
+    report.folder(&server.folder.data_dir);
+    report.import_file("credentials.txt", server.credentials.as_deref(), "passwords");
+    report.import_file("tempIDs.txt", server.tempids.as_deref(), "whose TempID is whose");
+    report.one_time_codes(&server.registration);
+    let errors = report.findings.into_iter().filter(|finding| finding.level == Level::Error);
+    errors.map(|Finding { found, remedy, .. }| format!("{found}; {}", remedy.unwrap_or_default())).collect()
 }
 
 /// What was found, in the order of the examination.
@@ -406,15 +417,9 @@ impl Report {
             }
         }
         if let Some(command) = &options.command {
-            let program = Path::new(command.program());
-            let shown = program.display();
-            match executable(program) {
-                Some(found) => self.ok(check, format!("{} sends them", found.display())),
-                None => self.error(
-                    check,
-                    format!("there is no program {shown} that this user may run"),
-                    "name it with its path in --code-command, and make it executable",
-                ),
+            // one that is not there is said below
+            if let Some(found) = registration::executable(Path::new(command.program())) {
+                self.ok(check, format!("{} sends them", found.display()));
             }
         }
         match registration::code_sender(options.clone()) {
@@ -526,17 +531,6 @@ struct JsonReport<'a> {
     findings: &'a [Finding],
 }
 
-/// Where a program is that may be run: at its path, or under its name in `PATH`.
-fn executable(program: &Path) -> Option<PathBuf> {
-    let may_be_run =
-        |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & BY_ANYBODY != 0);
-    if program.components().count() > 1 {
-        return Some(program.to_owned()).filter(may_be_run);
-    }
-    let folders = system::variable("PATH")?;
-    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(may_be_run)
-}
-
 fn mode(metadata: &Metadata) -> String {
     format!("{:04o}", metadata.mode() & 0o7777)
 }
@@ -550,9 +544,6 @@ const FOR_OTHERS: u32 = 0o077;
 
 /// Those of them by which others may change something.
 const CHANGED_BY_OTHERS: u32 = 0o022;
-
-/// The bits of a program that somebody may run.
-const BY_ANYBODY: u32 = 0o111;
 
 /// What others in the data folder may read.
 const PUBLIC_FILES: [&str; 2] = ["certificate.pem", "bluetrace.toml"];

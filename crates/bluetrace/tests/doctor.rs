@@ -242,6 +242,23 @@ fn files_with_passwords_that_others_may_read_are_errors() {
 }
 
 #[test]
+fn a_server_says_at_its_start_which_files_others_may_use() {
+    let place = Place::with_accounts();
+    make_private(&place.path("credentials.txt"));
+    let log = || fs::read_to_string(place.path("server.log")).unwrap();
+    place.server().stop("TERM");
+    assert!(!log().contains("others may"), "{}", log());
+    set_mode(&place.path("credentials.txt"), 0o644);
+    set_mode(&place.path("data"), 0o755);
+    set_mode(&place.path("data/key.pem"), 0o644);
+    place.server().stop("TERM");
+    for words in ["others may read credentials.txt", "others may enter data", "others may use data/key.pem"] {
+        let (log, is_said) = (log(), |line: &&str| line.contains(words) && line.contains("chmod"));
+        assert_eq!(log.lines().filter(is_said).count(), 1, "{words}: {log}");
+    }
+}
+
+#[test]
 fn a_broken_configuration_is_one_finding_among_the_others() {
     let place = Place::new();
     place.server().stop("TERM");

@@ -208,6 +208,8 @@ fn what_cannot_send_codes_is_said_at_the_start_and_by_the_doctor_and_no_address_
         (&["--code-webhook-token-file", "nowhere"], ["--code-webhook-token-file", "no use"]),
         (&["--code-webhook", "http://sms.example/"], ["this machine alone", "https"]),
         (&["--code-text", "no place"], ["{code}", "once"]),
+        (&["--code-command", "./nix"], ["there is no program ./nix", "--code-command"]),
+        (&["--code-command", "credentials.txt"], ["there is no program credentials.txt", "make it executable"]),
     ] {
         let finished = place.run(&[&server, options].concat());
         assert_ne!(finished.status, Some(0));
