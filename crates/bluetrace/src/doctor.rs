@@ -109,7 +109,14 @@ impl Report {
             Ok(Configuration { file, doubts, .. }) => {
                 let found =
                     file.as_ref().map_or("there is no bluetrace.toml".to_owned(), |file| file.display().to_string());
-                self.ok(check, found);
+                match file.as_ref().map(|file| (file.display(), fs::metadata(file))) {
+                    Some((path, Ok(metadata))) if metadata.mode() & CHANGED_BY_OTHERS != 0 => self.error(
+                        check,
+                        format!("others may change {path} (mode {}), which says what the server does", mode(&metadata)),
+                        format!("chmod go-w {path}"),
+                    ),
+                    _ => self.ok(check, found),
+                }
                 for doubt in doubts {
                     self.warning(check, doubt.clone(), "correct its name, or unset it");
                 }

@@ -270,6 +270,21 @@ fn a_broken_configuration_is_one_finding_among_the_others() {
 }
 
 #[test]
+fn a_configuration_that_others_may_change_is_an_error_and_one_that_they_may_read_is_none() {
+    let place = Place::new();
+    place.server().stop("TERM");
+    let file = place.path("bluetrace.toml");
+    fs::write(&file, "[server]\nport = 0\n").unwrap();
+    for (mode, level) in [(0o644, "ok"), (0o664, "error"), (0o646, "error")] {
+        set_mode(&file, mode);
+        let report = doctor(&place, &["0"]);
+        assert_eq!(report.level("configuration"), [level], "{mode:o}: {report:?}");
+        assert_eq!(report.status, Some(i32::from(level == "error")));
+    }
+    assert!(doctor(&place, &["0"]).all("configuration")[0].contains("chmod go-w "));
+}
+
+#[test]
 fn findings_are_lines_in_a_pipe_and_hold_nothing_about_a_person() {
     let place = Place::with_accounts();
     let server = place.server();
