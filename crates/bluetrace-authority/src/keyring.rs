@@ -420,7 +420,7 @@ impl SealingKeyRow {
         let wrapping = Wrapping::new(master_key);
         let is_lost = |row: &&Self| match &row.state {
             SealingKeyState::Live(wrapped) => wrapping.unwrap(wrapped, row.id, row.term).is_none(),
-            _ => false,
+            SealingKeyState::Shredding | SealingKeyState::Shredded => false,
         };
         rows.iter().filter(is_lost).map(|row| row.id).collect()
     }

@@ -376,7 +376,7 @@ impl Owners {
     fn missing(&self, records: &[Uploaded]) -> Vec<TempId> {
         let ids = records.iter().filter_map(|record| match record {
             Uploaded::Record(uploaded) if self.of(uploaded).is_none() => Some(&uploaded.record.temp_id),
-            _ => None,
+            Uploaded::Record(_) | Uploaded::Malformed => None,
         });
         let mut ids: Vec<_> = ids.cloned().collect();
         ids.sort_unstable();

@@ -43,7 +43,8 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
                 if let Some(inspection) = report.store(&folder, now) {
                     let is_served = folder.is_served().unwrap_or(false);
                     let master_key = folder.existing_master_key().ok().flatten();
-                    report.sealing_keys(&inspection.sealing_keys, master_key.as_ref(), server, is_served, now);
+                    let keys = report.readable_keys(inspection.sealing_keys, master_key.as_ref());
+                    report.sealing_keys(&keys, server, is_served, now);
                 }
             }
             Some(url) => report.shared_store(url, &folder, now),

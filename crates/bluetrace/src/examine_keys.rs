@@ -10,16 +10,13 @@ use crate::command_line::{ServerOptions, TempIdScheme};
 use crate::doctor::Report;
 
 impl Report {
-    /// `keys` are the store's, `master_key` is the folder's if there is one, `is_served` says whether a server looks after them.
-    pub(crate) fn sealing_keys(
+    /// Of the store's keys those that the folder's master key, if there is one, opens: the others are an error.
+    pub(crate) fn readable_keys(
         &mut self,
-        keys: &[SealingKeyRow],
+        mut keys: Vec<SealingKeyRow>,
         master_key: Option<&MasterKey>,
-        server: &ServerOptions,
-        is_served: bool,
-        now: Timestamp,
-    ) {
-        let lost = master_key.map_or_else(Vec::new, |master_key| SealingKeyRow::unreadable(keys, master_key));
+    ) -> Vec<SealingKeyRow> {
+        let lost = master_key.map_or_else(Vec::new, |master_key| SealingKeyRow::unreadable(&keys, master_key));
         if !lost.is_empty() {
             let names: Vec<_> = lost.iter().map(|id| id.0.to_string()).collect();
             self.error(
@@ -31,7 +28,18 @@ impl Report {
                 "end the server, and restore the master.key that they were made with from a backup",
             );
         }
-        let keys: Vec<_> = keys.iter().filter(|key| !lost.contains(&key.id)).cloned().collect();
+        keys.retain(|key| !lost.contains(&key.id));
+        keys
+    }
+
+    /// `keys` are the store's, `is_served` says whether a server looks after them.
+    pub(crate) fn sealing_keys(
+        &mut self,
+        keys: &[SealingKeyRow],
+        server: &ServerOptions,
+        is_served: bool,
+        now: Timestamp,
+    ) {
         let is_sealed = server.tempid_scheme == TempIdScheme::Sealed;
         let unfinished: Vec<_> = keys.iter().filter(|key| key.state == SealingKeyState::Shredding).collect();
         for key in &unfinished {
@@ -46,7 +54,7 @@ impl Report {
             );
         }
         let live = keys.iter().filter(|key| key.state.is_live()).count();
-        let Some(in_use) = SealingKeyRow::in_use(&keys, now) else {
+        let Some(in_use) = SealingKeyRow::in_use(keys, now) else {
             match (is_sealed, is_served) {
                 (true, true) => self.error(
                     CHECK,
@@ -56,9 +64,7 @@ impl Report {
                 (true, false) => {
                     self.ok(CHECK, format!("none seals now: the server makes one when it starts; {live} open"));
                 }
-                (false, _) if unfinished.is_empty() && lost.is_empty() => {
-                    self.ok(CHECK, format!("none seals; {live} open older TempIDs"))
-                }
+                (false, _) if unfinished.is_empty() => self.ok(CHECK, format!("none seals; {live} open older TempIDs")),
                 (false, _) => {}
             }
             return;

@@ -67,7 +67,9 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
             opentrace: OpenTraceOptions { folder: folder.path().into(), is_compatible: options.opentrace_compatible },
         },
     });
-    doctor::exposed_files(&options).iter().for_each(|exposed| warn!("{exposed}"));
+    for exposed in doctor::exposed_files(&options) {
+        warn!("{exposed}");
+    }
     let asked_to_end = system::asked_to_end()?;
     let server = RunningServer::start(ServerParts {
         tls,
