@@ -8,8 +8,9 @@
 //! key of tomorrow                     |-- seals ...
 //! ```
 //!
-//! An id that somebody heard at a moment can only be of a key that sealed before that moment and whose ids were valid then:
-//! with keys of a day and batches of 25 hours two, now and then three, of however many there are.
+//! An id that somebody heard at a moment can only be of a key that sealed before that moment, or within the hour after it
+//! where his clock is slow, and whose ids were valid then: with keys of a day and batches of 25 hours two, now and then three,
+//! of however many there are.
 //!
 //! Servers agree through the store alone: a key is added under the name after the last one, which two cannot have.
 
@@ -45,6 +46,14 @@ pub struct Keyring {
     to_shred: Vec<SealingKeyId>,
 }
 
+/// What an id says, and when ids of its key were in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsealed {
+    /// What it says.
+    pub opened: Opened,
+    term: KeyTerm,
+}
+
 /// What was done to the keys, and what an operator should know of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeysKept {
@@ -77,17 +86,17 @@ impl Keyring {
     ///
     /// A phone that goes on showing an id for twelve hours after its end is heard as well if the moment twelve hours before
     /// is given too.
-    pub fn open(&self, sealed: &SealedTempId, moments: &[Timestamp]) -> Option<Opened> {
+    pub fn open(&self, sealed: &SealedTempId, moments: &[Timestamp]) -> Option<Unsealed> {
         for (place, moment) in moments.iter().enumerate() {
-            let begun = self.keys.partition_point(|key| key.term.issues_from <= moment.plus(EARLY_S));
+            let begun = self.keys.partition_point(|key| key.term.issues_from <= moment.plus(SLOW_CLOCK_S));
             let recent = self.keys.get(..begun)?.iter().rev();
             for key in recent.take_while(|key| moment.seconds_since(key.term.issues_from) <= self.reach_s) {
-                let was_tried = || moments.iter().take(place).any(|before| key.may_have_sealed(*before));
-                if key.may_have_sealed(*moment)
+                let was_tried = || moments.iter().take(place).any(|before| key.term.may_have_sealed(*before));
+                if key.term.may_have_sealed(*moment)
                     && !was_tried()
-                    && let Ok(opened) = key.key.open(sealed)
+                    && let Some(unsealed) = key.open(sealed)
                 {
-                    return Some(opened);
+                    return Some(unsealed);
                 }
             }
         }
@@ -95,8 +104,8 @@ impl Keyring {
     }
 
     /// Opens an id of which no moment is known, with whichever key does: as many tries as there are keys.
-    pub fn open_at_any_time(&self, sealed: &SealedTempId) -> Option<Opened> {
-        self.keys.iter().rev().find_map(|key| key.key.open(sealed).ok())
+    pub fn open_at_any_time(&self, sealed: &SealedTempId) -> Option<Unsealed> {
+        self.keys.iter().rev().find_map(|key| key.open(sealed))
     }
 
     /// How many keys it has.
@@ -107,6 +116,14 @@ impl Keyring {
     /// Whether it has none.
     pub const fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+}
+
+impl Unsealed {
+    /// Whether [`Keyring::open`] finds it by one of these moments, too. It goes by the moments alone: so what is said of a record
+    /// is the same whatever other records hold the id.
+    pub fn may_be_of(&self, moments: &[Timestamp]) -> bool {
+        moments.iter().any(|moment| self.term.may_have_sealed(*moment))
     }
 }
 
@@ -366,8 +383,8 @@ struct OpenKey {
 }
 
 impl OpenKey {
-    fn may_have_sealed(&self, moment: Timestamp) -> bool {
-        self.term.issues_from <= moment.plus(EARLY_S) && moment <= self.term.last_expiry
+    fn open(&self, sealed: &SealedTempId) -> Option<Unsealed> {
+        self.key.open(sealed).ok().map(|opened| Unsealed { opened, term: self.term })
     }
 
     fn seals(&self) -> u64 {
@@ -380,12 +397,27 @@ impl KeyTerm {
     pub fn seals_at(self, moment: Timestamp) -> bool {
         self.issues_from <= moment && moment < self.issues_until
     }
+
+    /// Whether what a receiver heard at a moment, by his own clock, can be of the key.
+    fn may_have_sealed(self, moment: Timestamp) -> bool {
+        self.issues_from <= moment.plus(SLOW_CLOCK_S) && moment <= self.last_expiry
+    }
 }
 
 impl SealingKeyRow {
     /// The key in use among those of [`Store::sealing_keys`](crate::store::Store::sealing_keys): where several could seal, the newest.
     pub fn in_use(rows: &[Self], now: Timestamp) -> Option<&Self> {
         rows.iter().rfind(|row| row.state.is_live() && row.term.seals_at(now))
+    }
+
+    /// The live keys among those of [`Store::sealing_keys`](crate::store::Store::sealing_keys) that a master key does not open.
+    pub fn unreadable(rows: &[Self], master_key: &MasterKey) -> Vec<SealingKeyId> {
+        let wrapping = Wrapping::new(master_key);
+        let is_lost = |row: &&Self| match &row.state {
+            SealingKeyState::Live(wrapped) => wrapping.unwrap(wrapped, row.id, row.term).is_none(),
+            SealingKeyState::Shredding | SealingKeyState::Shredded => false,
+        };
+        rows.iter().filter(is_lost).map(|row| row.id).collect()
     }
 }
 
@@ -404,6 +436,10 @@ impl fmt::Debug for Keyring {
 
 /// A batch may begin so many seconds before it is asked for, as `OpenTrace`'s do.
 pub(crate) const EARLY_S: i64 = 60;
+
+/// How slow a receiver's clock may be for an id to be found that a key sealed in its first second, [`EARLY_S`] included: as
+/// much as leaves it at two keys, now and then three, for a moment and the one twelve hours before it.
+const SLOW_CLOCK_S: i64 = 60 * 60;
 
 /// Seals of one key that a process keeps to itself, and loses if it is killed, between two looks after the keys.
 const SEALS_AT_RISK: u64 = 1 << 20;

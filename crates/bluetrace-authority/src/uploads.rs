@@ -15,6 +15,7 @@ use bluetrace_protocol::{
 use crate::authority::{Authority, AuthorityError, Member};
 use crate::excerpt::Excerpt;
 use crate::hex::hex;
+use crate::keyring::Unsealed;
 use crate::store::{
     AccountId, CodeCheck, NewNotice, Owner, StoreFuture, UploadBegun, UploadCompleted, UploadFound, UploadKey,
     UploadRequest,
@@ -262,19 +263,20 @@ impl Authority {
         owners: &mut Owners,
         now: Timestamp,
     ) -> Result<Vec<TracedRecord>, AuthorityError> {
-        let mut ids = owners.missing(&records);
-        if ids.iter().any(is_sealed) {
+        owners.make_room();
+        if records.iter().any(|record| owners.is_to_be_opened(record)) {
             let opened = self.open_sealed(&records, owners, now).await?;
-            ids.retain(|id| !opened.contains_key(id));
             self.add_owners(opened, owners, now).await?;
         }
+        let ids = owners.missing(&records);
         if !ids.is_empty() {
-            owners.add(ids.clone(), self.store.resolve(ids, now).await?);
+            let found = self.store.resolve(ids.clone(), now).await?;
+            owners.registered.extend(ids.into_iter().zip(found));
         }
         let trace = |record: Uploaded| match record {
             Uploaded::Malformed => TracedRecord { record: None, trace: Trace::Invalid },
             Uploaded::Record(uploaded) => {
-                let trace = match owners.of(&uploaded.record.temp_id) {
+                let trace = match owners.of(&uploaded).cloned().flatten() {
                     None => Trace::Unknown,
                     Some(owner) if uploaded.received.is_none_or(|received| owner.window.contains(received)) => {
                         Trace::Resolved(owner)
@@ -293,20 +295,19 @@ impl Authority {
         records: &[Uploaded],
         owners: &Owners,
         now: Timestamp,
-    ) -> Result<HashMap<TempId, Opened>, AuthorityError> {
+    ) -> Result<HashMap<TempId, Unsealed>, AuthorityError> {
         // asked for anew, so that a key that was destroyed a moment ago opens nothing
         let keyring = self.keyring(now).await?;
         let mut opened = HashMap::new();
         for record in records {
-            let Uploaded::Record(UploadedRecord { record, received, .. }) = record else { continue };
-            if opened.contains_key(&record.temp_id) || owners.0.contains_key(&record.temp_id) {
+            let Uploaded::Record(uploaded) = record else { continue };
+            let temp_id = &uploaded.record.temp_id;
+            if opened.contains_key(temp_id) || owners.sealed.contains_key(temp_id) {
                 continue;
             }
-            let Ok(sealed) = SealedTempId::parse(record.temp_id.reveal()) else { continue };
-            // what the device says of the window tells where to look, and is not believed otherwise
-            let said = [record.window.start(), received.unwrap_or(record.window.start())];
-            if let Some(found) = keyring.open(&sealed, &said) {
-                opened.insert(record.temp_id.clone(), found);
+            let Ok(sealed) = SealedTempId::parse(temp_id.reveal()) else { continue };
+            if let Some(found) = keyring.open(&sealed, &said(uploaded)) {
+                opened.insert(temp_id.clone(), found);
             }
         }
         Ok(opened)
@@ -315,11 +316,11 @@ impl Authority {
     /// Turns the user ids in opened ids into people, all with one question.
     async fn add_owners(
         &self,
-        opened: HashMap<TempId, Opened>,
+        opened: HashMap<TempId, Unsealed>,
         owners: &mut Owners,
         now: Timestamp,
     ) -> Result<(), AuthorityError> {
-        let mut user_ids: Vec<_> = opened.values().map(|opened| opened.uid).collect();
+        let mut user_ids: Vec<_> = opened.values().map(|unsealed| unsealed.opened.uid).collect();
         user_ids.sort_unstable();
         user_ids.dedup();
         let accounts = self.store.accounts_of_user_ids(user_ids.clone()).await?;
@@ -329,7 +330,8 @@ impl Authority {
             let window = opened.window().filter(|window| now < self.forget_at(window.expiry()))?;
             Some(Owner { account, username, window })
         };
-        owners.0.extend(opened.into_iter().map(|(id, opened)| (id, owner_of(&opened))));
+        let found = opened.into_iter().map(|(id, unsealed)| (id, (unsealed, owner_of(&unsealed.opened))));
+        owners.sealed.extend(found);
         Ok(())
     }
 
@@ -354,33 +356,52 @@ async fn begun<T: Send + 'static>(mut answer: StoreFuture<'_, T>) -> StoreFuture
 
 /// Whom ids belong to, as far as they have been looked up: in a contact log the same ones come again and again.
 #[derive(Default)]
-struct Owners(HashMap<TempId, Option<Owner>>);
+struct Owners {
+    /// Those that a key opened, for the records that it can have issued them to.
+    sealed: HashMap<TempId, (Unsealed, Option<Owner>)>,
+    /// Those that the registry was asked for.
+    registered: HashMap<TempId, Option<Owner>>,
+}
 
 impl Owners {
-    /// The ids of these records that are still to be looked up, sorted and distinct.
-    fn missing(&mut self, records: &[Uploaded]) -> Vec<TempId> {
-        if self.0.len() > MAX_OWNERS {
-            self.0.clear();
+    fn make_room(&mut self) {
+        if self.sealed.len() + self.registered.len() > MAX_OWNERS {
+            *self = Self::default();
         }
+    }
+
+    /// Whether a record holds a sealed id that no record before it opened: those may have been of wrong moments.
+    fn is_to_be_opened(&self, record: &Uploaded) -> bool {
+        let Uploaded::Record(UploadedRecord { record: Record { temp_id, .. }, .. }) = record else { return false };
+        is_sealed(temp_id) && !self.sealed.contains_key(temp_id)
+    }
+
+    /// The ids of these records that are to be looked up in the registry, sorted and distinct.
+    fn missing(&self, records: &[Uploaded]) -> Vec<TempId> {
         let ids = records.iter().filter_map(|record| match record {
-            Uploaded::Record(uploaded) => Some(&uploaded.record.temp_id),
-            Uploaded::Malformed => None,
+            Uploaded::Record(uploaded) if self.of(uploaded).is_none() => Some(&uploaded.record.temp_id),
+            Uploaded::Record(_) | Uploaded::Malformed => None,
         });
-        let mut ids: Vec<_> = ids.filter(|id| !self.0.contains_key(id)).cloned().collect();
+        let mut ids: Vec<_> = ids.cloned().collect();
         ids.sort_unstable();
         ids.dedup();
         ids
     }
 
-    fn add(&mut self, ids: Vec<TempId>, owners: Vec<Option<Owner>>) {
-        // a sealed id that nobody was found for may be found with another record, whose moment is right
-        let found = ids.into_iter().zip(owners).filter(|(id, owner)| owner.is_some() || !is_sealed(id));
-        self.0.extend(found);
+    /// What is known of the id in a record, by what this record says alone; `None` if it was not looked up.
+    fn of(&self, uploaded: &UploadedRecord) -> Option<&Option<Owner>> {
+        let temp_id = &uploaded.record.temp_id;
+        match self.sealed.get(temp_id) {
+            Some((unsealed, owner)) if unsealed.may_be_of(&said(uploaded)) => Some(owner),
+            _ => self.registered.get(temp_id),
+        }
     }
+}
 
-    fn of(&self, id: &TempId) -> Option<Owner> {
-        self.0.get(id)?.clone()
-    }
+/// What a device says of the moment of an id. It tells where to look for its key, and is not believed otherwise.
+fn said(UploadedRecord { record, received, .. }: &UploadedRecord) -> [Timestamp; 2] {
+    let start = record.window.start();
+    [start, received.unwrap_or(start)]
 }
 
 /// Whether an id is of the sealed scheme's length, which no registry's has: then it is opened and not looked up, or, as one

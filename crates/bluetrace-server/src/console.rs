@@ -57,6 +57,16 @@ pub enum ConsoleEvent {
         /// Whose.
         username: Username,
     },
+    /// A phone number registered, and has an account from now on.
+    Registered {
+        /// Whose.
+        username: Username,
+    },
+    /// A user withdrew: the account is gone, with all that was its own.
+    Withdrawn {
+        /// Whose it was.
+        username: Username,
+    },
     /// `TempIDs` were issued.
     TempIdsIssued {
         /// To whom.
@@ -203,6 +213,8 @@ impl ConsoleEvent {
             Self::Logout { username } => push_line(out, format_args!("{} logout", username.reveal())),
             Self::LoginOverHttp { username } => push_line(out, format_args!("{} login over HTTP", username.reveal())),
             Self::LogoutOverHttp { username } => push_line(out, format_args!("{} logout over HTTP", username.reveal())),
+            Self::Registered { username } => push_line(out, format_args!("{} registered", username.reveal())),
+            Self::Withdrawn { username } => push_line(out, format_args!("{} withdrew", username.reveal())),
             Self::TempIdsIssued { username, first, count } => {
                 push_line(out, format_args!("user: {}\nTempID:\n{}", username.reveal(), first.reveal()));
                 if let more @ 1.. = count.saturating_sub(1) {
@@ -301,6 +313,8 @@ mod tests {
             ),
             (ConsoleEvent::LoginOverHttp { username: user("+61410999999") }, "+61410999999 login over HTTP\n"),
             (ConsoleEvent::LogoutOverHttp { username: user("+61410999999") }, "+61410999999 logout over HTTP\n"),
+            (ConsoleEvent::Registered { username: user("+61410999999") }, "+61410999999 registered\n"),
+            (ConsoleEvent::Withdrawn { username: user("+61410999999") }, "+61410999999 withdrew\n"),
         ] {
             let mut shown = String::new();
             event.write_to(&mut shown);

@@ -40,6 +40,18 @@ pub enum DataFolderError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Its master key is gone, and its database is not.
+    #[error(
+        "the master key {} is missing, and the database beside it needs it; restore it from a backup, or move {} away to begin anew without what it holds",
+        path.display(),
+        database.display()
+    )]
+    MasterKeyMissing {
+        /// Where it should be.
+        path: PathBuf,
+        /// The database.
+        database: PathBuf,
+    },
     /// Another server serves it.
     #[error("the data folder {} is in use by another server; stop that one, or choose another with --data-dir", path.display())]
     InUse {
@@ -110,16 +122,26 @@ impl DataFolder {
         &self.path
     }
 
-    /// The authority's master key. Where there is none yet, `fresh` becomes it: 32 bytes of the system's randomness.
+    /// The authority's master key. Where there is none yet, and no database that was made with one, `fresh` becomes it: 32 bytes
+    /// of the system's randomness.
     ///
     /// # Errors
-    /// [`DataFolderError::MasterKey`] if the file cannot be read or written, or holds no key.
+    /// [`DataFolderError::MasterKey`] if the file cannot be read or written, or holds no key;
+    /// [`DataFolderError::MasterKeyMissing`] if there is a database without it; [`DataFolderError::Folder`] if it cannot be found out
+    /// whether there is.
     pub fn master_key(&self, fresh: [u8; 32]) -> Result<MasterKey, DataFolderError> {
         let path = self.path.join(MASTER_KEY);
         let error = |reason: String| DataFolderError::MasterKey { path: path.clone(), reason };
         let read = || fs::read_to_string(&path).map(Zeroizing::new);
+        // asked before the key is read: another process that begins this authority now makes the key first
+        let database = self.database();
+        let has_database =
+            database.try_exists().map_err(|source| DataFolderError::Folder { path: self.path.clone(), source })?;
         let text = match read() {
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+                if has_database {
+                    return Err(DataFolderError::MasterKeyMissing { path, database });
+                }
                 let made = write_beside(&path, &MasterKey::new(fresh).to_hex()).and_then(|temporary| {
                     // unlike a rename, a link never takes the place of a key that another process has made meanwhile
                     let linked = fs::hard_link(&temporary, &path);
@@ -252,6 +274,18 @@ mod tests {
         fs::write(home.path().join(MASTER_KEY), "short").unwrap();
         let error = folder.master_key([9; 32]).unwrap_err().to_string();
         assert!(error.contains("master.key: it is not 64 hexadecimal digits"), "{error}");
+    }
+
+    #[test]
+    fn no_master_key_is_made_beside_a_database_that_needs_another() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(home.path()).unwrap();
+        fs::write(folder.database(), "").unwrap();
+        let error = folder.master_key([7; 32]).unwrap_err().to_string();
+        assert!(error.contains("master.key is missing") && error.contains("restore it from a backup"), "{error}");
+        assert!(!home.path().join(MASTER_KEY).exists());
+        fs::remove_file(folder.database()).unwrap();
+        assert!(folder.master_key([7; 32]).is_ok(), "nothing needs another");
     }
 
     #[cfg(unix)]

@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::command_line::{HttpPlace, ServerOptions};
+use crate::doctor;
 use crate::import;
 use crate::installation::Installation;
 use crate::registration;
@@ -66,6 +67,9 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
             opentrace: OpenTraceOptions { folder: folder.path().into(), is_compatible: options.opentrace_compatible },
         },
     });
+    for exposed in doctor::exposed_files(&options) {
+        warn!("{exposed}");
+    }
     let asked_to_end = system::asked_to_end()?;
     let server = RunningServer::start(ServerParts {
         tls,

@@ -71,6 +71,16 @@ fn the_keys_and_the_https_api_are_examined() {
     assert_eq!(found.level("HTTPS API"), ["error"], "{found:?}");
     drop(other);
 
+    // another master key than the one that they were made with
+    let key = place.path("data/master.key");
+    let whole = fs::read(&key).unwrap();
+    fs::write(&key, "07".repeat(32)).unwrap();
+    let found = doctor(&place, &[&["0", "--http", "off"][..], &SEALED].concat());
+    assert_eq!(found.status, Some(1), "{found:?}");
+    let lost = found.of_level("error").into_iter().find(|(check, _)| check == "sealing keys");
+    assert!(lost.is_some_and(|(_, text)| text.contains("does not open these: 1;")), "{found:?}");
+    fs::write(&key, whole).unwrap();
+
     // worn, and past its retention in the store's files
     let database = place.path("data/authority.sqlite");
     let change = |text: &str| rusqlite::Connection::open(&database).unwrap().execute_batch(text).unwrap();
@@ -232,6 +242,23 @@ fn files_with_passwords_that_others_may_read_are_errors() {
 }
 
 #[test]
+fn a_server_says_at_its_start_which_files_others_may_use() {
+    let place = Place::with_accounts();
+    make_private(&place.path("credentials.txt"));
+    let log = || fs::read_to_string(place.path("server.log")).unwrap();
+    place.server().stop("TERM");
+    assert!(!log().contains("others may"), "{}", log());
+    set_mode(&place.path("credentials.txt"), 0o644);
+    set_mode(&place.path("data"), 0o755);
+    set_mode(&place.path("data/key.pem"), 0o644);
+    place.server().stop("TERM");
+    for words in ["others may read credentials.txt", "others may enter data", "others may use data/key.pem"] {
+        let (log, is_said) = (log(), |line: &&str| line.contains(words) && line.contains("chmod"));
+        assert_eq!(log.lines().filter(is_said).count(), 1, "{words}: {log}");
+    }
+}
+
+#[test]
 fn a_broken_configuration_is_one_finding_among_the_others() {
     let place = Place::new();
     place.server().stop("TERM");
@@ -240,6 +267,21 @@ fn a_broken_configuration_is_one_finding_among_the_others() {
     assert_eq!((report.status, report.errors), (Some(1), 1), "{report:?}");
     assert!(report.all("configuration")[0].contains("bluetrace.toml:2: there is no setting prot"), "{report:?}");
     assert_eq!(report.level("store"), ["ok"]);
+}
+
+#[test]
+fn a_configuration_that_others_may_change_is_an_error_and_one_that_they_may_read_is_none() {
+    let place = Place::new();
+    place.server().stop("TERM");
+    let file = place.path("bluetrace.toml");
+    fs::write(&file, "[server]\nport = 0\n").unwrap();
+    for (mode, level) in [(0o644, "ok"), (0o664, "error"), (0o646, "error")] {
+        set_mode(&file, mode);
+        let report = doctor(&place, &["0"]);
+        assert_eq!(report.level("configuration"), [level], "{mode:o}: {report:?}");
+        assert_eq!(report.status, Some(i32::from(level == "error")));
+    }
+    assert!(doctor(&place, &["0"]).all("configuration")[0].contains("chmod go-w "));
 }
 
 #[test]

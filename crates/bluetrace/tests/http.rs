@@ -136,6 +136,7 @@ fn no_log_of_a_full_run_holds_a_number_an_id_a_token_or_a_password() {
     secrets.extend([NEWCOMER.0, NEWCOMER.1, &*code, "not-a-code"].map(str::to_owned));
     let (status, gone) = ask(http, "DELETE", "/v1/me", Some(mets_token), "");
     assert_eq!(status, 200);
+    server.console.expect(&format!("{} withdrew", MET.0));
     secrets.extend(
         [&session["accessToken"], &session["resumeToken"], &met["accessToken"], &id["tempID"], &gone["proof"]]
             .map(|secret| secret.as_str().unwrap().to_owned()),
@@ -208,6 +209,8 @@ fn what_cannot_send_codes_is_said_at_the_start_and_by_the_doctor_and_no_address_
         (&["--code-webhook-token-file", "nowhere"], ["--code-webhook-token-file", "no use"]),
         (&["--code-webhook", "http://sms.example/"], ["this machine alone", "https"]),
         (&["--code-text", "no place"], ["{code}", "once"]),
+        (&["--code-command", "./nix"], ["there is no program ./nix", "--code-command"]),
+        (&["--code-command", "credentials.txt"], ["there is no program credentials.txt", "make it executable"]),
     ] {
         let finished = place.run(&[&server, options].concat());
         assert_ne!(finished.status, Some(0));
@@ -237,5 +240,6 @@ fn register_on_console(server: &mut RunningServer, http: SocketAddr) -> String {
         let (status, answer) = ask(http, "POST", "/v1/registrations/confirmation", None, &confirmation);
         assert_eq!(status, expected, "{answer}");
     }
+    server.console.expect(&format!("{} registered", NEWCOMER.0));
     code
 }

@@ -167,6 +167,23 @@ fn a_damaged_master_key_or_certificate_is_said_in_one_line() {
 }
 
 #[test]
+fn a_missing_master_key_is_never_replaced_beside_a_database() {
+    let place = Place::with_accounts();
+    assert!(place.server().stop("TERM").0.success());
+    let key = place.path("data/master.key");
+    let whole = fs::read(&key).unwrap();
+    fs::remove_file(&key).unwrap();
+    let words = ["master.key is missing", "restore it from a backup", "to begin anew"];
+    finish(&mut place.server_command(0), "").assert_complains(&words);
+    for command in [&["user", "list"][..], &["export", "uploads"], &["code", "list"], &["keys", "list"]] {
+        place.administer(command, "").assert_complains(&words);
+    }
+    assert!(!key.exists());
+    fs::write(&key, whole).unwrap();
+    Session::login(place.server().address, ILL);
+}
+
+#[test]
 fn a_full_disk_is_an_answer_to_uploads_and_one_line_at_the_start() {
     let place = Place::with_accounts();
     fs::create_dir(place.path("data")).unwrap();

@@ -120,7 +120,7 @@ impl Ring {
         let Ok(sealed) = SealedTempId::parse(record.temp_id.reveal()) else { return false };
         let heard: Timestamp = record.window.start().plus(60);
         let opened = self.keyring.open(&sealed, &[record.window.start(), heard]);
-        opened.and_then(|opened| opened.window()).is_some_and(|window| window.contains(heard))
+        opened.and_then(|unsealed| unsealed.opened.window()).is_some_and(|window| window.contains(heard))
     }
 }
 

@@ -144,6 +144,35 @@ async fn who_shows_an_id_past_its_time_is_a_contact_and_gets_no_notice() {
 }
 
 #[tokio::test]
+async fn a_record_is_judged_by_its_own_moment_whatever_its_neighbours_and_their_order() {
+    let site = Site::sealed().await;
+    let mut met = App::of(&site, BOB).await;
+    met.fetch_ids(&site).await;
+    let now = site.clock.now().as_unix();
+    // of a key that began to seal just now: heard right, by a slow clock, and by one that is too slow
+    for (offsets, [valid, expired, failed]) in [
+        (&[0_i64][..], [1, 0, 0]),
+        (&[-120], [0, 1, 0]),
+        (&[-7_200], [0, 0, 1]),
+        (&[-7_200, 0], [1, 0, 1]),
+        (&[0, -7_200], [1, 0, 1]),
+        (&[-7_200, -120, 0, -7_201], [1, 1, 2]),
+    ] {
+        let mut ill = App::of(&site, ALICE).await;
+        for offset in offsets {
+            ill.hear(&met, now);
+            ill.records.last_mut().unwrap()["timestamp"] = json!(now + offset);
+        }
+        let token = ill.upload_token(&site, &code(&site).await).await;
+        let answer = ill.upload(&site, &token).await.expect(200);
+        let verdicts = ["valid", "expired_id", "failed_decryption"].map(|verdict| answer["verdicts"][verdict].clone());
+        assert_eq!(verdicts, [json!(valid), json!(expired), json!(failed)], "{offsets:?}: {answer}");
+        let summary = json!({"records": offsets.len(), "resolved": valid + expired, "unknown": failed, "invalid": 0});
+        assert_eq!(answer["summary"], summary, "{offsets:?}");
+    }
+}
+
+#[tokio::test]
 async fn ids_have_the_windows_of_the_reference_whatever_their_scheme() {
     for site in [Site::sealed().await, Site::start().await] {
         let mut app = App::of(&site, ALICE).await;

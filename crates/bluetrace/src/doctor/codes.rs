@@ -1,12 +1,10 @@
 //! Owns what the doctor says of one-time codes: whether what is to send them can be used. Nothing is sent.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Report;
 use crate::command_line::RegistrationOptions;
-use crate::{registration, system};
+use crate::registration;
 
 impl Report {
     /// How people who register are sent their codes. Nothing is sent.
@@ -17,15 +15,9 @@ impl Report {
             _ = self.secret_file(check, token, "a token", "");
         }
         if let Some(command) = &options.command {
-            let program = Path::new(command.program());
-            let shown = program.display();
-            match executable(program) {
-                Some(found) => self.ok(check, format!("{} sends them", found.display())),
-                None => self.error(
-                    check,
-                    format!("there is no program {shown} that this user may run"),
-                    "name it with its path in --code-command, and make it executable",
-                ),
+            // one that is not there is said below
+            if let Some(found) = registration::executable(Path::new(command.program())) {
+                self.ok(check, format!("{} sends them", found.display()));
             }
         }
         match registration::code_sender(options.clone()) {
@@ -42,17 +34,3 @@ impl Report {
         }
     }
 }
-
-/// Where a program is that may be run: at its path, or under its name in `PATH`.
-fn executable(program: &Path) -> Option<PathBuf> {
-    let may_be_run =
-        |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & BY_ANYBODY != 0);
-    if program.components().count() > 1 {
-        return Some(program.to_owned()).filter(may_be_run);
-    }
-    let folders = system::variable("PATH")?;
-    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(may_be_run)
-}
-
-/// The bits of a program that somebody may run.
-const BY_ANYBODY: u32 = 0o111;

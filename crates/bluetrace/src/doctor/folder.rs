@@ -84,7 +84,7 @@ impl Report {
             Ok(None) => self.error(
                 check,
                 "it is missing",
-                "restore master.key from a backup; the next start makes a new one, and nothing that was protected by the old one can be used any more",
+                "restore master.key from a backup: beside a database no other is made, and no server or command starts",
             ),
             Err(error) => self.error_with_remedy(check, &error, AS_ITS_OWNER),
         }
@@ -117,6 +117,21 @@ impl Report {
             Some((_, until)) => self.ok(check, format!("valid until {until}, {}", tls.fingerprint())),
         }
         Some(tls)
+    }
+
+    /// Whether others may change what says what the server does, which is an error.
+    pub(super) fn is_changed_by_others(&mut self, check: &'static str, file: &Path) -> bool {
+        let Ok(metadata) = fs::metadata(file) else { return false };
+        let is_changed = metadata.mode() & CHANGED_BY_OTHERS != 0;
+        if is_changed {
+            let path = file.display();
+            self.error(
+                check,
+                format!("others may change {path} (mode {}), which says what the server does", mode(&metadata)),
+                format!("chmod go-w {path}"),
+            );
+        }
+        is_changed
     }
 
     /// A file that the server imports at its start, named or by its usual name in the working folder.

@@ -1,6 +1,7 @@
 //! Owns what the doctor says of sealing keys: whether one seals, the next is there in time, none is worn, and none outlives
-//! its retention.
+//! its retention; and whether the master key opens them.
 
+use bluetrace_authority::MasterKey;
 use bluetrace_authority::keyring::{KEY_AHEAD_S, SEALS_OF_A_KEY, SEALS_TO_WARN};
 use bluetrace_authority::store::{SealingKeyRow, SealingKeyState};
 use bluetrace_protocol::Timestamp;
@@ -9,6 +10,28 @@ use super::Report;
 use crate::command_line::{ServerOptions, TempIdScheme};
 
 impl Report {
+    /// Of the store's keys those that the folder's master key, if there is one, opens: the others are an error.
+    pub(crate) fn readable_keys(
+        &mut self,
+        mut keys: Vec<SealingKeyRow>,
+        master_key: Option<&MasterKey>,
+    ) -> Vec<SealingKeyRow> {
+        let lost = master_key.map_or_else(Vec::new, |master_key| SealingKeyRow::unreadable(&keys, master_key));
+        if !lost.is_empty() {
+            let names: Vec<_> = lost.iter().map(|id| id.0.to_string()).collect();
+            self.error(
+                CHECK,
+                format!(
+                    "the master key does not open these: {}; nobody is found by what they sealed",
+                    names.join(", ")
+                ),
+                "end the server, and restore the master.key that they were made with from a backup",
+            );
+        }
+        keys.retain(|key| !lost.contains(&key.id));
+        keys
+    }
+
     /// `keys` are the store's, `is_served` says whether a server looks after them.
     pub(super) fn sealing_keys(
         &mut self,

@@ -18,7 +18,7 @@ use bluetrace_protocol::Clock as _;
 use bluetrace_server::data_folder::DataFolder;
 use serde::Serialize;
 
-use crate::command_line::DoctorOptions;
+use crate::command_line::{DoctorOptions, ServerOptions};
 use crate::config::Configuration;
 use crate::system::{self, SystemClock};
 
@@ -36,7 +36,9 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
             None => {
                 if let Some(inspection) = report.store(&folder, now) {
                     let is_served = folder.is_served().unwrap_or(false);
-                    report.sealing_keys(&inspection.sealing_keys, server, is_served, now);
+                    let master_key = folder.existing_master_key().ok().flatten();
+                    let keys = report.readable_keys(inspection.sealing_keys, master_key.as_ref());
+                    report.sealing_keys(&keys, server, is_served, now);
                 }
             }
             Some(url) => report.shared_store(url, &folder, now),
@@ -57,6 +59,17 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
     let in_colour = system::wants_colour();
     system::to_stdout(|out| if options.json { report.write_json(out) } else { report.write_lines(out, in_colour) })?;
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Of what the doctor calls an error, what others may do with the files of a server that starts: a line for each.
+pub(crate) fn exposed_files(server: &ServerOptions) -> Vec<String> {
+    let mut report = Report::default();
+    report.folder(&server.folder.data_dir);
+    report.import_file("credentials.txt", server.credentials.as_deref(), "passwords");
+    report.import_file("tempIDs.txt", server.tempids.as_deref(), "whose TempID is whose");
+    report.one_time_codes(&server.registration);
+    let errors = report.findings.into_iter().filter(|finding| finding.level == Level::Error);
+    errors.map(|Finding { found, remedy, .. }| format!("{found}; {}", remedy.unwrap_or_default())).collect()
 }
 
 /// What was found, in the order of the examination.
@@ -91,7 +104,9 @@ impl Report {
             Ok(Configuration { file, doubts, .. }) => {
                 let found =
                     file.as_ref().map_or("there is no bluetrace.toml".to_owned(), |file| file.display().to_string());
-                self.ok(check, found);
+                if !file.as_ref().is_some_and(|file| self.is_changed_by_others(check, file)) {
+                    self.ok(check, found);
+                }
                 for doubt in doubts {
                     self.warning(check, doubt.clone(), "correct its name, or unset it");
                 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
-use bluetrace_authority::keyring::Keyring;
+use bluetrace_authority::keyring::{Keyring, Unsealed};
 use bluetrace_protocol::limits::MAX_TEMP_ID_DIGITS;
 use bluetrace_protocol::opentrace::date::UtcOffset;
 use bluetrace_protocol::opentrace::reference::judge_as_reference;
@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 pub(super) struct Judge {
     keyring: Arc<Keyring>,
     /// Ids that a key has opened: phones that stay together hear each other's again and again.
-    opened: HashMap<SealedTempId, Opened>,
+    opened: HashMap<SealedTempId, Unsealed>,
     /// Whether the reference's verdicts are asked for.
     is_compatible: bool,
     /// Makes the marks by which records that are there twice are found. Its key is this upload's own, so that nobody can make
@@ -116,19 +116,22 @@ impl Judge {
         }
     }
 
+    /// Opens an id with the keys of its record's moment. A record is judged by that alone, whatever others hold the same id.
     fn open(&mut self, sealed: &SealedTempId, second: Option<i64>) -> Option<Opened> {
-        if let Some(opened) = self.opened.get(sealed) {
-            return Some(*opened);
-        }
-        let heard = second.and_then(Timestamp::from_unix);
-        let opened = heard.and_then(|heard| self.keyring.open(sealed, &[heard, heard.plus(-STALE_S)]));
+        let heard = second.and_then(Timestamp::from_unix).map(|heard| [heard, heard.plus(-STALE_S)]);
+        let moments: &[_] = heard.as_ref().map_or(&[], |moments| moments);
         // the reference tries every key with every record
-        let opened = opened.or_else(|| self.is_compatible.then(|| self.keyring.open_at_any_time(sealed))?)?;
+        let is_compatible = self.is_compatible;
+        if let Some(unsealed) = self.opened.get(sealed) {
+            return (is_compatible || unsealed.may_be_of(moments)).then_some(unsealed.opened);
+        }
+        let unsealed = self.keyring.open(sealed, moments);
+        let unsealed = unsealed.or_else(|| is_compatible.then(|| self.keyring.open_at_any_time(sealed))?)?;
         if self.opened.len() >= MAX_OPENED {
             self.opened.clear();
         }
-        self.opened.insert(*sealed, opened);
-        Some(opened)
+        self.opened.insert(*sealed, unsealed);
+        Some(unsealed.opened)
     }
 
     /// What is stored of a record. `digits` reads an id of the registry's form in it.

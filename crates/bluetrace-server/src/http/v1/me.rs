@@ -8,6 +8,7 @@ use bluetrace_protocol::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::console::ConsoleEvent;
 use crate::http::Api;
 use crate::http::body::Json;
 use crate::http::callers::Caller;
@@ -53,6 +54,7 @@ pub(crate) async fn withdraw(
     let withdrawn = api.shared.authority.withdraw(&member, api.now()).await.map_err(|error| api.failure(&error))?;
     let gone = api.account_gone(&member);
     let Withdrawal { at, proof } = withdrawn.ok_or(gone)?;
+    api.shared.console.show(ConsoleEvent::Withdrawn { username: member.username.clone() });
     Ok(Json(WithdrawalBody { withdrawn: at.as_unix(), proof }))
 }
 

@@ -131,9 +131,10 @@ pub(crate) async fn confirm(
     let _place = if password.is_some() { Some(api.budgets.logins.enter().await?) } else { None };
     let confirmed =
         api.shared.authority.confirm_registration(&number, &request.code, password, &*api.shared.clock).await;
-    let (status, member) = match confirmed.map_err(|error| api.failure(&error))? {
-        Registered::Opened(member) => (StatusCode::CREATED, member),
-        Registered::Known(member) => (StatusCode::OK, member),
+    let username = number.username().clone();
+    let (status, member, event) = match confirmed.map_err(|error| api.failure(&error))? {
+        Registered::Opened(member) => (StatusCode::CREATED, member, ConsoleEvent::Registered { username }),
+        Registered::Known(member) => (StatusCode::OK, member, ConsoleEvent::LoginOverHttp { username }),
         Registered::NotTheNumbers => {
             let detail =
                 "the account of this name was made by the authority; log in with the password that you were given";
@@ -148,7 +149,7 @@ pub(crate) async fn confirm(
         // what the password ended elsewhere has ended here, too
         api.callers.forget_account(member.account);
     }
-    api.shared.console.show(ConsoleEvent::Login { username: member.username.clone() });
+    api.shared.console.show(event);
     Ok((status, Json(session(&api, &member))))
 }
 
