@@ -1,10 +1,10 @@
 //! Owns `bluetrace load`: whom it may load, what is shown meanwhile, and the report. The devices are the client crate's.
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +62,8 @@ async fn load(options: LoadOptions) -> anyhow::Result<ExitCode> {
         clock: Arc::new(SystemClock),
         seed: system::seed()?,
     };
+    // what cannot be written is said before the work
+    let mut json = options.json.map(create).transpose()?;
     wait_for_a_server(&plan.servers).await?;
     let tally = Arc::new(Tally::default());
     let (stop, stopped) = watch::channel(false);
@@ -87,12 +89,18 @@ async fn load(options: LoadOptions) -> anyhow::Result<ExitCode> {
     progress.end();
     let (results, took) = (tally.snapshot(), begun.elapsed());
     system::to_stdout(|out| Ok(out.write_all(table(&results, took).as_bytes())?))?;
-    if let Some(file) = &options.json {
+    if let Some((file, path)) = &mut json {
         let text = format!("{:#}\n", in_json(&results, took));
-        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let is_good = results.lost_records == 0 && results.unconfirmed == 0;
+    // a load of which nothing got through has shown nothing
+    let is_good = results.lost_records == 0 && results.unconfirmed == 0 && results.uploads > 0;
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn create(path: PathBuf) -> anyhow::Result<(File, PathBuf)> {
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok((file, path))
 }
 
 /// A server that was started a moment ago may be reading its accounts.

@@ -174,7 +174,7 @@ async fn what_is_no_phone_number_or_no_password_is_said() {
     let underscored = json!({"phone_number": NUMBER});
     site.ask("POST", "/v1/registrations", None, Some(underscored)).await.expect(202);
     let code = code_on_console(&site, NUMBER, 1).await;
-    for password in [String::new(), "x".repeat(257)] {
+    for password in ["two\nlines".to_owned(), String::new(), "x".repeat(257)] {
         confirm(&site, NUMBER, &code, Some(&password)).await.expect_problem(422, "invalid");
     }
     confirm(&site, NUMBER, &"1".repeat(33), None).await.expect_problem(422, "invalid");

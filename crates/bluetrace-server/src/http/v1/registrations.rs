@@ -123,6 +123,10 @@ pub(crate) async fn confirm(
         Some("") => {
             return Err(invalid("a password that is set here is not empty; leave it out to set none".to_owned()));
         }
+        // over TCP a password is a line
+        Some(password) if password.contains(['\r', '\n']) => {
+            return Err(invalid("a password has no line ends".to_owned()));
+        }
         Some(password) => Some(Password::parse(password).map_err(|error| invalid(error.to_string()))?),
         None => None,
     };
