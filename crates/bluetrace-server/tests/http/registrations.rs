@@ -123,14 +123,17 @@ async fn two_servers_on_one_database_use_a_code_once_and_send_one() {
     let (one, two) = tokio::join!(request(&site, NUMBER), request(&other, NUMBER));
     one.expect(202);
     two.expect(202);
-    let code = loop {
-        let sent: Vec<_> = [messages(&site, NUMBER), messages(&other, NUMBER)].concat();
-        if let [message] = &*sent {
-            break code_in(message);
+    let sent = async {
+        loop {
+            let sent: Vec<_> = [messages(&site, NUMBER), messages(&other, NUMBER)].concat();
+            if let [message] = &*sent {
+                break code_in(message);
+            }
+            assert!(sent.len() < 2, "one of them sends");
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert!(sent.len() < 2, "one of them sends");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     };
+    let code = timeout(PATIENCE, sent).await.expect("neither of them sends");
     let (one, two) = tokio::join!(confirm(&site, NUMBER, &code, None), confirm(&other, NUMBER, &code, None));
     let mut statuses = [one.status, two.status];
     statuses.sort_unstable();
