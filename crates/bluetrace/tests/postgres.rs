@@ -76,7 +76,7 @@ fn every_command_of_an_operator_works_on_the_shared_database() {
     Session::login(server.address, ("somebody", "other"));
     run(&["keys", "rotate"], "").assert_success();
     assert!(run(&["keys", "list"], "").assert_success().shown.contains("seals"));
-    run(&["keys", "shred", "1", "--yes", "--yes"], "").assert_success();
+    run(&["keys", "shred", "1", "--yes"], "").assert_success();
     assert!(run(&["keys", "list"], "").assert_success().shown.contains("shredded"));
     run(&["code", "issue", "--case", "7"], "").assert_success();
     assert!(run(&["code", "list"], "").assert_success().shown.contains("case 7"));
