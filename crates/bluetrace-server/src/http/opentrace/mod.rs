@@ -30,7 +30,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bluetrace_authority::Member;
 use bluetrace_protocol::opentrace::callable::{CallError, read_call};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
@@ -192,7 +192,8 @@ fn respond(api: &Api, result: CallableResult) -> Response {
 }
 
 /// A call.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it describes what the protocol crate reads")]
 pub(super) struct CallBody {
     /// The call's argument; null for none.
