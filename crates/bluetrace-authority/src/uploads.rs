@@ -32,7 +32,7 @@ const MAX_OWNERS: usize = 50_000;
 /// uploads later cost as much again.
 const MAX_EARLIER_UPLOADS: u32 = 100;
 const MIN_EARLIER_RECORDS: u32 = 50_000;
-const EARLIER_OF_EACH: u32 = 10;
+const EARLIER_OF_EACH: u32 = 1;
 
 /// What became of one uploaded record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,7 +206,9 @@ impl Authority {
     /// may have led to nobody at its time, so what decides is the notice. The upload itself is not complete, and so not
     /// among the earlier ones; if it is, it leaves no notices at all.
     async fn leave_out_told(&self, member: &Member, tally: &mut Tally, now: Timestamp) -> Result<(), AuthorityError> {
-        if tally.encounters.is_empty() {
+        // who has been told of nothing like it, whoever uploaded that, has not been told of this: most uploads end here
+        let told = self.store.are_told(tally.encounters.values().copied().collect(), now).await?;
+        if !told.contains(&true) {
             return Ok(());
         }
         let earlier = self.store.complete_uploads(member.account, MAX_EARLIER_UPLOADS, now).await?;
