@@ -118,18 +118,10 @@ impl CodeBook {
         check: CodeCheck,
         now: Timestamp,
     ) -> Result<Option<UploadCodeId>, UploadBegun> {
-        let presented = match check {
-            CodeCheck::NotRequired => return Ok(None),
-            CodeCheck::Required(None) => return Err(UploadBegun::CodeRequired),
-            CodeCheck::Required(Some(presented)) => presented,
-        };
-        match self.judge(account, Some(upload), presented, now) {
-            (id, CodeVerdict::Accept) => Ok(id),
-            (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => {
-                Err(UploadBegun::CodeRefused { left })
-            }
-            (_, CodeVerdict::TooMany { until }) => Err(UploadBegun::TooManyCodes { until }),
-        }
+        let Some(presented) = check.presented()? else { return Ok(None) };
+        let (id, verdict) = self.judge(account, Some(upload), presented, now);
+        verdict.accepted()?;
+        Ok(id)
     }
 
     /// Gives a code to an account that has not begun its upload.
@@ -140,15 +132,13 @@ impl CodeBook {
         forget_at: Timestamp,
         now: Timestamp,
     ) -> CodeRedeemed {
-        match self.judge(account, None, presented, now) {
-            (id, CodeVerdict::Accept) => {
-                // no upload is named, so none is left behind
-                id.and_then(|id| self.redeem(id, Redemption { account, upload: None, forget_at }, now));
-                CodeRedeemed::Redeemed
-            }
-            (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => CodeRedeemed::Refused { left },
-            (_, CodeVerdict::TooMany { until }) => CodeRedeemed::TooMany { until },
+        let (id, verdict) = self.judge(account, None, presented, now);
+        if let Err(refusal) = verdict.accepted() {
+            return refusal.into();
         }
+        // no upload is named, so none is left behind
+        id.and_then(|id| self.redeem(id, Redemption { account, upload: None, forget_at }, now));
+        CodeRedeemed::Redeemed
     }
 
     /// Finds and judges a code, and counts it if it is wrong.

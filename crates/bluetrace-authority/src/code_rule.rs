@@ -5,7 +5,7 @@ use std::fmt;
 
 use bluetrace_protocol::{Timestamp, Username};
 
-use crate::store::AccountId;
+use crate::store::{AccountId, UploadBegun};
 
 /// The store's number for an upload code, by which operators name it. Later ones have higher numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -218,6 +218,67 @@ pub enum CodeVerdict {
         /// When the next is.
         until: Timestamp,
     },
+}
+
+/// Why a code that is presented does not let an account in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeRefusal {
+    /// It is none that this account can use.
+    Wrong {
+        /// Wrong codes that are still free.
+        left: u32,
+    },
+    /// It is not looked at.
+    TooMany {
+        /// When the next is.
+        until: Timestamp,
+    },
+}
+
+impl CodeCheck {
+    /// The code that is to be judged, if one has to be.
+    ///
+    /// # Errors
+    /// The refusal, where none was presented.
+    pub fn presented(self) -> Result<Option<PresentedCode>, UploadBegun> {
+        match self {
+            Self::NotRequired => Ok(None),
+            Self::Required(None) => Err(UploadBegun::CodeRequired),
+            Self::Required(Some(presented)) => Ok(Some(presented)),
+        }
+    }
+}
+
+impl CodeVerdict {
+    /// Whether it lets the account in.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn accepted(self) -> Result<(), CodeRefusal> {
+        match self {
+            Self::Accept => Ok(()),
+            Self::Refuse { left } | Self::RefuseAndCount { left } => Err(CodeRefusal::Wrong { left }),
+            Self::TooMany { until } => Err(CodeRefusal::TooMany { until }),
+        }
+    }
+}
+
+impl From<CodeRefusal> for UploadBegun {
+    fn from(refusal: CodeRefusal) -> Self {
+        match refusal {
+            CodeRefusal::Wrong { left } => Self::CodeRefused { left },
+            CodeRefusal::TooMany { until } => Self::TooManyCodes { until },
+        }
+    }
+}
+
+impl From<CodeRefusal> for CodeRedeemed {
+    fn from(refusal: CodeRefusal) -> Self {
+        match refusal {
+            CodeRefusal::Wrong { left } => Self::Refused { left },
+            CodeRefusal::TooMany { until } => Self::TooMany { until },
+        }
+    }
 }
 
 /// What of a handshake PIN is stored. The PIN follows from it with a key of the authority's.

@@ -20,8 +20,8 @@ use bluetrace_protocol::{
 use thiserror::Error;
 
 pub use crate::code_rule::{
-    CodeCheck, CodeForm, CodeHash, CodeIssued, CodeLimits, CodeRedeemed, CodeRevoked, CodeState, CodeVerdict,
-    FoundCode, Guesses, NewUploadCode, PinSeed, PresentedCode, UploadCodeId, UploadCodeRow, WrongCodes,
+    CodeCheck, CodeForm, CodeHash, CodeIssued, CodeLimits, CodeRedeemed, CodeRefusal, CodeRevoked, CodeState,
+    CodeVerdict, FoundCode, Guesses, NewUploadCode, PinSeed, PresentedCode, UploadCodeId, UploadCodeRow, WrongCodes,
 };
 pub use crate::registration_rule::{
     AccountFound, CodesOfNumber, Confirmation, GoodCode, NewOneTimeCode, NumberHash, OneTimeCodeId, OneTimeCodeMade,
@@ -314,6 +314,17 @@ pub struct NewNotice {
     pub forget_at: Timestamp,
 }
 
+/// The time that a notice speaks of, and whom it was left for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Told {
+    /// Who was met.
+    pub account: AccountId,
+    /// The begin of the first encounter.
+    pub from: Timestamp,
+    /// The end of the last one.
+    pub to: Timestamp,
+}
+
 /// What a resume token's session and account have come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionState {
@@ -503,7 +514,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     ) -> StoreFuture<'_, Vec<Uploaded>>;
 
     /// Marks an upload complete with its summary and leaves the notices, unless it is complete already. Notices for accounts
-    /// that are gone are dropped.
+    /// that are gone are dropped; with the others is noted whose upload it was ([`Store::told`]).
     fn complete_upload(
         &self,
         upload: UploadKey,
@@ -523,11 +534,14 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> StoreFuture<'_, Option<Vec<(NoticeId, ExposureNotice)>>>;
 
-    /// Up to `limit` complete uploads of an account, the one completed last first; of one second in any order.
-    fn complete_uploads(&self, account: AccountId, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadKey>>;
-
-    /// Whether each account has a notice, read or not, that spans the window beside it.
-    fn are_told(&self, encounters: Vec<(AccountId, Window)>, now: Timestamp) -> StoreFuture<'_, Vec<bool>>;
+    /// What these accounts have been told, read or not, after uploads of `uploader`: up to `limit` of it, in any order.
+    fn told(
+        &self,
+        uploader: AccountId,
+        accounts: Vec<AccountId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<Told>>;
 
     /// Marks the notices of an account read, up to and with `last`.
     fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()>;

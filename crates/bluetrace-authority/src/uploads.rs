@@ -17,7 +17,7 @@ use crate::excerpt::Excerpt;
 use crate::hex::hex;
 use crate::keyring::Unsealed;
 use crate::store::{
-    AccountId, CodeCheck, NewNotice, Owner, StoreFuture, UploadBegun, UploadCompleted, UploadFound, UploadKey,
+    AccountId, CodeCheck, NewNotice, Owner, StoreFuture, Told, UploadBegun, UploadCompleted, UploadFound, UploadKey,
     UploadRequest,
 };
 
@@ -27,12 +27,8 @@ const PAGE: u32 = 10_000;
 /// Owners remembered while an upload is traced: bounds memory, and is more ids than a person meets.
 const MAX_OWNERS: usize = 50_000;
 
-/// Earlier uploads, and records of them, among which is looked for encounters that were told before: at least so many, and as many as an
-/// upload of so many times its own length has. More would let who has uploaded a million records once make every single one that he
-/// uploads later cost as much again.
-const MAX_EARLIER_UPLOADS: u32 = 100;
-const MIN_EARLIER_RECORDS: u32 = 50_000;
-const EARLIER_OF_EACH: u32 = 1;
+/// Earlier notices that are remembered while an upload is finished: bounds memory. Where there are more, somebody may be told twice.
+const MAX_TOLD: u32 = 100_000;
 
 /// What became of one uploaded record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,46 +197,25 @@ impl Authority {
         })
     }
 
-    /// Leaves out the encounters that this member's earlier uploads held and that the people met have been told of: a log that is
-    /// uploaded again alarms nobody again. Where that is in doubt, they are told twice rather than never: an earlier record
-    /// may have led to nobody at its time, so what decides is the notice. The upload itself is not complete, and so not
-    /// among the earlier ones; if it is, it leaves no notices at all.
+    /// Leaves out the encounters in times of which the people met have been told after an earlier upload of this member's: a log
+    /// that is uploaded again alarms nobody again. This upload is not complete, and so not among the earlier ones; if it is, it
+    /// leaves no notices at all.
     async fn leave_out_told(&self, member: &Member, tally: &mut Tally, now: Timestamp) -> Result<(), AuthorityError> {
-        // who has been told of nothing like it, whoever uploaded that, has not been told of this: most uploads end here
-        let told = self.store.are_told(tally.encounters.values().copied().collect(), now).await?;
-        if !told.contains(&true) {
+        let mut people: Vec<_> = tally.encounters.values().map(|(account, _)| *account).collect();
+        people.sort_unstable();
+        people.dedup();
+        if people.is_empty() {
             return Ok(());
         }
-        let earlier = self.store.complete_uploads(member.account, MAX_EARLIER_UPLOADS, now).await?;
-        let most = tally.summary.records.saturating_mul(EARLIER_OF_EACH).max(MIN_EARLIER_RECORDS);
-        let (mut found, mut looked_at) = (Vec::new(), 0_u32);
-        'uploads: for upload in earlier {
-            let mut first = 0;
-            loop {
-                let records = self.store.uploaded_records(upload, first, PAGE, now).await?;
-                let Some(read) = u32::try_from(records.len()).ok().filter(|read| *read > 0) else { break };
-                first += read;
-                looked_at = looked_at.saturating_add(read);
-                for record in records {
-                    let Uploaded::Record(uploaded) = record else { continue };
-                    let Some((_, window)) = tally.encounters.get(&uploaded.record.temp_id) else { continue };
-                    if uploaded.received.is_none_or(|received| window.contains(received)) {
-                        found.push(uploaded.record.temp_id);
-                    }
-                }
-                if looked_at >= most {
-                    break 'uploads;
-                }
-            }
+        let told = self.store.told(member.account, people, MAX_TOLD, now).await?;
+        let mut times = HashMap::<_, Vec<_>>::new();
+        for Told { account, from, to } in told {
+            times.entry(account).or_default().push((from, to));
         }
-        found.sort_unstable();
-        found.dedup();
-        let encounters = found.iter().filter_map(|id| tally.encounters.get(id).copied()).collect();
-        for (id, is_told) in found.iter().zip(self.store.are_told(encounters, now).await?) {
-            if is_told {
-                tally.encounters.remove(id);
-            }
-        }
+        tally.encounters.retain(|_, (account, window)| {
+            let mut times = times.get(account).into_iter().flatten();
+            !times.any(|(from, to)| *from <= window.start() && window.expiry() <= *to)
+        });
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! What an upload costs that comes after another of the same account: it is compared with as much of that as befits its own length.
+//! Who is told what after uploads that hold the same encounters.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers fail as their tests do")]
 
 use std::sync::Arc;
@@ -14,25 +14,36 @@ use bluetrace_protocol::message::BeginUpload;
 use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Uploaded, UploadedRecord, Username};
 
 #[test]
-fn a_short_upload_is_not_compared_with_all_of_a_long_one_and_a_long_one_is() {
+fn a_log_that_is_uploaded_again_alarms_nobody_again() {
     let desk = Desk::new();
     let (met, ill) = (desk.member("met"), desk.member("ill"));
-    let record = block_on(desk.authority.issue_temp_ids(&met, 1, at(0))).unwrap().unwrap().remove(0);
-    let heard = Uploaded::Record(UploadedRecord { record, received: None, rssi: None, seen: None });
-    // what was heard is the last of it
-    let after = |filler: usize| {
-        let mut records = vec![Uploaded::Malformed; filler];
-        records.push(heard.clone());
-        records
-    };
-    desk.upload(&ill, after(100_000));
-    assert_eq!(desk.notices(&met), 1);
-    desk.upload(&ill, after(100_000));
-    assert_eq!(desk.notices(&met), 1, "as long as the earlier one: that is read to its end, and nobody is told again");
-    // the newest is looked at first, so that one is to be out of the way
-    desk.upload(&ill, vec![Uploaded::Malformed; 60_000]);
-    desk.upload(&ill, after(0));
-    assert_eq!(desk.notices(&met), 2, "one record does not have 260,000 read");
+    let log = vec![desk.shown_by(&met, 0), desk.shown_by(&met, HOUR), desk.shown_by(&met, 2 * HOUR)];
+    desk.upload(&ill, vec![log[0].clone(), log[2].clone()]);
+    assert_eq!(desk.told(&met), [(0, 2 * HOUR + WINDOW)]);
+    desk.upload(&ill, log);
+    assert_eq!(desk.told(&met).len(), 1, "what lies between has been told with the rest");
+}
+
+#[test]
+fn of_a_longer_log_the_new_encounters_alone_are_told() {
+    let desk = Desk::new();
+    let (met, ill) = (desk.member("met"), desk.member("ill"));
+    let mut log = vec![desk.shown_by(&met, 0)];
+    desk.upload(&ill, log.clone());
+    log.push(desk.shown_by(&met, HOUR));
+    desk.upload(&ill, log);
+    assert_eq!(desk.told(&met), [(0, WINDOW), (HOUR, HOUR + WINDOW)]);
+}
+
+#[test]
+fn who_has_met_two_people_that_are_ill_is_told_after_each_ones_upload() {
+    let desk = Desk::new();
+    let met = desk.member("met");
+    let log = vec![desk.shown_by(&met, 0)];
+    for ill in ["one", "other"] {
+        desk.upload(&desk.member(ill), log.clone());
+    }
+    assert_eq!(desk.told(&met).len(), 2);
 }
 
 struct Desk {
@@ -56,17 +67,30 @@ impl Desk {
 
     fn upload(&self, member: &Member, records: Vec<Uploaded>) {
         let begin = BeginUpload { records: u32::try_from(records.len()).unwrap(), upload: None, code: None };
-        let outcome = block_on(self.authority.begin_upload(member, begin, at(60))).unwrap();
+        let outcome = block_on(self.authority.begin_upload(member, begin, at(UPLOADED))).unwrap();
         let UploadBegun::Open { key, .. } = outcome else { panic!("{outcome:?}") };
         block_on(self.authority.append_records(member, key, 0, records)).unwrap();
-        let finished = block_on(self.authority.finish_upload(member, key, at(60))).unwrap();
+        let finished = block_on(self.authority.finish_upload(member, key, at(UPLOADED))).unwrap();
         assert!(matches!(finished, UploadFinished::Complete { .. }), "{finished:?}");
     }
 
-    fn notices(&self, member: &Member) -> usize {
-        block_on(self.authority.unread_notices(member, None, at(60))).unwrap().unwrap().len()
+    /// A record of an id that a member shows from this second on, heard at once.
+    fn shown_by(&self, member: &Member, start: i64) -> Uploaded {
+        let record = block_on(self.authority.issue_temp_ids(member, 1, at(start))).unwrap().unwrap().remove(0);
+        Uploaded::Record(UploadedRecord { record, received: Some(at(start)), rssi: None, seen: None })
+    }
+
+    /// The times in a member's notices.
+    fn told(&self, member: &Member) -> Vec<(i64, i64)> {
+        let notices = block_on(self.authority.unread_notices(member, None, at(UPLOADED))).unwrap().unwrap();
+        notices.iter().map(|(_, notice)| (notice.from.as_unix(), notice.to.as_unix())).collect()
     }
 }
+
+const HOUR: i64 = 3_600;
+/// From the first second of a window to its last.
+const WINDOW: i64 = 899;
+const UPLOADED: i64 = 4 * HOUR;
 
 #[derive(Debug)]
 struct Standing;

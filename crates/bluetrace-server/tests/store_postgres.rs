@@ -277,10 +277,38 @@ fn what_another_version_or_program_or_authority_has_written_is_refused() {
     drop(open("mark").unwrap());
     assert!(matches!(open("another"), Err(OpenError::OtherKey { .. })));
     drop(open("mark").unwrap());
-    CLUSTER.sql(&database, "UPDATE bluetrace_state SET value = '2' WHERE name = 'schema'");
+    CLUSTER.sql(&database, "UPDATE bluetrace_state SET value = '99' WHERE name = 'schema'");
     let error = open("mark").unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 99, known: 2, .. }), "{error}");
     assert!(error.to_string().contains("use that version"), "{error}");
+}
+
+#[test]
+fn what_servers_of_version_1_write_before_and_after_the_first_newer_one_came_is_understood() {
+    let database = CLUSTER.database();
+    CLUSTER.sql(&database, include_str!("../src/postgres/schema_1.sql"));
+    CLUSTER.sql(
+        &database,
+        "CREATE TABLE bluetrace_state (name text PRIMARY KEY, value text NOT NULL);
+         INSERT INTO bluetrace_state (name, value) VALUES ('schema', '1'), ('master key', 'mark');
+         INSERT INTO account (id, username, created, notices) VALUES (1, 'alice', 0, 2)",
+    );
+    let notice = |number: i64| {
+        let columns = "account, number, begins, ends, advice, forget_at";
+        CLUSTER.sql(
+            &database,
+            &format!(
+                "INSERT INTO notice ({columns}) SELECT * FROM (VALUES (1, {number}, 0, 900, 'advice', 9999999999)) AS n"
+            ),
+        );
+    };
+    notice(1);
+    let store = server(&CLUSTER, &database);
+    notice(2);
+    assert_eq!(CLUSTER.sql(&database, "SELECT value FROM bluetrace_state WHERE name = 'schema'"), "2");
+    let alice = AccountId(1);
+    assert_eq!(block_on(store.unread_notices(alice, 9, at(1))).unwrap().unwrap().len(), 2);
+    assert_eq!(block_on(store.told(alice, vec![alice], 9, at(1))).unwrap(), [], "nobody knows whose uploads they were");
 }
 
 #[test]

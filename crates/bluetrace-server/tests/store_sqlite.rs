@@ -292,7 +292,7 @@ fn a_database_of_version_1_is_brought_up_to_date_and_keeps_its_blocks() {
     assert_eq!(recorded, LoginRecorded::BlockedNow { until: third.plus_ms(60_000) }, "failures are counted on");
     drop(store);
     let version = Connection::open(database(&folder)).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0));
-    assert_eq!(version, Ok(5));
+    assert_eq!(version, Ok(6));
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn a_newer_schema_is_refused_with_the_way_out() {
     let (folder, store) = fresh();
     drop(store);
     Connection::open(database(&folder)).unwrap().pragma_update(None, "user_version", 99).unwrap();
-    assert_refused(&folder, "written by a newer version of this program (schema 99, this one knows 5)");
+    assert_refused(&folder, "written by a newer version of this program (schema 99, this one knows 6)");
 }
 
 #[test]

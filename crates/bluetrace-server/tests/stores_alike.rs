@@ -374,12 +374,11 @@ fn sight(side: &Side<'_>, moment: Moment) -> Vec<String> {
             notices.into_iter().map(|(id, notice)| (side.place(kind, id.0), notice)).collect::<Vec<_>>()
         });
         sight.push(format!("{placed:?}"));
-        let complete = block_on(store.complete_uploads(side.account(number), 99, now)).unwrap();
-        let mut complete: Vec<_> = complete.into_iter().map(|key| side.placed(format!("{key:?}"))).collect();
-        complete.sort();
-        sight.push(format!("{complete:?}"));
-        let minute_ago = Window::new(now.plus(-60), now).unwrap();
-        sight.push(format!("{:?}", block_on(store.are_told(vec![(side.account(number), minute_ago)], now)).unwrap()));
+        let all = (1..5).map(|number| side.account(number)).collect();
+        let told = block_on(store.told(side.account(number), all, 99, now)).unwrap();
+        let mut told: Vec<_> = told.into_iter().map(|told| side.placed(format!("{told:?}"))).collect();
+        told.sort();
+        sight.push(format!("{told:?}"));
         for session in 0..3 {
             let state = block_on(store.session_state(side.account(number), SessionId([session; 16]), now)).unwrap();
             sight.push(format!("{state:?}"));

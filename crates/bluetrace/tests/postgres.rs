@@ -86,7 +86,7 @@ fn every_command_of_an_operator_works_on_the_shared_database() {
     run(&["export", "contacts", "--format", "jsonl"], "").assert_success();
     run(&["export", "tempids"], "").assert_success();
     let examined = run(&["doctor", &server.address.port().to_string(), "--bind", "127.0.0.1"], "").assert_success();
-    assert!(examined.shown.contains("answers, with schema 1"), "{examined:?}");
+    assert!(examined.shown.contains("answers, with schema 2"), "{examined:?}");
 }
 
 #[test]

@@ -95,7 +95,7 @@ macro_rules! store_conformance {
             racing_completions_leave_notices_once
             uploads_are_listed_in_order_and_in_pages
             a_forgotten_upload_is_out_of_sight_and_its_id_free
-            complete_uploads_and_what_people_were_told_can_be_looked_up
+            what_people_were_told_can_be_looked_up_by_whose_upload_it_was
             notices_are_unread_oldest_first_until_they_are_read
             notices_are_forgotten
             notices_for_accounts_that_are_gone_are_dropped

@@ -1,15 +1,16 @@
 //! Owns the laws of uploads and their records.
 
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
-use bluetrace_protocol::{
-    ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Window,
-};
+use bluetrace_protocol::{Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Window};
 
 use super::{
     FORGET, SUMMARY, at, begun, block_on, expire_all, failed, heard, id, in_threads, name, notice, opened, request,
     unread,
 };
-use crate::store::{NoticeId, Store, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest, UploadRow};
+use crate::store::{
+    AccountId, NewNotice, NoticeId, Store, Told, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest,
+    UploadRow,
+};
 
 /// The same key again, behind what is durable; with another number of records it is a conflict.
 pub async fn an_upload_begins_once_and_goes_on(store: &dyn Store) {
@@ -244,30 +245,28 @@ pub async fn a_forgotten_upload_is_out_of_sight_and_its_id_free(store: &dyn Stor
 }
 
 /// What decides whether somebody is told of an encounter again.
-pub async fn complete_uploads_and_what_people_were_told_can_be_looked_up(store: &dyn Store) {
-    let (alice, bob) = (opened(store, "alice").await, opened(store, "bob").await);
-    let mut keys = Vec::new();
-    for (upload, who) in [("u", alice), ("v", bob), ("w", alice)] {
-        keys.push(begun(store, who, upload, 0).await);
+pub async fn what_people_were_told_can_be_looked_up_by_whose_upload_it_was(store: &dyn Store) {
+    let (alice, bob, carol) = (opened(store, "alice").await, opened(store, "bob").await, opened(store, "carol").await);
+    let told = async |uploader, accounts: &[AccountId], limit, now| {
+        let mut told = store.told(uploader, accounts.to_vec(), limit, at(now)).await.unwrap();
+        told.sort_unstable();
+        told
+    };
+    let said = |NewNotice { account, notice, .. }: NewNotice| Told { account, from: notice.from, to: notice.to };
+    for (uploader, upload, left) in [
+        (alice, "u", vec![notice(bob, 3), notice(carol, 4)]),
+        (alice, "v", vec![notice(bob, 5)]),
+        (carol, "w", vec![notice(bob, 6)]),
+    ] {
+        let key = begun(store, uploader, upload, 0).await;
+        store.complete_upload(key, SUMMARY, left, at(1)).await.unwrap();
     }
-    for (moment, place) in [(1, 2), (2, 1), (3, 0)] {
-        assert!(!store.complete_uploads(alice, 9, at(1)).await.unwrap().contains(&keys[place]), "it is not complete");
-        store.complete_upload(keys[place], SUMMARY, vec![notice(bob, 3)], at(moment)).await.unwrap();
-    }
-    assert_eq!(store.complete_uploads(alice, 9, at(3)).await.unwrap(), [keys[0], keys[2]], "the newest first");
-    assert_eq!(store.complete_uploads(alice, 1, at(3)).await.unwrap(), [keys[0]]);
-    assert_eq!(store.complete_uploads(alice, 9, at(FORGET)).await.unwrap(), []);
-
-    let ExposureNotice { from, to, .. } = notice(bob, 3).notice;
-    let window = |start: i64, expiry: i64| Window::new(from.plus(start), to.plus(expiry)).unwrap();
     store.mark_notices_read(bob, NoticeId(i64::MAX)).await.unwrap();
-    let questions = vec![
-        (bob, window(0, 0)),
-        (bob, window(1, -1)),
-        (bob, window(-1, 0)),
-        (bob, window(0, 1)),
-        (alice, window(0, 0)),
-    ];
-    assert_eq!(store.are_told(questions.clone(), at(1)).await.unwrap(), [true, true, false, false, false]);
-    assert_eq!(store.are_told(questions, at(FORGET)).await.unwrap(), [false; 5]);
+    assert_eq!(told(alice, &[bob], 9, 1).await, [said(notice(bob, 3)), said(notice(bob, 5))], "read or not");
+    assert_eq!(told(alice, &[bob, carol], 9, 1).await.len(), 3);
+    assert_eq!(told(alice, &[bob, carol], 2, 1).await.len(), 2);
+    assert_eq!(told(carol, &[alice, bob, carol], 9, 1).await, [said(notice(bob, 6))]);
+    assert_eq!(told(bob, &[alice, bob, carol], 9, 1).await, []);
+    assert_eq!(told(alice, &[], 9, 1).await, []);
+    assert_eq!(told(alice, &[bob], 9, FORGET).await, []);
 }

@@ -5,7 +5,6 @@
 
 mod accounts;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,8 +21,9 @@ use crate::store::{
     Expired, Failures, ImportedTempId, Lockout, LoginRecorded, LoginState, MAX_EXPIRED_ROWS, NewNotice, NewOneTimeCode,
     NewSealingKey, NewUploadCode, NoticeId, OneTimeCodeId, OneTimeCodeMade, Owner, PasswordHash, PasswordSource,
     PinSeed, PresentedCode, RegistrationConfirmed, SealingKeyId, SealingKeyRow, SealingKeyState, SessionId,
-    SessionState, Shredded, Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadCodeId,
-    UploadCodeRow, UploadCompleted, UploadFound, UploadKey, UploadRequest, UploadRow, Verdict, WrongCodes,
+    SessionState, Shredded, Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, Told, UploadBegun,
+    UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound, UploadKey, UploadRequest, UploadRow, Verdict,
+    WrongCodes,
 };
 
 /// A store that keeps everything in memory.
@@ -235,23 +235,23 @@ impl Store for MemoryStore {
         ready(Ok(Some(unread.take(rows_in(limit)).map(|((_, id), row)| (*id, row.content.clone())).collect())))
     }
 
-    fn complete_uploads(&self, account: AccountId, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadKey>> {
+    fn told(
+        &self,
+        uploader: AccountId,
+        accounts: Vec<AccountId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<Told>> {
         let state = self.state();
-        let is_one = |row: &Upload| row.account == Some(account) && row.finished.is_some() && now < row.forget_at;
-        let rows = state.uploads.iter().rev().filter(|(_, row)| is_one(row));
-        let mut rows: Vec<_> = rows.map(|(key, row)| (row.finished.map(|(at, _)| at), *key)).collect();
-        rows.sort_by_key(|(finished, _)| Reverse(*finished));
-        ready(Ok(rows.into_iter().map(|(_, key)| key).take(rows_in(limit)).collect()))
-    }
-
-    fn are_told(&self, encounters: Vec<(AccountId, Window)>, now: Timestamp) -> StoreFuture<'_, Vec<bool>> {
-        let state = self.state();
-        let is_told = |(account, window): &(AccountId, Window)| {
-            let rows = state.notices.range((*account, NoticeId(i64::MIN))..=(*account, NoticeId(i64::MAX)));
-            let mut contents = rows.filter(|(_, row)| now < row.forget_at).map(|(_, row)| &row.content);
-            contents.any(|notice| notice.from <= window.start() && window.expiry() <= notice.to)
-        };
-        ready(Ok(encounters.iter().map(is_told).collect()))
+        let of = |account| state.notices.range((account, NoticeId(i64::MIN))..=(account, NoticeId(i64::MAX)));
+        let rows = accounts.into_iter().flat_map(of);
+        let told = rows.filter(|(_, row)| row.uploader == uploader && now < row.forget_at);
+        let told = told.map(|((account, _), Notice { content, .. })| Told {
+            account: *account,
+            from: content.from,
+            to: content.to,
+        });
+        ready(Ok(told.take(rows_in(limit)).collect()))
     }
 
     fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()> {
@@ -519,6 +519,8 @@ struct Upload {
 
 struct Notice {
     content: ExposureNotice,
+    /// Whose upload led to it.
+    uploader: AccountId,
     forget_at: Timestamp,
     is_read: bool,
 }
@@ -655,13 +657,14 @@ impl State {
         if row.finished.is_some() {
             return UploadCompleted::Before;
         }
+        let Some(uploader) = row.account else { return UploadCompleted::NoUpload };
         row.finished = Some((now, summary));
         self.codes.complete(upload);
         for NewNotice { account, notice, forget_at } in notices {
             if self.accounts.contains_key(&account) {
                 self.last_notice += 1;
                 let id = NoticeId(self.last_notice);
-                self.notices.insert((account, id), Notice { content: notice, forget_at, is_read: false });
+                self.notices.insert((account, id), Notice { content: notice, uploader, forget_at, is_read: false });
                 self.mortal.insert((forget_at, Mortal::Notice(account, id)));
             }
         }

@@ -84,6 +84,8 @@ pub(crate) struct Upload {
 #[derive(Debug, Clone)]
 pub(crate) struct Notice {
     pub(crate) content: ExposureNotice,
+    /// Whose upload led to it.
+    uploader: usize,
     pub(crate) forget_at: Timestamp,
     pub(crate) is_read: bool,
 }
@@ -247,7 +249,7 @@ impl Model {
             };
             summary.resolved += 1;
             let is_met = issued.owner != uploader && is_within(issued.window, *received);
-            if is_met && !self.is_told(uploader, &record.temp_id, issued, now) {
+            if is_met && !self.is_told(uploader, issued, now) {
                 let (start, expiry) = (issued.window.start(), issued.window.expiry());
                 let times = met.entry(issued.owner).or_insert((start, expiry));
                 *times = (times.0.min(start), times.1.max(expiry));
@@ -260,25 +262,21 @@ impl Model {
             for (person, (from, to)) in met {
                 assert!(self.meetings.contains(&(uploader, person)), "somebody is noticed who was not met");
                 let content = ExposureNotice { from, to, advice: ADVICE.to_owned() };
-                self.users[person].notices.push(Notice { content, forget_at, is_read: false });
+                self.users[person].notices.push(Notice { content, uploader, forget_at, is_read: false });
                 left += 1;
             }
         }
         (summary, left)
     }
 
-    /// Whether an encounter stands in an earlier upload of the same uploader, and the person met has a notice of its time.
-    fn is_told(&self, uploader: usize, id: &TempId, issued: &Issued, now: Timestamp) -> bool {
-        let is_earlier =
-            |upload: &&Upload| upload.user == uploader && upload.finished.is_some() && now < upload.forget_at;
-        let records = self.uploads.iter().filter(is_earlier).flat_map(|upload| &*upload.records);
-        let mut same = records.filter(|entry| entry.record.temp_id == *id);
-        let window = issued.window;
-        same.any(|entry| is_within(window, entry.received))
-            && self.users[issued.owner].notices.iter().any(|notice| {
-                let ExposureNotice { from, to, .. } = &notice.content;
-                now < notice.forget_at && *from <= window.start() && window.expiry() <= *to
-            })
+    /// Whether the person met has been told of the time of an encounter, after an earlier upload of the same uploader.
+    fn is_told(&self, uploader: usize, issued: &Issued, now: Timestamp) -> bool {
+        let mut notices = self.users[issued.owner].notices.iter();
+        notices.any(|notice| {
+            let ExposureNotice { from, to, .. } = &notice.content;
+            let spans = *from <= issued.window.start() && issued.window.expiry() <= *to;
+            notice.uploader == uploader && now < notice.forget_at && spans
+        })
     }
 
     /// The unread notices of a user that are not forgotten, with their places.

@@ -140,14 +140,12 @@ pub(super) async fn redeem_ahead(
     if !accounts::lock(session, account).await? {
         return Ok(CodeRedeemed::NoAccount);
     }
-    Ok(match judge(session, account, None, code, now).await? {
-        (found, CodeVerdict::Accept) => {
-            redeem(session, found, Redemption { account, upload: None, forget_at }, now).await?;
-            CodeRedeemed::Redeemed
-        }
-        (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => CodeRedeemed::Refused { left },
-        (_, CodeVerdict::TooMany { until }) => CodeRedeemed::TooMany { until },
-    })
+    let (found, verdict) = judge(session, account, None, code, now).await?;
+    if let Err(refusal) = verdict.accepted() {
+        return Ok(refusal.into());
+    }
+    redeem(session, found, Redemption { account, upload: None, forget_at }, now).await?;
+    Ok(CodeRedeemed::Redeemed)
 }
 
 /// A code as it was found, with the upload it was last redeemed for. Its row is locked.
@@ -166,18 +164,13 @@ pub(super) async fn check(
     check: CodeCheck,
     now: Timestamp,
 ) -> Result<std::result::Result<Option<Found>, UploadBegun>> {
-    let presented = match check {
-        CodeCheck::NotRequired => return Ok(Ok(None)),
-        CodeCheck::Required(None) => return Ok(Err(UploadBegun::CodeRequired)),
-        CodeCheck::Required(Some(presented)) => presented,
+    let presented = match check.presented() {
+        Ok(None) => return Ok(Ok(None)),
+        Ok(Some(presented)) => presented,
+        Err(refusal) => return Ok(Err(refusal)),
     };
-    Ok(match judge(session, account, Some(upload), presented, now).await? {
-        (found, CodeVerdict::Accept) => Ok(found),
-        (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => {
-            Err(UploadBegun::CodeRefused { left })
-        }
-        (_, CodeVerdict::TooMany { until }) => Err(UploadBegun::TooManyCodes { until }),
-    })
+    let (found, verdict) = judge(session, account, Some(upload), presented, now).await?;
+    Ok(verdict.accepted().map(|()| found).map_err(UploadBegun::from))
 }
 
 /// For whom a code is redeemed.

@@ -45,11 +45,11 @@ use bluetrace_authority::store::{
     ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice, NewOneTimeCode, NewSealingKey, NewUploadCode,
     NoticeId, OneTimeCodeId, OneTimeCodeMade, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode,
     RegistrationConfirmed, SealingKeyId, SealingKeyRow, SessionId, SessionState, Shredded, Store, StoreError,
-    StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound,
-    UploadKey, UploadRequest, UploadRow, Verdict, WrongCodes,
+    StoreFuture, TempIdImported, TempIdsIssued, Told, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted,
+    UploadFound, UploadKey, UploadRequest, UploadRow, Verdict, WrongCodes,
 };
 use bluetrace_protocol::{
-    ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username, Window,
+    ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
@@ -84,11 +84,8 @@ impl PostgresStore {
         key_mark: &str,
         seed: [u8; 32],
     ) -> Result<Self, OpenError> {
-        let runtime =
-            Builder::new_multi_thread().thread_name("store").enable_all().build().map_err(OpenError::Threads)?;
         let shown = place.to_string();
-        let handle = runtime.handle().clone();
-        let store = Self { pool: Arc::new(Pool::new(place, options, Ids::new(seed))), runtime: Some(runtime), handle };
+        let store = Self::start(place, options, seed)?;
         let opened = store.wait_for(store.run(Manner::Transaction, key_mark.to_owned(), |session, key_mark| {
             Box::pin(schema::prepare(session, key_mark))
         }));
@@ -340,14 +337,16 @@ impl Store for PostgresStore {
         self.look((after, limit, now), |s, (after, limit, now)| Box::pin(uploads::list(s, *after, *limit, *now)))
     }
 
-    fn complete_uploads(&self, account: AccountId, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadKey>> {
-        self.look((account, limit, now), |s, (account, limit, now)| {
-            Box::pin(uploads::complete_of(s, *account, *limit, *now))
+    fn told(
+        &self,
+        uploader: AccountId,
+        accounts: Vec<AccountId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<Told>> {
+        self.look((uploader, accounts, limit, now), |s, (uploader, accounts, limit, now)| {
+            Box::pin(notices::told(s, *uploader, accounts, *limit, *now))
         })
-    }
-
-    fn are_told(&self, encounters: Vec<(AccountId, Window)>, now: Timestamp) -> StoreFuture<'_, Vec<bool>> {
-        self.look((encounters, now), |s, (encounters, now)| Box::pin(notices::are_told(s, encounters, *now)))
     }
 
     fn unread_notices(

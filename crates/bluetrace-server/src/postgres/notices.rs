@@ -3,16 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use bluetrace_authority::store::{AccountId, NewNotice, NoticeId};
-use bluetrace_protocol::{ExposureNotice, Timestamp, Window};
+use bluetrace_authority::store::{AccountId, NewNotice, NoticeId, Told};
+use bluetrace_protocol::{ExposureNotice, Timestamp};
 use tokio_postgres::types::Type;
 
 use super::convert;
 use super::error::Result;
 use super::session::Session;
 
-/// In a transaction. Leaves notices; those for accounts that are gone are dropped.
-pub(super) async fn leave(session: &Session, notices: &[NewNotice]) -> Result<()> {
+/// In a transaction. Leaves the notices of an upload of `uploader`; those for accounts that are gone are dropped.
+pub(super) async fn leave(session: &Session, uploader: i64, notices: &[NewNotice]) -> Result<()> {
     let mut of_account: BTreeMap<i64, Vec<&NewNotice>> = BTreeMap::new();
     for notice in notices {
         of_account.entry(notice.account.0).or_default().push(notice);
@@ -49,8 +49,8 @@ pub(super) async fn leave(session: &Session, notices: &[NewNotice]) -> Result<()
     }
     session
         .execute(
-            "INSERT INTO notice (account, number, begins, ends, advice, forget_at)
-             SELECT * FROM unnest($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO notice (account, number, begins, ends, advice, forget_at, uploader)
+             SELECT *, $7 FROM unnest($1, $2, $3, $4, $5, $6)",
             &[
                 (&accounts, Type::INT8_ARRAY),
                 (&numbers, Type::INT8_ARRAY),
@@ -58,6 +58,7 @@ pub(super) async fn leave(session: &Session, notices: &[NewNotice]) -> Result<()
                 (&ends, Type::INT8_ARRAY),
                 (&advice, Type::TEXT_ARRAY),
                 (&forget_at, Type::INT8_ARRAY),
+                (&uploader, Type::INT8),
             ],
         )
         .await?;
@@ -102,26 +103,29 @@ pub(super) async fn mark_read(session: &Session, account: AccountId, last: Notic
     Ok(())
 }
 
-pub(super) async fn are_told(
+pub(super) async fn told(
     session: &Session,
-    encounters: &[(AccountId, Window)],
+    uploader: AccountId,
+    accounts: &[AccountId],
+    limit: u32,
     now: Timestamp,
-) -> Result<Vec<bool>> {
-    let accounts: Vec<i64> = encounters.iter().map(|(account, _)| account.0).collect();
-    let starts: Vec<i64> = encounters.iter().map(|(_, window)| window.start().as_unix()).collect();
-    let expiries: Vec<i64> = encounters.iter().map(|(_, window)| window.expiry().as_unix()).collect();
+) -> Result<Vec<Told>> {
+    let accounts: Vec<i64> = accounts.iter().map(|account| account.0).collect();
     let rows = session
         .rows(
-            "SELECT EXISTS (SELECT 1 FROM notice AS n WHERE n.account = e.account AND n.begins <= e.start
-                            AND n.ends >= e.expiry AND n.forget_at > $4)
-             FROM unnest($1, $2, $3) WITH ORDINALITY AS e (account, start, expiry, place) ORDER BY e.place",
+            "SELECT account, begins, ends FROM notice
+             WHERE account = ANY ($1) AND uploader = $2 AND forget_at > $3 LIMIT $4",
             &[
                 (&accounts, Type::INT8_ARRAY),
-                (&starts, Type::INT8_ARRAY),
-                (&expiries, Type::INT8_ARRAY),
+                (&uploader.0, Type::INT8),
                 (&now.as_unix(), Type::INT8),
+                (&i64::from(limit), Type::INT8),
             ],
         )
         .await?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    let told = rows.iter().map(|row| {
+        let account = AccountId(row.try_get(0)?);
+        Ok(Told { account, from: convert::time(row, 1)?, to: convert::time(row, 2)? })
+    });
+    told.collect()
 }

@@ -119,12 +119,14 @@ pub(super) async fn complete(
     now: Timestamp,
 ) -> Result<UploadCompleted> {
     let found = session
-        .row("SELECT finished FROM upload WHERE id = $1 AND account IS NOT NULL FOR UPDATE", &[(&upload.0, Type::INT8)])
+        .row(
+            "SELECT account, finished FROM upload WHERE id = $1 AND account IS NOT NULL FOR UPDATE",
+            &[(&upload.0, Type::INT8)],
+        )
         .await?;
-    match found.map(|row| convert::optional_time(&row, 0)).transpose()? {
-        None => return Ok(UploadCompleted::NoUpload),
-        Some(Some(_)) => return Ok(UploadCompleted::Before),
-        Some(None) => {}
+    let Some(found) = found else { return Ok(UploadCompleted::NoUpload) };
+    if convert::optional_time(&found, 1)?.is_some() {
+        return Ok(UploadCompleted::Before);
     }
     let UploadSummary { records, resolved, unknown, invalid } = summary;
     let [counted, resolved, unknown, invalid] = [records, resolved, unknown, invalid].map(i64::from);
@@ -142,7 +144,7 @@ pub(super) async fn complete(
         )
         .await?;
     codes::complete(session, upload).await?;
-    notices::leave(session, left).await?;
+    notices::leave(session, found.try_get(0)?, left).await?;
     Ok(UploadCompleted::Now)
 }
 
@@ -174,20 +176,4 @@ pub(super) async fn list(
         })
     });
     uploads.collect()
-}
-
-pub(super) async fn complete_of(
-    session: &Session,
-    account: AccountId,
-    limit: u32,
-    now: Timestamp,
-) -> Result<Vec<UploadKey>> {
-    let rows = session
-        .rows(
-            "SELECT id FROM upload WHERE account = $1 AND finished IS NOT NULL AND forget_at > $2
-             ORDER BY finished DESC, id DESC LIMIT $3",
-            &[(&account.0, Type::INT8), (&now.as_unix(), Type::INT8), (&i64::from(limit), Type::INT8)],
-        )
-        .await?;
-    rows.iter().map(|row| Ok(UploadKey(row.try_get(0)?))).collect()
 }

@@ -103,14 +103,12 @@ pub(super) fn redeem_upload_code(
     if !read::has_account(connection, account)? {
         return Ok(CodeRedeemed::NoAccount);
     }
-    Ok(match judge(connection, account, None, code, now)? {
-        (found, CodeVerdict::Accept) => {
-            redeem(connection, found, Redemption { account, upload: None, forget_at }, now)?;
-            CodeRedeemed::Redeemed
-        }
-        (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => CodeRedeemed::Refused { left },
-        (_, CodeVerdict::TooMany { until }) => CodeRedeemed::TooMany { until },
-    })
+    let (found, verdict) = judge(connection, account, None, code, now)?;
+    if let Err(refusal) = verdict.accepted() {
+        return Ok(refusal.into());
+    }
+    redeem(connection, found, Redemption { account, upload: None, forget_at }, now)?;
+    Ok(CodeRedeemed::Redeemed)
 }
 
 /// A code as it was found, with the upload it was last redeemed for.
@@ -129,18 +127,13 @@ pub(super) fn check(
     check: CodeCheck,
     now: Timestamp,
 ) -> Result<std::result::Result<Option<Found>, UploadBegun>> {
-    let presented = match check {
-        CodeCheck::NotRequired => return Ok(Ok(None)),
-        CodeCheck::Required(None) => return Ok(Err(UploadBegun::CodeRequired)),
-        CodeCheck::Required(Some(presented)) => presented,
+    let presented = match check.presented() {
+        Ok(None) => return Ok(Ok(None)),
+        Ok(Some(presented)) => presented,
+        Err(refusal) => return Ok(Err(refusal)),
     };
-    Ok(match judge(connection, account, Some(upload), presented, now)? {
-        (found, CodeVerdict::Accept) => Ok(found),
-        (_, CodeVerdict::Refuse { left } | CodeVerdict::RefuseAndCount { left }) => {
-            Err(UploadBegun::CodeRefused { left })
-        }
-        (_, CodeVerdict::TooMany { until }) => Err(UploadBegun::TooManyCodes { until }),
-    })
+    let (found, verdict) = judge(connection, account, Some(upload), presented, now)?;
+    Ok(verdict.accepted().map(|()| found).map_err(UploadBegun::from))
 }
 
 /// For whom a code is redeemed.

@@ -23,11 +23,11 @@ use bluetrace_authority::store::{
     ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice, NewOneTimeCode, NewSealingKey, NewUploadCode,
     NoticeId, OneTimeCodeId, OneTimeCodeMade, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode,
     RegistrationConfirmed, SealingKeyId, SealingKeyRow, SessionId, SessionState, Shredded, Store, StoreFuture,
-    TempIdImported, TempIdsIssued, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound, UploadKey,
-    UploadRequest, UploadRow, Verdict, WrongCodes,
+    TempIdImported, TempIdsIssued, Told, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound,
+    UploadKey, UploadRequest, UploadRow, Verdict, WrongCodes,
 };
 use bluetrace_protocol::{
-    ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username, Window,
+    ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username,
 };
 use rusqlite::Connection;
 
@@ -247,12 +247,14 @@ impl Store for SqliteStore {
         self.read(move |c| read::unread_notices(c, account, limit, now))
     }
 
-    fn complete_uploads(&self, account: AccountId, limit: u32, now: Timestamp) -> StoreFuture<'_, Vec<UploadKey>> {
-        self.read(move |c| read::complete_uploads(c, account, limit, now))
-    }
-
-    fn are_told(&self, encounters: Vec<(AccountId, Window)>, now: Timestamp) -> StoreFuture<'_, Vec<bool>> {
-        self.read(move |c| read::are_told(c, &encounters, now))
+    fn told(
+        &self,
+        uploader: AccountId,
+        accounts: Vec<AccountId>,
+        limit: u32,
+        now: Timestamp,
+    ) -> StoreFuture<'_, Vec<Told>> {
+        self.read(move |c| read::told(c, uploader, &accounts, limit, now))
     }
 
     fn mark_notices_read(&self, account: AccountId, last: NoticeId) -> StoreFuture<'_, ()> {

@@ -1,10 +1,10 @@
 //! Owns the store's questions as SQL. Each function runs within one transaction and changes nothing.
 
 use bluetrace_authority::store::{
-    AccountId, AccountSummary, Failures, ImportedTempId, LoginState, NoticeId, Owner, SessionId, SessionState,
+    AccountId, AccountSummary, Failures, ImportedTempId, LoginState, NoticeId, Owner, SessionId, SessionState, Told,
     UploadFound, UploadKey, UploadRow,
 };
-use bluetrace_protocol::{ExposureNotice, Moment, TempId, Timestamp, UploadId, Uploaded, Username, Window};
+use bluetrace_protocol::{ExposureNotice, Moment, TempId, Timestamp, UploadId, Uploaded, Username};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::convert;
@@ -199,31 +199,27 @@ pub(super) fn unread_notices(
     rows.collect::<Result<_>>().map(Some)
 }
 
-pub(super) fn complete_uploads(
+pub(super) fn told(
     connection: &Connection,
-    account: AccountId,
+    uploader: AccountId,
+    accounts: &[AccountId],
     limit: u32,
     now: Timestamp,
-) -> Result<Vec<UploadKey>> {
+) -> Result<Vec<Told>> {
     let mut query = connection.prepare_cached(
-        "SELECT id FROM upload WHERE account = ?1 AND finished IS NOT NULL AND +forget_at > ?2
-         ORDER BY finished DESC LIMIT ?3",
+        "SELECT begins, ends FROM notice WHERE account = ?1 AND uploader = ?2 AND +forget_at > ?3 LIMIT ?4",
     )?;
-    query.query_map(params![account.0, now.as_unix(), limit], |row| row.get(0).map(UploadKey))?.collect()
-}
-
-pub(super) fn are_told(
-    connection: &Connection,
-    encounters: &[(AccountId, Window)],
-    now: Timestamp,
-) -> Result<Vec<bool>> {
-    let mut query = connection.prepare_cached(
-        "SELECT 1 FROM notice WHERE account = ?1 AND begins <= ?2 AND ends >= ?3 AND +forget_at > ?4",
-    )?;
-    let is_told = |(account, window): &(AccountId, Window)| {
-        query.exists(params![account.0, window.start().as_unix(), window.expiry().as_unix(), now.as_unix()])
-    };
-    encounters.iter().map(is_told).collect()
+    let mut told = Vec::new();
+    for account in accounts {
+        let left = i64::from(limit) - i64::try_from(told.len()).unwrap_or(i64::MAX);
+        let rows = query.query_map(params![account.0, uploader.0, now.as_unix(), left.max(0)], |row| {
+            Ok(Told { account: *account, from: convert::time(row, 0)?, to: convert::time(row, 1)? })
+        })?;
+        for row in rows {
+            told.push(row?);
+        }
+    }
+    Ok(told)
 }
 
 pub(super) fn has_account(connection: &Connection, account: AccountId) -> Result<bool> {

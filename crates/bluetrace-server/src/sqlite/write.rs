@@ -314,11 +314,12 @@ pub(super) fn complete_upload(
         ])?;
     codes::complete(connection, upload)?;
     let mut leave = connection.prepare_cached(
-        "INSERT INTO notice (account, begins, ends, advice, forget_at) SELECT id, ?2, ?3, ?4, ?5 FROM account WHERE id = ?1",
+        "INSERT INTO notice (account, uploader, begins, ends, advice, forget_at)
+         SELECT id, (SELECT account FROM upload WHERE id = ?6), ?2, ?3, ?4, ?5 FROM account WHERE id = ?1",
     )?;
     for NewNotice { account, notice, forget_at } in notices {
         let (from, to) = (notice.from.as_unix(), notice.to.as_unix());
-        leave.execute(params![account.0, from, to, notice.advice, forget_at.as_unix()])?;
+        leave.execute(params![account.0, from, to, notice.advice, forget_at.as_unix(), upload.0])?;
     }
     Ok(UploadCompleted::Now)
 }
