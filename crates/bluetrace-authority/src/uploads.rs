@@ -401,7 +401,7 @@ fn widen(met: &mut Met, account: AccountId, window: Window) {
 struct Tally {
     summary: UploadSummary,
     /// Who was met by which id, and in which window: the first [`MAX_OWNERS`].
-    encounters: BTreeMap<TempId, (AccountId, Window)>,
+    encounters: HashMap<TempId, (AccountId, Window)>,
     /// Who was met in further ones.
     met_besides: Met,
     report: UploadReport,
@@ -436,9 +436,7 @@ impl Tally {
 
     fn met(&self) -> Met {
         let mut met = self.met_besides.clone();
-        for (account, window) in self.encounters.values() {
-            widen(&mut met, *account, *window);
-        }
+        self.encounters.values().for_each(|(account, window)| widen(&mut met, *account, *window));
         met
     }
 

@@ -136,10 +136,10 @@ impl Record {
 
 /// Whether the bytes are the padded base64 of 61 bytes: 82 characters of the alphabet and `==`.
 fn is_sealed_text(bytes: &[u8]) -> bool {
-    bytes.len() == SEALED_CHARACTERS
-        && bytes
-            .strip_suffix(b"==")
-            .is_some_and(|body| body.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')))
+    let is_of_alphabet = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    // all of them, also behind a wrong one: so they are looked at several at a time
+    let are_of_alphabet = |body: &[u8]| body.iter().fold(true, |all, byte| all & is_of_alphabet(byte));
+    bytes.len() == SEALED_CHARACTERS && bytes.strip_suffix(b"==").is_some_and(are_of_alphabet)
 }
 
 #[cfg(test)]
