@@ -10,14 +10,33 @@
 //!   millisecond before, the username may log in again.
 //! - An expected outcome is a variant of the result; [`StoreError`] means that the store itself could not do its work.
 
+mod account;
+mod lockout;
+mod sealing_key;
+mod temp_id;
+mod upload;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
 use bluetrace_protocol::{
-    ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username, Window,
+    ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username,
 };
 use thiserror::Error;
+
+pub use self::account::{
+    Account, AccountId, AccountOpened, AccountSummary, LoginState, PasswordHash, PasswordSource, SessionId,
+    SessionState,
+};
+pub use self::lockout::{Failures, Lockout, LoginRecorded, MAX_UNKNOWN_USERNAMES, UNKNOWN_USERNAME_MEMORY_S, Verdict};
+pub use self::sealing_key::{
+    KeyTerm, NewSealingKey, SealingKeyId, SealingKeyRow, SealingKeyState, Shredded, WRAPPED_KEY_BYTES, WrappedKey,
+};
+pub use self::temp_id::{ImportedTempId, Owner, TempIdImported, TempIdsIssued};
+pub use self::upload::{
+    NewNotice, NoticeId, Told, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest, UploadRow,
+};
 
 pub use crate::code_rule::{
     CodeCheck, CodeForm, CodeHash, CodeIssued, CodeLimits, CodeRedeemed, CodeRefusal, CodeRevoked, CodeState,
@@ -43,299 +62,6 @@ pub enum StoreError {
     Failed(String),
 }
 
-/// The store's own number for an account. Never on the wire, never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AccountId(pub i64);
-
-/// The store's own number for an upload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UploadKey(pub i64);
-
-/// The store's own number for a notice; later notices of an account have higher numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NoticeId(pub i64);
-
-/// A login's random name, carried on in its resume tokens, so that a logout can end them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub [u8; 16]);
-
-/// An Argon2id hash in PHC text form.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PasswordHash(pub String);
-
-/// Who sets a password: it decides what a later import compares with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PasswordSource {
-    /// An operator. A line of `credentials.txt` that has not changed since its import does not undo it.
-    Operator,
-    /// A line of `credentials.txt`.
-    Import,
-}
-
-/// An account as the authority needs it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
-    /// The store's number for it.
-    pub id: AccountId,
-    /// Who it is.
-    pub username: Username,
-    /// The password that opens it. `None` for an account that exists only because an imported `TempID` names it.
-    pub password_hash: Option<PasswordHash>,
-    /// The password last imported from `credentials.txt`, if any; kept when an operator sets another.
-    pub imported_hash: Option<PasswordHash>,
-    /// Counts password changes. A resume token of another epoch is void.
-    pub token_epoch: u32,
-    /// When it was opened.
-    pub created: Timestamp,
-}
-
-/// An account in a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AccountSummary {
-    /// Who it is.
-    pub username: Username,
-    /// When it was opened.
-    pub created: Timestamp,
-    /// Whether it has a password.
-    pub has_password: bool,
-    /// The first moment at which it may log in again, if it is blocked now.
-    pub blocked_until: Option<Moment>,
-}
-
-/// Outcome of [`Store::open_account`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AccountOpened {
-    /// There was none of that name, or one without a password.
-    Opened(AccountId),
-    /// There is one already. Nothing was changed.
-    Exists(AccountId),
-}
-
-/// What is known of a username before its password is looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoginState {
-    /// The account, if there is one.
-    pub account: Option<Account>,
-    /// The first moment at which this username, known or not, may log in again, if it is blocked now.
-    pub blocked_until: Option<Moment>,
-}
-
-/// Whether a password was right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It was.
-    Right,
-    /// It was not, or there is no such account.
-    Wrong,
-}
-
-/// The lock-out rule (PROTOCOL section 4.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lockout {
-    /// Failures in a row that block a username.
-    pub max_failures: u32,
-    /// How long a block lasts, in seconds, from the failure that made it; its end is not within it. With 0 nothing is
-    /// ever blocked, and failures still count.
-    pub block_duration_s: u32,
-}
-
-/// The failed logins of a username, as a store keeps them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Failures {
-    /// Failures since the last success or block.
-    pub in_a_row: u32,
-    /// The end of the last block, which may be over.
-    pub blocked_until: Option<Moment>,
-}
-
-/// Outcome of [`Store::record_login`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoginRecorded {
-    /// The password was right, and the username was not blocked. Its failures are forgotten.
-    Welcome,
-    /// The password was wrong.
-    Wrong {
-        /// Failures that are still free before the block.
-        left: u32,
-    },
-    /// The password was wrong, and this failure blocked the username.
-    BlockedNow {
-        /// The first moment at which it may log in again.
-        until: Moment,
-    },
-    /// The username was blocked already. Nothing was counted.
-    Blocked {
-        /// The first moment at which it may log in again.
-        until: Moment,
-    },
-}
-
-/// Outcome of [`Store::issue_temp_ids`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TempIdsIssued {
-    /// All are stored.
-    Issued,
-    /// None is stored: these, by their place in the request, are taken. Draw them anew.
-    Taken(Vec<usize>),
-    /// None is stored: there is no such account.
-    NoAccount,
-}
-
-/// A line of `tempIDs.txt`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImportedTempId {
-    /// Whose it is.
-    pub username: Username,
-    /// The id and its window.
-    pub record: Record,
-}
-
-/// What became of a line of `tempIDs.txt`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TempIdImported {
-    /// It is stored. If there was no such account, there is one now, without a password.
-    Added,
-    /// The same user has it already. Nothing was changed.
-    Known,
-    /// Another user has it. Nothing was changed.
-    ClaimedByAnother,
-}
-
-/// To whom a `TempID` belongs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// The account.
-    pub account: AccountId,
-    /// Its name.
-    pub username: Username,
-    /// The window in which the id was to be shown, as issued.
-    pub window: Window,
-}
-
-/// What a device says when it begins or continues an upload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UploadRequest {
-    /// Who uploads.
-    pub account: AccountId,
-    /// The device's name for the upload.
-    pub upload: UploadId,
-    /// How many records it has in all.
-    pub records: u32,
-    /// When the upload and its records are forgotten, if it is a new one.
-    pub forget_at: Timestamp,
-    /// What it takes to be let in.
-    pub code: CodeCheck,
-}
-
-/// Outcome of [`Store::begin_upload`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UploadBegun {
-    /// It may go on behind the records that are durable.
-    Open {
-        /// The store's number for it.
-        key: UploadKey,
-        /// How many of its first records are durable; 0 for a new one.
-        durable: u32,
-        /// What came of it, if it is complete.
-        summary: Option<UploadSummary>,
-    },
-    /// This account has begun an upload of this id with another number of records.
-    Conflict {
-        /// The number it was begun with.
-        records: u32,
-    },
-    /// There is no such account.
-    NoAccount,
-    /// An upload code is required, and was not presented. Nothing was changed.
-    CodeRequired,
-    /// The upload code is none that this account can use. No upload was begun.
-    CodeRefused {
-        /// Wrong ones that are still free before none is looked at.
-        left: u32,
-    },
-    /// There were too many wrong upload codes: this one was not looked at, and nothing was changed.
-    TooManyCodes {
-        /// When the next is looked at.
-        until: Timestamp,
-    },
-}
-
-/// Outcome of [`Store::complete_upload`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UploadCompleted {
-    /// This call completed it.
-    Now,
-    /// It was complete already. Nothing was changed.
-    Before,
-    /// There is no such upload: it is forgotten, or its account has been removed.
-    NoUpload,
-}
-
-/// Where an upload stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UploadFound {
-    /// The store's number for it.
-    pub key: UploadKey,
-    /// How many records it has in all.
-    pub records: u32,
-    /// How many of its first records are durable.
-    pub durable: u32,
-    /// What came of it, if it is complete.
-    pub summary: Option<UploadSummary>,
-}
-
-/// An upload in a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UploadRow {
-    /// The store's number for it; lists are in its order.
-    pub key: UploadKey,
-    /// The device's name for it.
-    pub upload: UploadId,
-    /// Who uploads.
-    pub uploader: Username,
-    /// How many records it has in all.
-    pub records: u32,
-    /// How many of its first records are durable.
-    pub durable: u32,
-    /// When it was begun.
-    pub begun: Timestamp,
-    /// When it was completed, and what came of it.
-    pub finished: Option<(Timestamp, UploadSummary)>,
-}
-
-/// A notice for one account.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewNotice {
-    /// Whom it is for.
-    pub account: AccountId,
-    /// What it says.
-    pub notice: ExposureNotice,
-    /// When it is forgotten.
-    pub forget_at: Timestamp,
-}
-
-/// The time that a notice speaks of, and whom it was left for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Told {
-    /// Who was met.
-    pub account: AccountId,
-    /// The begin of the first encounter.
-    pub from: Timestamp,
-    /// The end of the last one.
-    pub to: Timestamp,
-}
-
-/// What a resume token's session and account have come to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionState {
-    /// Who the account is.
-    pub username: Username,
-    /// The account's present epoch.
-    pub token_epoch: u32,
-    /// Whether a logout has ended the session.
-    pub is_revoked: bool,
-}
-
 /// What [`Store::expire`] deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Expired {
@@ -344,81 +70,6 @@ pub struct Expired {
     /// Whether there is more to delete: call again.
     pub more: bool,
 }
-
-// ---- Sealing keys
-
-/// The name of a sealing key. Later keys have higher ones, and none is given twice: the rows stay when the keys are gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SealingKeyId(pub i64);
-
-/// A sealing key's bytes under the master key's: useless to who has not that. All of one length, so that a store can write
-/// over them in place.
-#[derive(Clone, PartialEq, Eq)]
-pub struct WrappedKey(pub [u8; WRAPPED_KEY_BYTES]);
-
-/// When a sealing key seals, and when it ends.
-///
-/// Invariant: `issues_from < issues_until <= last_expiry < forget_at`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyTerm {
-    /// The first second in which it seals.
-    pub issues_from: Timestamp,
-    /// The first second in which it seals no more.
-    pub issues_until: Timestamp,
-    /// No `TempID` that it seals is valid after this second.
-    pub last_expiry: Timestamp,
-    /// When it is destroyed.
-    pub forget_at: Timestamp,
-}
-
-/// A sealing key that is to be stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewSealingKey {
-    /// Its name: one more than the highest there has ever been.
-    pub id: SealingKeyId,
-    /// Its term.
-    pub term: KeyTerm,
-    /// Its bytes.
-    pub wrapped: WrappedKey,
-}
-
-/// A sealing key as a store knows it, or what is left of one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SealingKeyRow {
-    /// Its name.
-    pub id: SealingKeyId,
-    /// Its term.
-    pub term: KeyTerm,
-    /// How many `TempIDs` it has sealed, as far as servers have counted them.
-    pub seals: u64,
-    /// What there is of its bytes.
-    pub state: SealingKeyState,
-}
-
-/// What there is of a sealing key's bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SealingKeyState {
-    /// They are there.
-    Live(WrappedKey),
-    /// They are out of reach; the store's files may still hold them, until [`Store::shred_sealing_key`] has finished.
-    Shredding,
-    /// They are nowhere in the store's files.
-    Shredded,
-}
-
-/// Outcome of [`Store::shred_sealing_key`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shredded {
-    /// There never was a key of that name.
-    NoSuchKey,
-    /// The bytes are out of reach for good, but something that reads the store keeps its files from being cleaned: call again.
-    Unfinished,
-    /// The bytes are nowhere in the store's files.
-    Done,
-}
-
-/// Bytes of a [`WrappedKey`]: an IV of 16, a key of 32, a tag of 16.
-pub const WRAPPED_KEY_BYTES: usize = 64;
 
 /// Everything the authority asks of a database. See the module for the laws.
 pub trait Store: Send + Sync + fmt::Debug {
@@ -662,64 +313,5 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn expire(&self, now: Timestamp) -> StoreFuture<'_, Expired>;
 }
 
-/// Most usernames without an account whose failed logins are remembered: bounds what made-up names can cost.
-pub const MAX_UNKNOWN_USERNAMES: u32 = 100_000;
-
-/// How long failures of usernames without an account are remembered after the last one, in seconds: a day. They are
-/// forgotten with the first whole second after it.
-pub const UNKNOWN_USERNAME_MEMORY_S: i64 = 24 * 60 * 60;
-
 /// Most rows that one call of [`Store::expire`] deletes, so that it holds nobody up.
 pub const MAX_EXPIRED_ROWS: u32 = 10_000;
-
-impl Lockout {
-    /// Applies the rule to one attempt: what came of it, and the failures to keep. Every store decides with this.
-    pub fn judge(self, failures: Failures, verdict: Verdict, now: Moment) -> (LoginRecorded, Failures) {
-        if let Some(until) = failures.blocked_until_after(now) {
-            return (LoginRecorded::Blocked { until }, failures);
-        }
-        if verdict == Verdict::Right {
-            return (LoginRecorded::Welcome, Failures::default());
-        }
-        let in_a_row = failures.in_a_row.saturating_add(1);
-        if in_a_row >= self.max_failures && self.block_duration_s > 0 {
-            let until = now.plus_ms(1_000 * i64::from(self.block_duration_s));
-            (LoginRecorded::BlockedNow { until }, Failures { in_a_row: 0, blocked_until: Some(until) })
-        } else {
-            let left = self.max_failures.saturating_sub(in_a_row);
-            (LoginRecorded::Wrong { left }, Failures { in_a_row, blocked_until: None })
-        }
-    }
-}
-
-impl Failures {
-    /// The end of the block, if there is one at `now`.
-    pub fn blocked_until_after(self, now: Moment) -> Option<Moment> {
-        self.blocked_until.filter(|until| now < *until)
-    }
-
-    /// When those of a username without an account are forgotten, if the last attempt was at `now`. A whole second, as
-    /// for every row, and never one before the end of a block.
-    pub fn forgotten_at(self, now: Moment) -> Timestamp {
-        let after_a_day = now.plus_ms(1_000 * UNKNOWN_USERNAME_MEMORY_S);
-        self.blocked_until.map_or(after_a_day, |until| until.max(after_a_day)).timestamp_rounded_up()
-    }
-}
-
-impl fmt::Debug for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SessionId(..)")
-    }
-}
-
-impl fmt::Debug for PasswordHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PasswordHash(..)")
-    }
-}
-
-impl fmt::Debug for WrappedKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WrappedKey(..)")
-    }
-}
