@@ -16,7 +16,7 @@ use bluetrace_server::code_sender::{CodeCommand, CodeText, WebhookUrl};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
-pub(crate) use self::load::LoadOptions;
+pub(crate) use self::load::{LoadOptions, Protocol};
 pub(crate) use self::operator::{
     CodeAction, CodeIssue, CodeOptions, ExportFormat, ExportKind, ExportOptions, KeysAction, KeysOptions, NamedUser,
     PinOptions, UserAction, UserOptions,
