@@ -9,17 +9,20 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bluetrace_protocol::{ContactLogEntry, Record, TempId, Timestamp, UploadId, UploadSummary, Window};
+use bluetrace_protocol::{ContactLogEntry, Record, UploadId, UploadSummary};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::http_body::RequestBody;
 use super::http_connection::HttpConnection;
-use super::link::{Account, Failure, Link, Standing, Then};
+use super::http_wire::{
+    BeginBody, CountBody, LoginBody, NOT_THE_API, Problem, RenewBody, SessionBody, SummaryBody, TempIdBody,
+    TempIdsBody, UNAUTHENTICATED, UploadBody, json, read,
+};
+use super::link::{Account, Failure, Link, Standing};
 use super::tally::Measured;
 use crate::uplink::{ConnectError, Connector};
 
@@ -37,75 +40,6 @@ struct Session {
     /// When another access token is to be had.
     renew_at: Instant,
     resume_token: String,
-}
-
-#[derive(Serialize)]
-struct LoginBody<'a> {
-    username: &'a str,
-    password: &'a str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct RenewBody<'a> {
-    resume_token: &'a str,
-}
-
-#[derive(Serialize)]
-struct CountBody {
-    count: u32,
-}
-
-#[derive(Serialize)]
-struct BeginBody {
-    records: u32,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SessionBody {
-    access_token: String,
-    access_expires: i64,
-    resume_token: String,
-    now: i64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct TempIdsBody {
-    temp_ids: Vec<TempIdBody>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct TempIdBody {
-    temp_id: String,
-    start: i64,
-    expiry: i64,
-}
-
-#[derive(Deserialize)]
-struct UploadBody {
-    durable: u32,
-    summary: Option<SummaryBody>,
-}
-
-#[derive(Deserialize)]
-struct SummaryBody {
-    records: u32,
-    resolved: u32,
-    unknown: u32,
-    invalid: u32,
-}
-
-/// Why a server did not carry out a request.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Problem {
-    code: String,
-    #[serde(default)]
-    retry_after: u32,
-    durable: Option<u32>,
 }
 
 /// What came of a request that was answered.
@@ -305,48 +239,174 @@ impl fmt::Debug for HttpLink {
     }
 }
 
-impl Problem {
-    fn read(status: u16, bytes: &Bytes) -> Self {
-        let bare = |_| Self { code: format!("status {status}"), retry_after: 0, durable: None };
-        serde_json::from_slice(bytes).unwrap_or_else(bare)
-    }
-}
+#[cfg(test)]
+mod tests {
+    use bluetrace_protocol::{Password, TempId, Timestamp, Username, Window};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::oneshot;
 
-impl From<Problem> for Failure {
-    fn from(Problem { code, retry_after, .. }: Problem) -> Self {
-        let wait = Duration::from_secs(retry_after.into());
-        let then = match code.as_str() {
-            "rate_limited" | "busy" | "too_slow" => Then::AskAgain(wait),
-            "unavailable" | "shutting_down" | UNAUTHENTICATED => Then::ComeBack(wait),
-            "blocked" | "wrong_password" => Then::End,
-            _ => Then::LetBe,
+    use super::*;
+    use crate::known_servers::KnownServers;
+    use crate::load::link::Then;
+    use crate::servers::Servers;
+    use crate::uplink::Transport;
+
+    #[tokio::test]
+    async fn who_is_cut_off_comes_back_with_the_resume_token_and_with_the_password_where_that_is_no_longer_good() {
+        let (listener, mut link) = server_and_link().await;
+        let serving = tokio::spawn(async move {
+            let mut stream = accept(&listener).await;
+            assert!(answer(&mut stream, 200, &session(1)).await.starts_with("POST /v1/login "));
+            let cut = hear(&mut stream).await;
+            assert!(cut.starts_with("PUT /v1/uploads/u-1 ") && cut.contains("Bearer access-1"), "{cut}");
+            drop(stream);
+            let mut stream = accept(&listener).await;
+            let renewal = answer(&mut stream, 200, &session(2)).await;
+            assert!(renewal.starts_with("POST /v1/session ") && renewal.contains("resume-1"), "{renewal}");
+            hear(&mut stream).await;
+            drop(stream);
+            let mut stream = accept(&listener).await;
+            let refused = answer(&mut stream, 401, r#"{"code":"unauthenticated"}"#).await;
+            assert!(refused.starts_with("POST /v1/session ") && refused.contains("resume-2"), "{refused}");
+            assert!(answer(&mut stream, 200, &session(3)).await.starts_with("POST /v1/login "));
+        });
+        let (account, id) = (account(), UploadId::parse("u-1").unwrap());
+        assert!(!link.has_session());
+        for how in [Measured::Login, Measured::Resume, Measured::Login] {
+            assert_eq!(link.enter(&account).await.unwrap(), how);
+            if link.session.as_ref().unwrap().access_token == "access-3" {
+                break;
+            }
+            let lost = link.upload(&id, &records(3), |_| ()).await.unwrap_err();
+            assert_eq!(lost.then, Then::ComeBack(Duration::ZERO), "{lost:?}");
+        }
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_upload_goes_on_where_the_server_says() {
+        let (listener, mut link) = server_and_link().await;
+        let serving = tokio::spawn(async move {
+            let mut stream = accept(&listener).await;
+            answer(&mut stream, 200, r#"{"durable":0,"summary":null}"#).await;
+            let busy = r#"{"code":"busy","retryAfter":7,"durable":2}"#;
+            assert!(answer(&mut stream, 503, busy).await.starts_with("POST /v1/uploads/u-1/records?first=0 "));
+            answer(&mut stream, 200, r#"{"durable":2,"summary":null}"#).await;
+            let summary = r#"{"records":3,"resolved":1,"unknown":2,"invalid":0}"#;
+            let rest = answer(&mut stream, 200, &format!(r#"{{"durable":3,"summary":{summary}}}"#)).await;
+            assert!(rest.starts_with("POST /v1/uploads/u-1/records?first=2 "), "{rest}");
+            assert_eq!(rest.matches("tempId").count(), 1, "only the one that was missing: {rest}");
+        });
+        let (id, records, mut told) = (UploadId::parse("u-1").unwrap(), records(3), Vec::new());
+        let busy = link.upload(&id, &records, |durable| told.push(durable)).await.unwrap_err();
+        assert_eq!((busy.why.as_str(), busy.then), ("busy", Then::AskAgain(Duration::from_secs(7))));
+        let summary = link.upload(&id, &records, |durable| told.push(durable)).await.unwrap();
+        assert_eq!((summary.records, summary.resolved, summary.unknown), (3, 1, 2));
+        assert_eq!(told, [0, 2, 2]);
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_the_server_closes_between_two_requests_is_no_failure() {
+        let (listener, mut link) = server_and_link().await;
+        let (closed, is_closed) = oneshot::channel();
+        let serving = tokio::spawn(async move {
+            let mut stream = accept(&listener).await;
+            answer(&mut stream, 200, &session(1)).await;
+            stream.shutdown().await.unwrap();
+            // the device has seen it, and closes as well
+            assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+            closed.send(()).unwrap();
+            let mut stream = accept(&listener).await;
+            let request = answer(&mut stream, 200, r#"{"tempIds":[]}"#).await;
+            assert!(request.contains("Bearer access-1"), "{request}");
+        });
+        link.enter(&account()).await.unwrap();
+        tokio::select! {
+            failure = link.lost() => panic!("{failure:?}"),
+            closed = is_closed => closed.unwrap(),
+        }
+        assert_eq!(link.temp_ids(1).await.unwrap(), []);
+        serving.await.unwrap();
+    }
+
+    #[test]
+    fn a_problem_says_what_to_do_about_it() {
+        let wait = Duration::from_secs(3);
+        for (code, then) in [
+            ("rate_limited", Then::AskAgain(wait)),
+            ("unavailable", Then::ComeBack(wait)),
+            ("shutting_down", Then::ComeBack(wait)),
+            ("blocked", Then::End),
+            ("upload_conflict", Then::LetBe),
+            ("internal", Then::LetBe),
+        ] {
+            let problem = Bytes::from(format!(r#"{{"code":"{code}","retryAfter":3}}"#));
+            assert_eq!(Failure::from(Problem::read(503, &problem)).then, then, "{code}");
+        }
+        let foreign = Failure::from(Problem::read(502, &Bytes::from_static(b"<html>")));
+        assert_eq!((foreign.why.as_str(), foreign.then), ("status 502", Then::ComeBack(Duration::ZERO)));
+    }
+
+    async fn server_and_link() -> (TcpListener, HttpLink) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let servers = Servers::parse(&listener.local_addr().unwrap().to_string(), 1).unwrap();
+        let known = KnownServers::new("no such folder".as_ref());
+        let connector = |server: &crate::servers::ServerAddress| {
+            Arc::new(Connector::new(server.clone(), Transport::Plaintext, known.clone()).unwrap())
         };
-        Self { why: code, then }
+        (listener, HttpLink::new(servers.iter().map(connector).collect()))
+    }
+
+    async fn accept(listener: &TcpListener) -> TcpStream {
+        listener.accept().await.unwrap().0
+    }
+
+    /// One request, its body included.
+    async fn hear(stream: &mut TcpStream) -> String {
+        let mut heard = String::new();
+        loop {
+            if let Some((head, body)) = heard.split_once("\r\n\r\n") {
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                let is_chunked = head.contains("transfer-encoding: chunked");
+                if if is_chunked { body.ends_with("0\r\n\r\n") } else { body.len() >= length.unwrap_or(0) } {
+                    return heard;
+                }
+            }
+            let mut bytes = [0; 4_096];
+            let read = stream.read(&mut bytes).await.unwrap();
+            assert!(read > 0, "a request that is cut: {heard}");
+            heard.push_str(str::from_utf8(&bytes[..read]).unwrap());
+        }
+    }
+
+    /// Hears a request, and answers it.
+    async fn answer(stream: &mut TcpStream, status: u16, body: &str) -> String {
+        let heard = hear(stream).await;
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        heard
+    }
+
+    fn session(number: u32) -> String {
+        let tokens = format!(r#""accessToken":"access-{number}","resumeToken":"resume-{number}""#);
+        format!(r#"{{{tokens},"accessExpires":1600,"resumeExpires":2800,"now":1000}}"#)
+    }
+
+    fn account() -> Account {
+        Account { username: Username::parse("alice").unwrap(), password: Password::parse("waratah").unwrap() }
+    }
+
+    fn records(count: u8) -> Arc<[ContactLogEntry]> {
+        let at = |seconds| Timestamp::from_unix(seconds).unwrap();
+        let entry = |number: u8| ContactLogEntry {
+            record: Record {
+                temp_id: TempId::parse(&format!("{number:020}")).unwrap(),
+                window: Window::new(at(1_589_392_446), at(1_589_393_345)).unwrap(),
+            },
+            received: at(1_589_392_500),
+        };
+        (0..count).map(entry).collect()
     }
 }
-
-impl TempIdBody {
-    fn record(self) -> Option<Record> {
-        let window = Window::new(Timestamp::from_unix(self.start)?, Timestamp::from_unix(self.expiry)?).ok()?;
-        Some(Record { temp_id: TempId::parse(&self.temp_id).ok()?, window })
-    }
-}
-
-impl From<SummaryBody> for UploadSummary {
-    fn from(SummaryBody { records, resolved, unknown, invalid }: SummaryBody) -> Self {
-        Self { records, resolved, unknown, invalid }
-    }
-}
-
-fn json(body: &impl Serialize) -> RequestBody {
-    // numbers and strings have a form in JSON
-    RequestBody::json(serde_json::to_vec(body).unwrap_or_default())
-}
-
-fn read<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Failure> {
-    serde_json::from_slice(bytes).map_err(|_| Failure::come_back(NOT_THE_API))
-}
-
-const UNAUTHENTICATED: &str = "unauthenticated";
-
-const NOT_THE_API: &str = "the server does not speak the API";

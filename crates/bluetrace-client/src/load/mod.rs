@@ -4,7 +4,7 @@
 //! ```text
 //! LoadPlan --> run: devices (device.rs) log in, come back, fetch TempIDs, upload records, a step at a time (link.rs)
 //!                |    over TCP (lines.rs): the same session and the same way to the server as a person's device has
-//!                |    or HTTP (http.rs, http_connection.rs, http_body.rs): the API's calls, connections kept alive
+//!                |    or HTTP (http.rs and those beside it): the API's calls, connections kept alive
 //!                +--> Tally (tally.rs): counts as they grow, latencies, errors by kind
 //!                +--> SentUpload (sent.rs): what the store is to be asked for
 //! ```
@@ -13,6 +13,7 @@ mod device;
 mod http;
 mod http_body;
 mod http_connection;
+mod http_wire;
 mod lines;
 mod link;
 mod sent;

@@ -93,10 +93,8 @@ async fn compare(store: &dyn Store, sent: Vec<SentUpload>, now: Timestamp) -> an
 async fn stored(store: &dyn Store, key: UploadKey, acknowledged: u32, now: Timestamp) -> anyhow::Result<Stored> {
     let (mut count, mut digest) = (0_u32, RecordsDigest::default());
     loop {
-        let page = store.uploaded_records(key, count, PAGE, now).await?;
-        if page.is_empty() {
-            return Ok(Stored { records: count.into(), digest: digest.value() });
-        }
+        let page = store.uploaded_records(key, count, RECORDS_AT_ONCE, now).await?;
+        let is_last = page.len() < usize::try_from(RECORDS_AT_ONCE)?;
         for record in page {
             // a malformed one was not sent, and the digest shows that
             if let Uploaded::Record(uploaded) = record
@@ -106,8 +104,15 @@ async fn stored(store: &dyn Store, key: UploadKey, acknowledged: u32, now: Times
             }
             count += 1;
         }
+        if is_last {
+            return Ok(Stored { records: count.into(), digest: digest.value() });
+        }
     }
 }
 
-/// Uploads, and records, that are asked for at once.
+/// Uploads that are asked for at once.
 const PAGE: u32 = 1_000;
+
+/// Records that are asked for at once. They are asked for by their places: where one is missing in an upload of more, another is
+/// counted in its stead, and the upload is an altered one.
+const RECORDS_AT_ONCE: u32 = 50_000;
