@@ -258,6 +258,10 @@ impl Uplink {
     /// Forgets what was sent, for a password may be in it.
     fn clear_out(&mut self) {
         self.out.zeroize();
+        if self.out.capacity() > OUTPUT_KEPT {
+            // an upload's buffer, which most connections do not need again
+            self.out = Vec::new();
+        }
         self.sent = 0;
         self.is_flushed = true;
     }
@@ -441,6 +445,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// After so much silence the kernel asks whether the peer is still there, and then so often.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+
+/// Bytes of the output's buffer that are kept when it has been sent.
+const OUTPUT_KEPT: usize = 4 * 1024;
 
 /// Bytes read from the connection at once.
 const READ_AT_ONCE: usize = 16 * 1024;
