@@ -160,15 +160,18 @@ impl<L: Link> LoadDevice<L> {
     }
 
     async fn come_in(&mut self) -> Result<(), Failure> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, is_idle) = (Arc::clone(&self.shared), self.is_idle());
         let begun = {
             // a storm of passwords is not what is to be measured
-            let _turn = match self.link.has_session() {
-                true => None,
-                false => tokio::select! {
+            let _turn = if self.link.has_session() {
+                None
+            } else {
+                tokio::select! {
                     turn = shared.logins.acquire() => turn.ok(),
-                    _ = self.stop.wait_for(|stopped| *stopped), if self.is_idle() => return Ok(()),
-                },
+                    // who has done nothing yet need not begin
+                    _ = self.stop.wait_for(|stopped| *stopped), if is_idle => return Ok(()),
+                    () = until(shared.ends_at), if is_idle => return Ok(()),
+                }
             };
             let begun = Instant::now();
             let how = self.link.enter(&self.account).await?;

@@ -383,10 +383,10 @@ mod tests {
 
     /// Hears a request, and answers it.
     async fn answer(stream: &mut TcpStream, status: u16, body: &str) -> String {
-        let heard = hear(stream).await;
+        let request = hear(stream).await;
         let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
-        heard
+        request
     }
 
     fn session(number: u32) -> String {

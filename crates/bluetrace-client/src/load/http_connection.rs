@@ -16,11 +16,14 @@ use super::http_body::{BodyProgress, RequestBody};
 use super::link::ANSWER_TIMEOUT;
 use crate::uplink::Stream;
 
+/// What moves a connection's bytes.
+type Driver = Connection<TokioIo<Box<dyn Stream>>, RequestBody>;
+
 /// A connection. What moves its bytes is polled whenever its device waits for something, so that it needs no task of its own.
 pub(super) struct HttpConnection {
     host: String,
     sender: SendRequest<RequestBody>,
-    driver: Pin<Box<Connection<TokioIo<Box<dyn Stream>>, RequestBody>>>,
+    driver: Pin<Box<Driver>>,
     /// Whether the driver has come to its end, and is not to be polled any more.
     has_ended: bool,
 }
