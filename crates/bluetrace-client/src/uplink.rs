@@ -258,6 +258,10 @@ impl Uplink {
     /// Forgets what was sent, for a password may be in it.
     fn clear_out(&mut self) {
         self.out.zeroize();
+        if self.out.capacity() > OUTPUT_KEPT {
+            // an upload's buffer, which most connections do not need again
+            self.out = Vec::new();
+        }
         self.sent = 0;
         self.is_flushed = true;
     }
@@ -286,22 +290,24 @@ enum Phase {
 }
 
 /// A connection, and the fingerprint of a server that was seen for the first time.
-type Attempt = Result<(Box<dyn Stream>, Option<Fingerprint>), ConnectError>;
+pub(crate) type Attempt = Result<(Box<dyn Stream>, Option<Fingerprint>), ConnectError>;
 
 /// Plain TCP, or TLS over it.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Makes connections to one server.
 #[derive(Debug)]
-struct Connector {
+pub(crate) struct Connector {
     server: ServerAddress,
     tls: Option<(Arc<ClientConfig>, Arc<PinnedCertificate>)>,
     known: KnownServers,
 }
 
 impl Connector {
-    fn new(server: ServerAddress, transport: Transport, known: KnownServers) -> Result<Self, rustls::Error> {
+    /// # Errors
+    /// If TLS cannot be set up at all.
+    pub(crate) fn new(server: ServerAddress, transport: Transport, known: KnownServers) -> Result<Self, rustls::Error> {
         let tls = match transport {
             Transport::Plaintext => None,
             Transport::Tls => {
@@ -319,11 +325,16 @@ impl Connector {
         Ok(Self { server, tls, known })
     }
 
+    /// Which server it leads to.
+    pub(crate) const fn server(&self) -> &ServerAddress {
+        &self.server
+    }
+
     fn introduction(&self, shown: Fingerprint) -> (ServerAddress, Fingerprint, PathBuf) {
         (self.server.clone(), shown, self.known.path().to_path_buf())
     }
 
-    async fn connect(self: Arc<Self>) -> Attempt {
+    pub(crate) async fn connect(self: Arc<Self>) -> Attempt {
         let stream = self.server.connect_tcp().await?;
         // best effort: without these a dead peer is noticed later, and small messages wait for each other
         let _ = stream.set_nodelay(true);
@@ -434,6 +445,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// After so much silence the kernel asks whether the peer is still there, and then so often.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+
+/// Bytes of the output's buffer that are kept when it has been sent.
+const OUTPUT_KEPT: usize = 4 * 1024;
 
 /// Bytes read from the connection at once.
 const READ_AT_ONCE: usize = 16 * 1024;

@@ -225,7 +225,8 @@ fn limits(options: &ServerOptions, has_http: bool) -> (Limits, usize) {
         idle: Duration::from_secs(options.idle_timeout.into()),
         ..Limits::for_open_files(system::open_files())
     };
-    let for_http = (limits.max_connections / HTTP_SHARE_OF_CONNECTIONS).max(1);
+    let share = (limits.max_connections / HTTP_SHARE_OF_CONNECTIONS).max(1);
+    let for_http = options.http_max_connections.unwrap_or(share);
     if has_http {
         limits.max_connections = limits.max_connections.saturating_sub(for_http);
     }

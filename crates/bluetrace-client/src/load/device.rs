@@ -1,62 +1,58 @@
-//! Owns one device of a load: it logs in, comes back when it is cut off, fetches `TempIDs` and uploads; and in the end asks again for
-//! each upload that the authority said was complete.
+//! Owns one device of a load, whatever it speaks over: it comes in, comes back when it is cut off, fetches `TempIDs` and uploads; and
+//! in the end asks again for each upload that the authority said was complete.
 
-use std::mem;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use bluetrace_protocol::message::ErrorCode;
-use bluetrace_protocol::session::client::{Asked, ClientSession, Event};
-use bluetrace_protocol::{Backoff, ContactLogEntry, Password, ResumeToken, UploadId, UploadSummary, Username};
+use bluetrace_protocol::{Backoff, ContactLogEntry, UploadId, UploadSummary};
 use rand::RngExt as _;
 use rand::rngs::ChaCha12Rng;
 use rand::seq::IndexedRandom as _;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use super::link::{Account, Failure, Link, Standing, Then};
+use super::sent::{RecordsDigest, SentUpload};
 use super::tally::{Measured, Tally};
 use super::{Shared, until};
 use crate::device::random_upload_id;
-use crate::uplink::{ConnectError, Uplink, UplinkEvent};
 
-pub(super) struct LoadDevice {
+pub(super) struct LoadDevice<L> {
     shared: Arc<Shared>,
-    username: Username,
-    password: Password,
+    account: Arc<Account>,
+    link: L,
     generator: ChaCha12Rng,
-
-    uplink: Uplink,
     backoff: Backoff,
-    session: Option<ClientSession<Instant>>,
-    token: Option<ResumeToken>,
-    /// How it logs in on this connection, and since when.
-    login: (Measured, Instant),
-    has_temp_ids: bool,
-    /// When the server was last heard, or something new was asked of it.
-    heard_at: Instant,
+    stop: watch::Receiver<bool>,
 
-    work: Work,
-    /// Whether the upload of `work` has been begun on this connection.
-    is_begun: bool,
+    is_online: bool,
+    has_temp_ids: bool,
     next_upload: Instant,
     uploads_left: u32,
+    /// The upload that is not complete.
+    upload: Option<Running>,
     /// Uploads that are complete, as the authority has said.
-    complete: Vec<UploadId>,
+    complete: Vec<SentUpload>,
     /// How many of them have been asked for again.
-    confirmed: usize,
-    /// What is not finished then is let be.
-    gives_up_at: Option<Instant>,
+    asked_again: usize,
+}
+
+/// How a device begins.
+pub(super) struct Beginning {
+    pub(super) account: Arc<Account>,
+    /// Whence its randomness comes.
+    pub(super) generator: ChaCha12Rng,
+    pub(super) first_upload: Instant,
+    /// Whether the user no longer wants load.
+    pub(super) stop: watch::Receiver<bool>,
 }
 
 /// What a device is about.
-#[derive(Debug)]
-enum Work {
-    /// To wait for the time of its next upload.
-    Wait,
-    Upload(Running),
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    Upload,
     /// To hear once more that what it uploaded is complete.
     Confirm,
-    End,
 }
 
 /// An upload that is not complete.
@@ -68,294 +64,165 @@ struct Running {
     acknowledged: u32,
 }
 
-impl LoadDevice {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        uplink: Uplink,
-        (username, password): (Username, Password),
-        generator: ChaCha12Rng,
-        first_upload: Instant,
-    ) -> Self {
+impl<L: Link> LoadDevice<L> {
+    pub(super) fn new(shared: Arc<Shared>, link: L, beginning: Beginning) -> Self {
+        let Beginning { account, generator, first_upload, stop } = beginning;
         Self {
-            username,
-            password,
+            account,
+            link,
             generator,
-            uplink,
             backoff: Backoff::new(),
-            session: None,
-            token: None,
-            login: (Measured::Login, first_upload),
+            stop,
+            is_online: false,
             has_temp_ids: false,
-            heard_at: first_upload,
-            work: Work::Wait,
-            is_begun: false,
             next_upload: first_upload,
             uploads_left: shared.plan.uploads.unwrap_or(u32::MAX),
+            upload: None,
             complete: Vec::new(),
-            confirmed: 0,
-            gives_up_at: shared.ends_at.map(|end| end + GRACE),
+            asked_again: 0,
             shared,
         }
     }
 
     /// Runs to the end of the plan.
-    pub(super) async fn run(mut self, mut stop: watch::Receiver<bool>) {
-        let shared = Arc::clone(&self.shared);
-        // a storm of passwords is not what is to be measured
-        let mut turn = tokio::select! {
-            turn = shared.logins.acquire() => turn.ok(),
-            _ = stop.wait_for(|stopped| *stopped) => None,
+    pub(super) async fn run(mut self) {
+        let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+        let outcome = tokio::select! {
+            outcome = self.work() => outcome,
+            () = patience(shared.ends_at, stop) => Err(NOT_IN_TIME.to_owned()),
         };
-        self.connect();
-        let mut is_stopped = false;
-        while !matches!(self.work, Work::End) {
-            let due_at = self.due_at();
-            tokio::select! {
-                event = self.uplink.event() => self.on_uplink(event),
-                () = until(due_at) => self.on_time(),
-                _ = stop.wait_for(|stopped| *stopped), if !is_stopped => {
-                    is_stopped = true;
-                    self.stop();
-                }
-            }
-            if self.is_member() {
-                turn = None;
-            }
+        if let Err(why) = outcome {
+            self.tally().error(&why);
         }
-        drop(turn);
         self.go_offline();
-        let unconfirmed = self.complete.len().saturating_sub(self.confirmed);
+        let unconfirmed = self.complete.len().saturating_sub(self.asked_again);
         self.tally().count(|counts| {
             counts.ended += 1;
             counts.unconfirmed += u64::try_from(unconfirmed).unwrap_or(u64::MAX);
         });
+        let unfinished = self.upload.take().filter(|upload| upload.acknowledged > 0);
+        self.complete.extend(unfinished.map(|upload| upload.sent(&self.account)));
+        self.shared.keep_account_of(self.complete);
+    }
+
+    /// # Errors
+    /// Why there is no way on.
+    async fn work(&mut self) -> Result<(), String> {
+        self.persist(Phase::Upload).await?;
+        let confirming = timeout(GRACE, self.persist(Phase::Confirm)).await;
+        confirming.unwrap_or_else(|_| Err(NOT_IN_TIME.to_owned()))
+    }
+
+    /// Goes on until it is done, through whatever is in its way.
+    async fn persist(&mut self, phase: Phase) -> Result<(), String> {
+        loop {
+            let Err(Failure { why, then }) = self.attempt(phase).await else { return Ok(()) };
+            let wait = match then {
+                Then::End | Then::LetBe => return Err(why),
+                Then::ComeBack(wait) => {
+                    self.go_offline();
+                    wait
+                }
+                Then::AskAgain(wait) => wait,
+            };
+            self.tally().error(&why);
+            sleep(wait + self.backoff.next_wait(&mut self.generator)).await;
+        }
+    }
+
+    async fn attempt(&mut self, phase: Phase) -> Result<(), Failure> {
+        if self.is_idle() && self.is_over() {
+            return Ok(());
+        }
+        if !self.is_online {
+            self.come_in().await?;
+        }
+        match phase {
+            Phase::Upload => self.upload_all().await,
+            Phase::Confirm => self.confirm_all().await,
+        }
     }
 
     fn tally(&self) -> &Tally {
         &self.shared.tally
     }
 
-    fn is_member(&self) -> bool {
-        self.session.as_ref().is_some_and(ClientSession::is_member)
+    /// Whether it may begin no further upload.
+    fn is_over(&self) -> bool {
+        self.uploads_left == 0
+            || *self.stop.borrow()
+            || self.shared.ends_at.is_some_and(|ends_at| ends_at <= Instant::now())
     }
 
-    // ---- Time
-
-    /// When there is something to do, if nothing happens before.
-    fn due_at(&self) -> Option<Instant> {
-        let answer = self.awaits_something().then(|| self.heard_at + ANSWER_TIMEOUT);
-        let is_waiting = self.is_member() && matches!(self.work, Work::Wait);
-        let next = is_waiting.then(|| self.shared.ends_at.map_or(self.next_upload, |end| end.min(self.next_upload)));
-        [answer, next, self.gives_up_at].into_iter().flatten().min()
+    /// Whether nothing of its own is at the authority, or on the way to it.
+    fn is_idle(&self) -> bool {
+        self.upload.is_none() && self.complete.is_empty() && !self.is_online
     }
 
-    fn awaits_something(&self) -> bool {
-        let awaits = |session: &ClientSession<_>| !session.is_member() || session.awaits_answer() || self.is_begun;
-        self.session.as_ref().is_some_and(awaits)
-    }
-
-    fn on_time(&mut self) {
-        let now = Instant::now();
-        if self.gives_up_at.is_some_and(|at| at <= now) {
-            self.end("not finished in time");
-        } else if self.awaits_something() && self.heard_at + ANSWER_TIMEOUT <= now {
-            self.on_lost("no answer");
-        } else {
-            self.proceed();
-        }
-    }
-
-    /// No further upload is begun.
-    fn stop(&mut self) {
-        self.uploads_left = 0;
-        let end = Instant::now() + GRACE;
-        self.gives_up_at = Some(self.gives_up_at.map_or(end, |at| at.min(end)));
-        if self.token.is_none() && !self.is_member() {
-            // it has done nothing yet that could be confirmed
-            self.work = Work::End;
-        }
-        self.proceed();
-    }
-
-    // ---- The way to the server
-
-    fn connect(&mut self) {
-        self.login.1 = Instant::now();
-        self.uplink.connect();
-    }
-
-    fn on_uplink(&mut self, event: UplinkEvent) {
-        match event {
-            UplinkEvent::WaitOver => self.connect(),
-            UplinkEvent::Connected(_) => {
-                self.heard_at = Instant::now();
-                let out = &mut self.uplink.out;
-                let (session, login) = match &self.token {
-                    Some(token) => (ClientSession::resume(token, out), Measured::Resume),
-                    None => (ClientSession::login(&self.username, out), Measured::Login),
-                };
-                self.session = Some(session);
-                self.login.0 = login;
-            }
-            UplinkEvent::Failed(error) => match error {
-                ConnectError::CertificateChanged(_) | ConnectError::KnownServers { .. } => {
-                    self.end("certificate cannot be trusted");
+    async fn come_in(&mut self) -> Result<(), Failure> {
+        let (shared, is_idle) = (Arc::clone(&self.shared), self.is_idle());
+        let begun = {
+            // a storm of passwords is not what is to be measured
+            let _turn = if self.link.has_session() {
+                None
+            } else {
+                tokio::select! {
+                    turn = shared.logins.acquire() => turn.ok(),
+                    // who has done nothing yet need not begin
+                    _ = self.stop.wait_for(|stopped| *stopped), if is_idle => return Ok(()),
+                    () = until(shared.ends_at), if is_idle => return Ok(()),
                 }
-                ConnectError::Unreachable { source, .. } => self.on_lost(&format!("cannot connect: {}", source.kind())),
-                ConnectError::NoAddress { .. } => self.on_lost("cannot connect: no address"),
-                ConnectError::Tls { .. } => self.on_lost("cannot connect: no TLS"),
-                ConnectError::AllFailed(_) => self.on_lost("cannot connect: to no server"),
-            },
-            UplinkEvent::Lost(Some(error)) => self.on_lost(&format!("connection lost: {}", error.kind())),
-            UplinkEvent::Lost(None) => self.on_lost("connection lost: closed"),
-            UplinkEvent::Received(length) => self.on_received(length),
-            UplinkEvent::Drained => {
-                if let Some(session) = &mut self.session {
-                    session.poll_upload(&mut self.uplink.out);
-                }
-            }
+            };
+            let begun = Instant::now();
+            let how = self.link.enter(&self.account).await?;
+            shared.tally.took(how, begun.elapsed());
+            Instant::now()
+        };
+        self.is_online = true;
+        self.backoff.reset();
+        shared.tally.count(|counts| counts.online += 1);
+        if !self.has_temp_ids {
+            let records = self.link.temp_ids(shared.plan.temp_ids).await?;
+            shared.tally.took(Measured::TempIds, begun.elapsed());
+            shared.tally.count(|counts| counts.temp_ids += u64::try_from(records.len()).unwrap_or(u64::MAX));
+            shared.overhear(&records);
+            self.has_temp_ids = true;
         }
-    }
-
-    fn on_received(&mut self, length: usize) {
-        self.heard_at = Instant::now();
-        let Some(session) = &mut self.session else { return };
-        let (input, out) = self.uplink.input_and_out(length);
-        match session.receive(input, out) {
-            Ok(events) => {
-                for event in events {
-                    // an event may have ended the connection, and with it the others
-                    if self.session.is_some() {
-                        self.on_event(event);
-                    }
-                }
-            }
-            Err(_) => self.on_lost("the server does not speak the protocol"),
-        }
-    }
-
-    fn on_lost(&mut self, why: &str) {
-        self.tally().error(why);
-        self.go_offline();
-        let wait = self.backoff.next_wait(&mut self.generator);
-        self.uplink.wait_until(Instant::now() + wait);
+        Ok(())
     }
 
     fn go_offline(&mut self) {
-        if self.is_member() {
+        if self.is_online {
             self.tally().count(|counts| counts.online = counts.online.saturating_sub(1));
         }
-        self.session = None;
-        self.is_begun = false;
-        self.uplink.close();
+        self.is_online = false;
+        self.link.close();
     }
 
-    /// There is no way on.
-    fn end(&mut self, why: &str) {
-        self.tally().error(why);
-        self.go_offline();
-        self.work = Work::End;
-    }
+    // ---- Uploads
 
-    // ---- The session
-
-    fn on_event(&mut self, event: Event<Instant>) {
-        match event {
-            Event::PasswordRequired => {
-                if let Some(session) = &mut self.session {
-                    session.password(&self.password, &mut self.uplink.out);
-                }
+    async fn upload_all(&mut self) -> Result<(), Failure> {
+        loop {
+            if self.upload.is_some() {
+                self.go_on().await?;
+                continue;
             }
-            Event::SessionExpired => {
-                self.token = None;
-                self.login.0 = Measured::Login;
-                if let Some(session) = &mut self.session {
-                    session.username(&self.username, &mut self.uplink.out);
-                }
+            if self.is_over() {
+                return Ok(());
             }
-            Event::Welcome => self.on_welcome(),
-            Event::WrongPassword { .. } => self.end("wrong password"),
-            Event::BlockedNow { .. } | Event::Blocked { .. } => self.end("account blocked"),
-            Event::NoAccount => self.end("account removed"),
-            Event::Refused { code: 421, .. } => self.on_lost("turned away (421)"),
-            Event::Refused { code, .. } => self.end(&format!("refused ({code})")),
-            Event::ResumeToken { token, .. } => self.token = Some(token),
-            Event::TempIds { records, tag } => {
-                self.tally().took(Measured::TempIds, tag.elapsed());
-                let count = u64::try_from(records.len()).unwrap_or(u64::MAX);
-                self.tally().count(|counts| counts.temp_ids += count);
-                self.shared.overhear(&records);
-                self.has_temp_ids = true;
-                self.proceed();
-            }
-            Event::UploadBegun { acknowledged, .. } | Event::UploadProgress { acknowledged, .. } => {
-                self.on_acknowledged(acknowledged);
-            }
-            Event::UploadComplete(summary) => self.on_complete(summary),
-            Event::UploadFailed { code, .. } => self.on_upload_failed(&code),
-            Event::RecordRefused { .. } => self.tally().error("record refused"),
-            Event::RequestFailed { request, code, .. } => {
-                self.tally().error(&code);
-                match request {
-                    Asked::Logout => self.work = Work::End,
-                    // without any it cannot go on: it tries again on another connection
-                    Asked::Download => self.on_lost("no TempIDs"),
-                    Asked::ResumeToken | Asked::Notices | Asked::HandshakePin => {}
-                }
-            }
-            Event::LoggedOut { .. } => self.work = Work::End,
-            // never asked for
-            Event::Notices { .. } | Event::HandshakePin { .. } => {}
-        }
-    }
-
-    fn on_welcome(&mut self) {
-        self.backoff.reset();
-        let (what, since) = self.login;
-        self.tally().took(what, since.elapsed());
-        self.tally().count(|counts| counts.online += 1);
-        let Some(session) = &mut self.session else { return };
-        let now = Instant::now();
-        session.resume_token(now, &mut self.uplink.out);
-        if self.has_temp_ids {
-            self.proceed();
-        } else {
-            session.download(self.shared.plan.temp_ids, now, &mut self.uplink.out);
-        }
-    }
-
-    /// Does the next thing, if it is time for it.
-    fn proceed(&mut self) {
-        if !self.is_member() || !self.has_temp_ids || self.is_begun {
-            return;
-        }
-        let now = Instant::now();
-        if matches!(self.work, Work::Wait) {
-            let is_over = self.uploads_left == 0 || self.shared.ends_at.is_some_and(|end| end <= now);
-            if is_over {
-                self.work = Work::Confirm;
-                self.gives_up_at.get_or_insert(now + GRACE);
-            } else if self.next_upload <= now {
+            let now = Instant::now();
+            if self.next_upload <= now {
                 self.uploads_left -= 1;
                 self.next_upload = now.max(self.next_upload + self.shared.plan.every);
-                self.work = Work::Upload(self.new_upload(now));
+                self.upload = Some(self.new_upload(now));
+                continue;
             }
-        }
-        let Some(session) = &mut self.session else { return };
-        let out = &mut self.uplink.out;
-        self.heard_at = now;
-        match (&self.work, self.complete.get(self.confirmed)) {
-            (Work::Upload(Running { id, records, .. }), _) => {
-                session.upload(id, Arc::clone(records), out);
-                self.is_begun = true;
+            let next = self.shared.ends_at.map_or(self.next_upload, |end| end.min(self.next_upload));
+            tokio::select! {
+                failure = self.link.lost() => return Err(failure),
+                () = sleep_until(next) => {}
+                _ = self.stop.wait_for(|stopped| *stopped) => {}
             }
-            (Work::Confirm, Some(id)) => {
-                let Some(blanks) = self.shared.blanks.get() else { return };
-                session.upload(id, Arc::clone(blanks), out);
-                self.is_begun = true;
-            }
-            (Work::Confirm, None) if !session.awaits(Asked::Logout) => session.logout(now, out),
-            (Work::Confirm, None) | (Work::Wait | Work::End, _) => {}
         }
     }
 
@@ -371,78 +238,100 @@ impl LoadDevice {
         Running { id, records, begun: now, acknowledged: 0 }
     }
 
-    // ---- Uploads
-
-    /// So many records are durable, the authority says.
-    fn on_acknowledged(&mut self, acknowledged: u32) {
-        match &mut self.work {
-            Work::Upload(upload) => {
-                let lost = upload.acknowledged.saturating_sub(acknowledged);
-                let more = acknowledged.saturating_sub(upload.acknowledged);
-                upload.acknowledged = acknowledged;
-                self.tally().acknowledged(more);
-                self.tally().count(|counts| counts.lost_records += u64::from(lost));
+    /// Goes on with the upload that is not complete.
+    async fn go_on(&mut self) -> Result<(), Failure> {
+        let Self { link, upload, shared, .. } = self;
+        let Some(Running { id, records, acknowledged, begun }) = upload else { return Ok(()) };
+        let tally = &shared.tally;
+        let progress = |durable: u32| {
+            let lost = acknowledged.saturating_sub(durable);
+            tally.acknowledged(durable.saturating_sub(*acknowledged));
+            tally.count(|counts| counts.lost_records += u64::from(lost));
+            *acknowledged = durable;
+        };
+        match link.upload(id, records, progress).await {
+            Ok(UploadSummary { records, invalid, .. }) => {
+                tally.took(Measured::Upload, begun.elapsed());
+                tally.acknowledged(records.saturating_sub(*acknowledged));
+                tally.count(|counts| counts.uploads += 1);
+                *acknowledged = records;
+                for _ in 0..invalid {
+                    tally.error("record refused");
+                }
+                let sent = self.upload.take().map(|upload| upload.sent(&self.account));
+                self.complete.extend(sent);
+                Ok(())
             }
-            // it was complete
-            Work::Confirm => {
-                let lost = self.shared.plan.records.saturating_sub(acknowledged);
-                self.tally().count(|counts| counts.lost_records += u64::from(lost));
-                self.confirmed += 1;
-                // what is missing is not to be sent
-                self.on_lost("an upload is complete no more");
-            }
-            Work::Wait | Work::End => {}
-        }
-    }
-
-    fn on_complete(&mut self, summary: UploadSummary) {
-        self.is_begun = false;
-        match mem::replace(&mut self.work, Work::Wait) {
-            Work::Upload(upload) => {
-                let more = summary.records.saturating_sub(upload.acknowledged);
-                self.tally().took(Measured::Upload, upload.begun.elapsed());
-                self.tally().acknowledged(more);
-                self.tally().count(|counts| counts.uploads += 1);
-                self.complete.push(upload.id);
-            }
-            Work::Confirm => {
-                let lost = self.shared.plan.records.abs_diff(summary.records);
-                self.tally().count(|counts| {
-                    counts.confirmed += 1;
-                    counts.lost_records += u64::from(lost);
-                });
-                self.confirmed += 1;
-                self.work = Work::Confirm;
-            }
-            work @ (Work::Wait | Work::End) => self.work = work,
-        }
-        self.proceed();
-    }
-
-    fn on_upload_failed(&mut self, code: &str) {
-        if code == ErrorCode::Unavailable.as_str() || code == ErrorCode::RateLimited.as_str() {
-            // it goes on later, on another connection
-            return self.on_lost(code);
-        }
-        self.tally().error(code);
-        self.is_begun = false;
-        match mem::replace(&mut self.work, Work::Wait) {
             // nobody would take it another time
-            Work::Upload(upload) => self.tally().count(|counts| counts.lost_records += u64::from(upload.acknowledged)),
-            Work::Confirm => {
-                let lost = self.shared.plan.records;
-                self.tally().count(|counts| counts.lost_records += u64::from(lost));
-                self.confirmed += 1;
-                self.work = Work::Confirm;
+            Err(Failure { why, then: Then::LetBe }) => {
+                tally.error(&why);
+                tally.count(|counts| counts.lost_records += u64::from(*acknowledged));
+                self.upload = None;
+                Ok(())
             }
-            work @ (Work::Wait | Work::End) => self.work = work,
+            Err(failure) => Err(failure),
         }
-        self.proceed();
+    }
+
+    // ---- Afterwards
+
+    /// Asks for every upload again, and logs out.
+    async fn confirm_all(&mut self) -> Result<(), Failure> {
+        let shared = Arc::clone(&self.shared);
+        while let (Some(sent), Some(blanks)) = (self.complete.get(self.asked_again), shared.blanks.get()) {
+            let (records, standing) = (sent.records, self.link.standing(&sent.id, blanks).await);
+            let lost = match &standing {
+                Ok(Standing { durable, .. }) => records.abs_diff(*durable),
+                Err(Failure { then: Then::LetBe, .. }) => records,
+                Err(_) => 0,
+            };
+            shared.tally.count(|counts| counts.lost_records += u64::from(lost));
+            match standing {
+                Ok(Standing { is_complete: true, .. }) => shared.tally.count(|counts| counts.confirmed += 1),
+                Ok(_) => {
+                    self.asked_again += 1;
+                    // what is missing is not to be sent
+                    return Err(Failure::come_back("an upload is complete no more"));
+                }
+                Err(Failure { why, then: Then::LetBe }) => shared.tally.error(&why),
+                Err(failure) => return Err(failure),
+            }
+            self.asked_again += 1;
+        }
+        if let Err(Failure { why, .. }) = self.link.leave().await {
+            shared.tally.error(&why);
+        }
+        Ok(())
     }
 }
 
-/// How long an answer may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+impl Running {
+    fn sent(self, account: &Account) -> SentUpload {
+        let mut digest = RecordsDigest::default();
+        let acknowledged = usize::try_from(self.acknowledged).unwrap_or(usize::MAX);
+        for ContactLogEntry { record, received } in self.records.iter().take(acknowledged) {
+            digest.add(record, Some(*received));
+        }
+        SentUpload {
+            account: account.username.clone(),
+            id: self.id,
+            records: u32::try_from(self.records.len()).unwrap_or(u32::MAX),
+            acknowledged: self.acknowledged,
+            digest: digest.value(),
+        }
+    }
+}
+
+/// Waits until a device should have finished: some time behind the end of the plan, or behind the user's wish to end.
+async fn patience(ends_at: Option<Instant>, mut stop: watch::Receiver<bool>) {
+    tokio::select! {
+        () = until(ends_at) => {}
+        _ = stop.wait_for(|stopped| *stopped) => {}
+    }
+    sleep(GRACE).await;
+}
+
+const NOT_IN_TIME: &str = "not finished in time";
 
 /// How long devices go on behind the end, to finish and to ask again.
 const GRACE: Duration = Duration::from_mins(2);

@@ -2,12 +2,21 @@
 //! know what theirs can do, and whether what it acknowledges is there afterwards.
 //!
 //! ```text
-//! LoadPlan --> run: devices (device.rs) log in, come back, fetch TempIDs, upload records
-//!                |    through the same session and the same way to the server as a person's device
+//! LoadPlan --> run: devices (device.rs) log in, come back, fetch TempIDs, upload records, a step at a time (link.rs)
+//!                |    over TCP (lines.rs): the same session and the same way to the server as a person's device has
+//!                |    or HTTP (http.rs and those beside it): the API's calls, connections kept alive
 //!                +--> Tally (tally.rs): counts as they grow, latencies, errors by kind
+//!                +--> SentUpload (sent.rs): what the store is to be asked for
 //! ```
 
 mod device;
+mod http;
+mod http_body;
+mod http_connection;
+mod http_wire;
+mod lines;
+mod link;
+mod sent;
 mod tally;
 
 use std::net::{IpAddr, SocketAddr};
@@ -23,12 +32,16 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use self::device::LoadDevice;
+use self::device::{Beginning, LoadDevice};
+use self::http::HttpLink;
+use self::lines::LineLink;
+use self::link::Account;
+pub use self::sent::{RecordsDigest, SentUpload};
 pub use self::tally::{Latency, Measured, Snapshot, Tally};
 use crate::files::prepare_folder;
 use crate::known_servers::KnownServers;
-use crate::servers::Servers;
-use crate::uplink::{ConnectError, Transport, Uplink, UplinkEvent};
+use crate::servers::{ServerAddress, Servers};
+use crate::uplink::{ConnectError, Connector, Transport, Uplink, UplinkEvent};
 use crate::words::in_words;
 
 /// What load is to be made.
@@ -36,7 +49,9 @@ use crate::words::in_words;
 pub struct LoadPlan {
     /// Where the authority is.
     pub servers: Servers,
-    /// How it is spoken to.
+    /// What is spoken with it.
+    pub protocol: LoadProtocol,
+    /// Whether that is encrypted.
     pub transport: Transport,
     /// The folder of `known_servers`.
     pub data_dir: PathBuf,
@@ -60,6 +75,15 @@ pub struct LoadPlan {
     pub clock: Arc<dyn Clock>,
     /// Whence its randomness comes.
     pub seed: [u8; 32],
+}
+
+/// What devices speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadProtocol {
+    /// The session protocol over TCP, a connection a session.
+    Tcp,
+    /// `/v1` of the HTTPS API, over connections that are kept alive.
+    Http,
 }
 
 /// Why no load was made.
@@ -91,6 +115,7 @@ struct Shared {
     /// As many records as an upload has, to ask again for one that is complete. There once a `TempID` was issued.
     blanks: OnceLock<Arc<[ContactLogEntry]>>,
     logins: Semaphore,
+    sent: Mutex<Vec<SentUpload>>,
     /// When no further upload is begun.
     ends_at: Option<Instant>,
 }
@@ -110,10 +135,11 @@ pub async fn addresses(servers: &Servers) -> Result<Vec<IpAddr>, ConnectError> {
 }
 
 /// Makes the load, and asks afterwards for everything that was acknowledged. Ends early, with what there is, when `stop` says so.
+/// Returns what the authority acknowledged, so that its store can be looked into.
 ///
 /// # Errors
 /// [`LoadError`] if it could not begin. What goes wrong later is counted.
-pub async fn run(plan: LoadPlan, tally: Arc<Tally>, stop: watch::Receiver<bool>) -> Result<(), LoadError> {
+pub async fn run(plan: LoadPlan, tally: Arc<Tally>, stop: watch::Receiver<bool>) -> Result<Vec<SentUpload>, LoadError> {
     let folder = plan.data_dir.clone();
     prepare_folder(&folder).map_err(|source| LoadError::Folder { folder, source })?;
     let known = KnownServers::new(&plan.data_dir);
@@ -124,21 +150,34 @@ pub async fn run(plan: LoadPlan, tally: Arc<Tally>, stop: watch::Receiver<bool>)
         heard: Mutex::default(),
         blanks: OnceLock::new(),
         logins: Semaphore::new(usize::try_from(plan.logins_at_once).unwrap_or(1).max(1)),
+        sent: Mutex::default(),
         ends_at: plan.duration.map(|duration| begun + duration),
         plan,
     });
     let mut seeds = ChaCha12Rng::from_seed(shared.plan.seed);
     let mut devices = JoinSet::new();
-    let accounts = shared.plan.accounts.iter().cycle().cloned();
-    for (number, account) in (0..shared.plan.devices).zip(accounts) {
-        let uplink = Uplink::new(&shared.plan.servers, shared.plan.transport, &known)?;
+    let accounts = shared.plan.accounts.iter().cloned();
+    let accounts: Vec<_> = accounts.map(|(username, password)| Arc::new(Account { username, password })).collect();
+    for (number, account) in (0..shared.plan.devices).zip(accounts.iter().cycle()) {
         let generator = ChaCha12Rng::from_rng(&mut seeds);
         let first_upload = begun + shared.plan.every.mul_f64(f64::from(number) / f64::from(shared.plan.devices));
-        let device = LoadDevice::new(Arc::clone(&shared), uplink, account, generator, first_upload);
-        devices.spawn(device.run(stop.clone()));
+        let beginning = Beginning { account: Arc::clone(account), generator, first_upload, stop: stop.clone() };
+        match shared.plan.protocol {
+            LoadProtocol::Tcp => {
+                let uplink = Uplink::new(&shared.plan.servers, shared.plan.transport, &known)?;
+                devices.spawn(LoadDevice::new(Arc::clone(&shared), LineLink::new(uplink), beginning).run());
+            }
+            LoadProtocol::Http => {
+                let connector =
+                    |server: &ServerAddress| Connector::new(server.clone(), shared.plan.transport, known.clone());
+                let connectors = shared.plan.servers.iter().map(|server| connector(server).map(Arc::new));
+                let link = HttpLink::new(connectors.collect::<Result<_, _>>()?);
+                devices.spawn(LoadDevice::new(Arc::clone(&shared), link, beginning).run());
+            }
+        }
     }
     while devices.join_next().await.is_some() {}
-    Ok(())
+    Ok(std::mem::take(&mut *shared.sent.lock().unwrap_or_else(PoisonError::into_inner)))
 }
 
 /// Meets each server once, so that not every device meets it for the first time. One of several may be away.
@@ -165,6 +204,11 @@ async fn introduce(plan: &LoadPlan, known: &KnownServers) -> Result<(), LoadErro
 }
 
 impl Shared {
+    /// Keeps what was acknowledged.
+    fn keep_account_of(&self, sent: Vec<SentUpload>) {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).extend(sent);
+    }
+
     /// Keeps some of what was issued.
     fn overhear(&self, records: &[Record]) {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);

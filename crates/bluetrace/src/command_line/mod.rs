@@ -16,7 +16,7 @@ use bluetrace_server::code_sender::{CodeCommand, CodeText, WebhookUrl};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use zeroize::Zeroizing;
 
-pub(crate) use self::load::LoadOptions;
+pub(crate) use self::load::{LoadOptions, Protocol};
 pub(crate) use self::operator::{
     CodeAction, CodeIssue, CodeOptions, ExportFormat, ExportKind, ExportOptions, KeysAction, KeysOptions, NamedUser,
     PinOptions, UserAction, UserOptions,
@@ -165,6 +165,9 @@ pub(crate) struct ServerOptions {
     /// Address of the HTTPS API, or `off` [default: 127.0.0.1:4080].
     #[arg(id = "http_address", long = "http", value_name = "ADDR", value_parser = http_place, help_heading = "HTTP")]
     pub(crate) http: Option<HttpPlace>,
+    /// Most connections at once to the HTTPS API [default: a quarter of what the limit of open files allows].
+    #[arg(id = "http_max_connections", long = "http-max-connections", value_name = "N", value_parser = at_least_one, help_heading = "HTTP")]
+    pub(crate) http_max_connections: Option<usize>,
     /// Do not limit the rates of an account or an address over HTTP: for a server behind a proxy that does, or a measurement.
     #[arg(id = "http_no_rate_limits", long = "no-rate-limits", help_heading = "HTTP")]
     pub(crate) no_rate_limits: bool,

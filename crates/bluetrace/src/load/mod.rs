@@ -1,4 +1,8 @@
-//! Owns `bluetrace load`: whom it may load, what is shown meanwhile, and the report. The devices are the client crate's.
+//! Owns `bluetrace load`: whom it may load, and what is shown meanwhile. The devices are the client crate's; what came of them is in
+//! [`report`], and [`store_check`] looks for it in the store.
+
+mod report;
+mod store_check;
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -10,31 +14,59 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use bluetrace_client::load::{LoadPlan, Snapshot, Tally, addresses};
+use bluetrace_client::load::{LoadPlan, SentUpload, Snapshot, Tally, addresses};
 use bluetrace_client::{Servers, Transport};
 use bluetrace_protocol::{Password, Username};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::SeedableRng as _;
 use rand::distr::{Alphanumeric, Distribution as _};
 use rand::rngs::ChaCha12Rng;
-use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, interval_at, sleep};
 
-use crate::command_line::LoadOptions;
+use self::report::{Report, per_second};
+use crate::command_line::{AuthorityFolder, LoadOptions};
 use crate::import::parse_credential;
-use crate::runtime::block_on_all_cores;
+use crate::runtime::{block_on, block_on_all_cores};
 use crate::system::{self, SystemClock};
 
 pub(crate) fn run(options: LoadOptions) -> anyhow::Result<ExitCode> {
-    match options.make_accounts {
-        Some(count) => make_accounts(&options.accounts, count).map(|()| ExitCode::SUCCESS),
-        None => block_on_all_cores(load(options)),
+    if let Some(count) = options.make_accounts {
+        return make_accounts(&options.accounts, count).map(|()| ExitCode::SUCCESS);
+    }
+    let plan = block_on(plan(&options))?;
+    // what cannot be read or written is said before the work
+    let mut json = options.json.as_deref().map(create).transpose()?;
+    let LoadOptions { protocol, devices, check_store, store, .. } = options;
+    let store = check_store.map(|data_dir| AuthorityFolder { config: None, data_dir, store });
+    store.as_ref().map(store_check::open).transpose()?;
+    let Load { results, took, sent } = block_on_all_cores(load(plan))?;
+    let store = store.map(|folder| store_check::check(&folder, sent)).transpose();
+    // a store that cannot be read is no reason to keep silent of the rest
+    let (store, failure) = store.map_or_else(|error| (None, Some(error)), |store| (store, None));
+    let report = Report { protocol, devices, results, took, store };
+    system::to_stdout(|out| Ok(out.write_all(report::table(&report).as_bytes())?))?;
+    if let Some((file, path)) = &mut json {
+        let text = format!("{:#}\n", report::in_json(&report));
+        file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    match failure {
+        Some(error) => Err(error.context("cannot look into the store")),
+        None => Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     }
 }
 
-async fn load(options: LoadOptions) -> anyhow::Result<ExitCode> {
-    let servers = Servers::parse(&options.server, 4000)?;
+/// What devices have done.
+struct Load {
+    results: Snapshot,
+    took: Duration,
+    sent: Vec<SentUpload>,
+}
+
+/// What load is asked for, if it may be made.
+async fn plan(options: &LoadOptions) -> anyhow::Result<LoadPlan> {
+    let server = options.server.as_deref().unwrap_or("127.0.0.1");
+    let servers = Servers::parse(server, options.protocol.port())?;
     if !options.i_own_this_server
         && let Some(other) = addresses(&servers).await?.into_iter().find(|address| !address.is_loopback())
     {
@@ -44,35 +76,37 @@ async fn load(options: LoadOptions) -> anyhow::Result<ExitCode> {
     let room = system::open_files().saturating_sub(FILES_BESIDES);
     ensure!(
         u64::from(options.devices) <= room,
-        "the limit of open files leaves room for {room} devices: raise it with `ulimit -n`, or have fewer"
+        "the limit of open files leaves room for {room} devices: raise the hard limit (`ulimit -Hn`, LimitNOFILE= of a \
+         systemd unit), or have fewer"
     );
-    let uploads = options.uploads.or(options.duration.is_none().then_some(1));
-    let plan = LoadPlan {
+    Ok(LoadPlan {
         servers,
+        protocol: options.protocol.into(),
         transport: if options.plaintext { Transport::Plaintext } else { Transport::Tls },
-        data_dir: options.data_dir,
+        data_dir: options.data_dir.clone(),
         accounts,
         devices: options.devices,
         records: options.records,
         temp_ids: options.temp_ids,
-        uploads,
+        uploads: options.uploads.or(options.duration.is_none().then_some(1)),
         duration: options.duration.map(|seconds| Duration::from_secs(seconds.into())),
         every: Duration::from_secs(options.every.unwrap_or(0).into()),
         logins_at_once: options.logins_at_once,
         clock: Arc::new(SystemClock),
         seed: system::seed()?,
-    };
-    // what cannot be written is said before the work
-    let mut json = options.json.map(create).transpose()?;
+    })
+}
+
+async fn load(plan: LoadPlan) -> anyhow::Result<Load> {
     wait_for_a_server(&plan.servers).await?;
     let tally = Arc::new(Tally::default());
     let (stop, stopped) = watch::channel(false);
     let begun = Instant::now();
+    let mut progress = Progress::new(plan.devices);
     let mut devices = Box::pin(bluetrace_client::load::run(plan, Arc::clone(&tally), stopped));
-    let mut progress = Progress::new(options.devices);
     let period = if progress.is_watched { LIVE_EVERY } else { LINE_EVERY };
     let mut ticks = interval_at(begun + period, period);
-    loop {
+    let sent = loop {
         tokio::select! {
             outcome = &mut devices => break outcome?,
             _ = ticks.tick() => progress.show(&tally.snapshot(), begun.elapsed()),
@@ -85,22 +119,14 @@ async fn load(options: LoadOptions) -> anyhow::Result<ExitCode> {
                 progress.note("finishing, and asking for what was acknowledged; interrupt again to end at once");
             }
         }
-    }
+    };
     progress.end();
-    let (results, took) = (tally.snapshot(), begun.elapsed());
-    system::to_stdout(|out| Ok(out.write_all(table(&results, took).as_bytes())?))?;
-    if let Some((file, path)) = &mut json {
-        let text = format!("{:#}\n", in_json(&results, took));
-        file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    // a load of which nothing got through has shown nothing
-    let is_good = results.lost_records == 0 && results.unconfirmed == 0 && results.uploads > 0;
-    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(Load { results: tally.snapshot(), took: begun.elapsed(), sent })
 }
 
-fn create(path: PathBuf) -> anyhow::Result<(File, PathBuf)> {
-    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok((file, path))
+fn create(path: &Path) -> anyhow::Result<(File, PathBuf)> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok((file, path.to_path_buf()))
 }
 
 /// A server that was started a moment ago may be reading its accounts.
@@ -198,71 +224,6 @@ impl Progress {
     fn end(&self) {
         self.bar.finish_and_clear();
     }
-}
-
-/// The report for a person.
-fn table(results: &Snapshot, took: Duration) -> String {
-    let seconds = took.as_secs_f64();
-    let mut text = String::new();
-    // writing to a string does not fail
-    let mut row = |name: &str, value: String| _ = writeln!(text, "{name:<28} {value}");
-    row("time", format!("{seconds:.1} s"));
-    row("TempIDs", results.temp_ids.to_string());
-    row("uploads complete", format!("{} ({}/s)", results.uploads, per_second(results.uploads, seconds)));
-    row("records acknowledged", format!("{} ({}/s)", results.records, per_second(results.records, seconds)));
-    row("longest pause", format!("{:.1} s", results.longest_gap.as_secs_f64()));
-    row("uploads confirmed afterwards", results.confirmed.to_string());
-    if results.unconfirmed > 0 {
-        row("uploads NOT confirmed", results.unconfirmed.to_string());
-    }
-    row("acknowledged records lost", results.lost_records.to_string());
-    for (what, latency) in &results.latencies {
-        let [p50, p90, p99, max] = [latency.p50, latency.p90, latency.p99, latency.max].map(in_ms);
-        let count = latency.count;
-        row(&format!("{}, ms", what.name()), format!("p50 {p50}  p90 {p90}  p99 {p99}  max {max}  ({count} times)"));
-    }
-    if results.errors.is_empty() {
-        row("errors", "none".to_owned());
-    }
-    for (what, count) in &results.errors {
-        row(&format!("error: {what}"), count.to_string());
-    }
-    text
-}
-
-/// The report for a program. Latencies in milliseconds.
-fn in_json(results: &Snapshot, took: Duration) -> Value {
-    let latencies = results.latencies.iter().map(|(what, latency)| {
-        let [p50, p90, p99, max] =
-            [latency.p50, latency.p90, latency.p99, latency.max].map(|time| (time.as_secs_f64() * 1e6).round() / 1e3);
-        (what.name().to_owned(), json!({"count": latency.count, "p50": p50, "p90": p90, "p99": p99, "max": max}))
-    });
-    json!({
-        "seconds": took.as_secs_f64(),
-        "temp_ids": results.temp_ids,
-        "uploads": results.uploads,
-        "records": results.records,
-        "confirmed": results.confirmed,
-        "unconfirmed": results.unconfirmed,
-        "lost_records": results.lost_records,
-        "longest_gap_seconds": results.longest_gap.as_secs_f64(),
-        "latencies_ms": latencies.collect::<serde_json::Map<_, _>>(),
-        "errors": results.errors,
-    })
-}
-
-fn in_ms(time: Duration) -> String {
-    format!("{:.1}", time.as_secs_f64() * 1e3)
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a rate to look at"
-)]
-fn per_second(count: u64, seconds: f64) -> u64 {
-    (count as f64 / seconds) as u64
 }
 
 /// Files that a process has open besides its devices' connections.
