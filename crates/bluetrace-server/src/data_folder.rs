@@ -144,9 +144,8 @@ impl DataFolder {
                 }
                 let made = write_beside(&path, &MasterKey::new(fresh).to_hex()).and_then(|temporary| {
                     let linked = put_in_place(&temporary, &path);
-                    linked.or_else(
-                        |taken| if taken.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(taken) },
-                    )
+                    linked
+                        .or_else(|taken| if taken.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(taken) })
                 });
                 made.and_then(|()| read()).map_err(|source| error(source.to_string()))?
             }
@@ -187,7 +186,8 @@ impl DataFolder {
     /// The key that [`DataFolder::prepare_master_key`] would give again, if there is one. Makes nothing.
     pub fn prepared_master_key(&self) -> Option<MasterKey> {
         // one that was not written to its end was not used for anything
-        let text = fs::read_to_string(self.path.join(MASTER_KEY).with_extension(UNFINISHED)).map(Zeroizing::new).ok()?;
+        let text =
+            fs::read_to_string(self.path.join(MASTER_KEY).with_extension(UNFINISHED)).map(Zeroizing::new).ok()?;
         MasterKey::from_hex(text.trim())
     }
 

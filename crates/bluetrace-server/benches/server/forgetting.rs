@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, CodeCheck, PasswordHash, PasswordSource, Store as _, UploadBegun, UploadKey, UploadRequest,
+    AccountId, AccountOpened, CodeCheck, PasswordHash, PasswordSource, Store as _, UploadBegun, UploadKey,
+    UploadRequest,
 };
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{Timestamp, UploadId, Uploaded, Username};

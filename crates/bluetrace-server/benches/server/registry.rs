@@ -140,7 +140,8 @@ async fn fill(client: &Client, count: u64) {
         writer.as_mut().write(&[&temp_id(number), &account, &start, &expiry, &forget_at]).await.unwrap();
     }
     writer.finish().await.unwrap();
-    let mut statements = "SET maintenance_work_mem = '512MB'; ALTER TABLE temp_id ADD PRIMARY KEY (temp_id);".to_owned();
+    let mut statements =
+        "SET maintenance_work_mem = '512MB'; ALTER TABLE temp_id ADD PRIMARY KEY (temp_id);".to_owned();
     for row in &indexes {
         statements.extend([row.get::<_, &str>(0), ";"]);
     }

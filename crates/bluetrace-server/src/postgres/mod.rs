@@ -121,10 +121,9 @@ impl PostgresStore {
     ) -> Result<Inspection, OpenError> {
         let shown = place.to_string();
         let store = Self::start(place, options, [0; 32])?;
-        let looked =
-            store.wait_for(store.run(Manner::Look, (key_mark.to_owned(), now), |session, (key_mark, now)| {
-                Box::pin(schema::inspect(session, key_mark, *now))
-            }));
+        let looked = store.wait_for(store.run(Manner::Look, (key_mark.to_owned(), now), |session, (key_mark, now)| {
+            Box::pin(schema::inspect(session, key_mark, *now))
+        }));
         looked.map_err(|error| OpenError::of(&shown, error))
     }
 

@@ -113,13 +113,7 @@ pub(super) async fn inspect(session: &Session, key_mark: &str, now: Timestamp) -
         .await?;
     let is_own = row.try_get::<_, Option<&str>>(1)? == Some(key_mark);
     let sealing_keys = if is_own && schema <= SCHEMA { keys::list(session, now).await? } else { Vec::new() };
-    Ok(Inspection {
-        schema,
-        known_schema: SCHEMA,
-        is_own,
-        newest: convert::optional_time(&newest, 0)?,
-        sealing_keys,
-    })
+    Ok(Inspection { schema, known_schema: SCHEMA, is_own, newest: convert::optional_time(&newest, 0)?, sealing_keys })
 }
 
 /// Brings the schema up to date, and marks a new database as this authority's. In a transaction.
