@@ -143,13 +143,9 @@ impl DataFolder {
                     return Err(DataFolderError::MasterKeyMissing { path, database });
                 }
                 let made = write_beside(&path, &MasterKey::new(fresh).to_hex()).and_then(|temporary| {
-                    // unlike a rename, a link never takes the place of a key that another process has made meanwhile
-                    let linked = fs::hard_link(&temporary, &path);
-                    fs::remove_file(&temporary)?;
-                    linked.or_else(
-                        |taken| if taken.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(taken) },
-                    )?;
-                    sync_folder_of(&path)
+                    let linked = put_in_place(&temporary, &path);
+                    linked
+                        .or_else(|taken| if taken.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(taken) })
                 });
                 made.and_then(|()| read()).map_err(|source| error(source.to_string()))?
             }
@@ -171,6 +167,46 @@ impl DataFolder {
         }
     }
 
+    /// A master key that is not the folder's yet: the one that a server before has prepared and neither kept nor dropped, or else
+    /// `fresh`, 32 bytes of the system's randomness. For a database elsewhere, which may be another authority's: so nothing that
+    /// takes this key for the folder's is there if it is refused, and nothing is lost of it if this process dies before it is kept.
+    ///
+    /// # Errors
+    /// [`DataFolderError::MasterKey`] if it cannot be written.
+    pub fn prepare_master_key(&self, fresh: [u8; 32]) -> Result<MasterKey, DataFolderError> {
+        if let Some(prepared) = self.prepared_master_key() {
+            return Ok(prepared);
+        }
+        let (path, key) = (self.path.join(MASTER_KEY), MasterKey::new(fresh));
+        let written = write_beside(&path, &key.to_hex()).and_then(|temporary| sync_folder_of(&temporary));
+        written.map_err(|source| DataFolderError::MasterKey { path, reason: source.to_string() })?;
+        Ok(key)
+    }
+
+    /// The key that [`DataFolder::prepare_master_key`] would give again, if there is one. Makes nothing.
+    pub fn prepared_master_key(&self) -> Option<MasterKey> {
+        // one that was not written to its end was not used for anything
+        let text =
+            fs::read_to_string(self.path.join(MASTER_KEY).with_extension(UNFINISHED)).map(Zeroizing::new).ok()?;
+        MasterKey::from_hex(text.trim())
+    }
+
+    /// Makes the prepared master key the folder's.
+    ///
+    /// # Errors
+    /// [`DataFolderError::MasterKey`] if that cannot be written, or the folder has another one meanwhile.
+    pub fn keep_master_key(&self) -> Result<(), DataFolderError> {
+        let path = self.path.join(MASTER_KEY);
+        let kept = put_in_place(&path.with_extension(UNFINISHED), &path);
+        kept.map_err(|source| DataFolderError::MasterKey { path, reason: source.to_string() })
+    }
+
+    /// Forgets the prepared master key, which nothing has been made with.
+    pub fn drop_master_key(&self) {
+        // what is left is taken by whoever prepares one next
+        _ = fs::remove_file(self.path.join(MASTER_KEY).with_extension(UNFINISHED));
+    }
+
     /// The database in it.
     pub fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
@@ -189,9 +225,18 @@ pub(crate) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
     sync_folder_of(path)
 }
 
+/// Gives a file that is beside its place its name, unless there is one of that name: unlike a rename, a link never takes the
+/// place of what another process has made meanwhile.
+fn put_in_place(temporary: &Path, path: &Path) -> io::Result<()> {
+    let linked = fs::hard_link(temporary, path);
+    fs::remove_file(temporary)?;
+    linked?;
+    sync_folder_of(path)
+}
+
 /// Writes the temporary file that is to take the place of `path`.
 fn write_beside(path: &Path, text: &str) -> io::Result<PathBuf> {
-    let temporary = path.with_extension("new");
+    let temporary = path.with_extension(UNFINISHED);
     let mut file = private_file_options().truncate(true).open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
@@ -243,6 +288,9 @@ fn private_file_options() -> OpenOptions {
 /// 64 hexadecimal digits. Whoever has it can make resume tokens.
 const MASTER_KEY: &str = "master.key";
 
+/// What a file's name ends with that is to take the place of another.
+const UNFINISHED: &str = "new";
+
 /// Holds nothing; locked by the server that runs.
 const LOCK: &str = "server.lock";
 
@@ -286,6 +334,32 @@ mod tests {
         assert!(!home.path().join(MASTER_KEY).exists());
         fs::remove_file(folder.database()).unwrap();
         assert!(folder.master_key([7; 32]).is_ok(), "nothing needs another");
+    }
+
+    #[test]
+    fn a_prepared_master_key_is_the_folders_only_once_it_is_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(home.path()).unwrap();
+        assert_eq!(*folder.prepare_master_key([7; 32]).unwrap().to_hex(), "07".repeat(32));
+        assert!(folder.existing_master_key().unwrap().is_none());
+        // whoever comes after one that has died
+        assert_eq!(*folder.prepare_master_key([8; 32]).unwrap().to_hex(), "07".repeat(32));
+        folder.drop_master_key();
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+        folder.prepare_master_key([9; 32]).unwrap();
+        folder.keep_master_key().unwrap();
+        assert_eq!(*folder.existing_master_key().unwrap().unwrap().to_hex(), "09".repeat(32));
+        assert!(folder.prepared_master_key().is_none());
+    }
+
+    #[test]
+    fn a_prepared_master_key_never_takes_the_place_of_another() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = DataFolder::open(home.path()).unwrap();
+        folder.prepare_master_key([7; 32]).unwrap();
+        fs::write(home.path().join(MASTER_KEY), "08".repeat(32)).unwrap();
+        assert!(folder.keep_master_key().is_err());
+        assert_eq!(*folder.existing_master_key().unwrap().unwrap().to_hex(), "08".repeat(32));
     }
 
     #[cfg(unix)]

@@ -456,46 +456,6 @@ fn a_partition_that_was_half_detached_is_detached_by_the_next_who_comes() {
 }
 
 #[test]
-#[ignore = "ten million rows take a minute to make, and what is promised is a time"]
-fn a_day_of_ten_million_records_is_dropped_within_a_second_and_delays_nobody() {
-    let cluster = Cluster::start();
-    let database = cluster.database();
-    let store = server(&cluster, &database);
-    let alice = opened(&store, "alice");
-    begun(&store, UploadRequest { forget_at: at(0), ..request(alice, "old", 1) });
-    let day = at(0).as_unix() / DAY;
-    let fill = format!(
-        "INSERT INTO uploaded_record_{day} SELECT ({day}::bigint << 41) + n / 10000, n % 10000, lpad(n::text, 20, '0'), n, n, n
-         FROM generate_series(0, 9999999) AS n"
-    );
-    cluster.sql(&database, &fill);
-    let now = at(2 * DAY);
-    let key = begun(&store, UploadRequest { forget_at: at(9 * DAY), ..request(alice, "new", 1_000_000) });
-    block_on(store.append_records(key, 0, vec![heard(0)])).unwrap();
-    let is_dropped = AtomicBool::new(false);
-    let (took, worst, count) = thread::scope(|scope| {
-        let appends = scope.spawn(|| {
-            let (mut durable, mut worst) = (1, Duration::ZERO);
-            while !is_dropped.load(Ordering::Relaxed) {
-                let asked = Instant::now();
-                durable = block_on(store.append_records(key, durable, vec![heard(1)])).unwrap().unwrap();
-                worst = worst.max(asked.elapsed());
-            }
-            (worst, durable)
-        });
-        let asked = Instant::now();
-        while block_on(store.expire(now)).unwrap().more {}
-        let took = asked.elapsed();
-        is_dropped.store(true, Ordering::Relaxed);
-        let (worst, count) = appends.join().unwrap();
-        (took, worst, count)
-    });
-    assert_eq!(cluster.sql(&database, &format!("SELECT to_regclass('uploaded_record_{day}') IS NULL")), "t");
-    eprintln!("dropped within {took:?}; the slowest of {count} appends meanwhile took {worst:?}");
-    assert!(took < Duration::from_secs(1) && worst < Duration::from_secs(1), "{took:?} {worst:?}");
-}
-
-#[test]
 fn what_a_removed_account_uploaded_is_deleted_at_once() {
     let database = CLUSTER.database();
     let store = server(&CLUSTER, &database);

@@ -4,13 +4,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use bluetrace_authority::passwords::PasswordPool;
 use bluetrace_authority::store::Store;
 use bluetrace_authority::{Authority, MasterKey, Policy};
+use bluetrace_protocol::Timestamp;
 use bluetrace_server::data_folder::DataFolder;
 use bluetrace_server::http::Probe;
-use bluetrace_server::postgres::{PostgresOptions, PostgresPlace, PostgresStore};
+use bluetrace_server::postgres::{OpenError, PostgresOptions, PostgresPlace, PostgresStore};
 use bluetrace_server::sqlite::SqliteStore;
 use tracing::warn;
 
@@ -41,13 +42,32 @@ impl Installation {
         policy: Policy,
         passwords: Arc<dyn PasswordPool>,
     ) -> anyhow::Result<Self> {
-        let master_key = folder.master_key(system::seed()?)?;
-        let database = match store {
-            None => Database::Folder(Arc::new(SqliteStore::open(&folder.database())?)),
-            Some(url) => Database::Shared(Arc::new(open_shared(url, &master_key)?)),
+        let (master_key, database) = match store {
+            None => {
+                let master_key = folder.master_key(system::seed()?)?;
+                (master_key, Database::Folder(Arc::new(SqliteStore::open(&folder.database())?)))
+            }
+            Some(url) => {
+                let (master_key, store) = open_shared(url, folder)?;
+                (master_key, Database::Shared(Arc::new(store)))
+            }
         };
         let authority = Authority::new(database.store(), passwords, policy, &master_key, system::seed()?);
         Ok(Self { authority: Arc::new(authority), database })
+    }
+
+    /// Says so if a server could not begin in a folder because the database that it would share has servers already, whose master
+    /// key is not there. Makes nothing.
+    pub(crate) fn refuse_without_key(folder: &AuthorityFolder, now: Timestamp) -> anyhow::Result<()> {
+        let (Some(url), folder) = (&folder.store, DataFolder::open_existing(&folder.data_dir)) else { return Ok(()) };
+        if folder.existing_master_key()?.is_some() {
+            return Ok(());
+        }
+        let mark = folder.prepared_master_key().map(|key| key.mark()).unwrap_or_default();
+        let place = shared_place(url)?;
+        let shown = place.to_string();
+        let found = PostgresStore::inspect(place, PostgresOptions::default(), &mark, now)?;
+        if found.schema > 0 && !found.is_own { Err(bring_the_key(&shown, &folder)) } else { Ok(()) }
     }
 
     /// Opens the authority that lives in a folder already, for a look or a change from the command line.
@@ -118,9 +138,36 @@ pub(crate) fn shared_place(url: &StoreUrl) -> anyhow::Result<PostgresPlace> {
     Ok(PostgresPlace::parse(&url.0, system::variable("PGPASSWORD").as_deref())?)
 }
 
-fn open_shared(url: &StoreUrl, master_key: &MasterKey) -> anyhow::Result<PostgresStore> {
+/// A key that is made here is the folder's only once the database has taken its mark: of servers that begin at the same time one
+/// makes it, and the others are left without.
+fn open_shared(url: &StoreUrl, folder: &DataFolder) -> anyhow::Result<(MasterKey, PostgresStore)> {
     let (place, options) = (shared_place(url)?, PostgresOptions::default());
-    Ok(PostgresStore::open(place, options, &master_key.mark(), system::seed()?)?)
+    if let Some(master_key) = folder.existing_master_key()? {
+        let store = PostgresStore::open(place, options, &master_key.mark(), system::seed()?)?;
+        return Ok((master_key, store));
+    }
+    let master_key = folder.prepare_master_key(system::seed()?)?;
+    let shown = place.to_string();
+    match PostgresStore::open(place, options, &master_key.mark(), system::seed()?) {
+        Ok(store) => {
+            folder.keep_master_key()?;
+            Ok((master_key, store))
+        }
+        Err(OpenError::OtherKey { .. }) => {
+            folder.drop_master_key();
+            Err(bring_the_key(&shown, folder))
+        }
+        // the database may have taken its mark all the same
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn bring_the_key(place: &str, folder: &DataFolder) -> anyhow::Error {
+    let folder = folder.path().display();
+    anyhow!(
+        "{place} has servers already, and there is no master key in {folder}; copy master.key, certificate.pem and key.pem \
+         there from the data folder of one of them, or name another database"
+    )
 }
 
 fn has_database(folder: &Path) -> anyhow::Result<bool> {

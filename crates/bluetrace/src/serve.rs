@@ -45,12 +45,14 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
     // a taken port is said at once, not after a long import, and leaves no folder behind; nobody is answered before that is done
     let listener = listener::bind(options.bind, options.port)?;
     let http_listener = bind_http(options.http)?;
+    Installation::refuse_without_key(&options.folder, SystemClock.now())?;
     let folder = DataFolder::open(&options.folder.data_dir)?;
     let lock = folder.lock_for_server()?;
     let codes = registration::code_sender(options.registration.clone())?;
-    let tls = ServerTls::open(folder.path())?;
     let passwords = Arc::new(ThreadPool::start(system::cores()).context("cannot start the password threads")?);
     let installation = Installation::open(&folder, options.folder.store.as_ref(), policy(&options), passwords.clone())?;
+    // not before: a folder that the authority refuses is left without a certificate, and given the one that devices know
+    let tls = ServerTls::open(folder.path())?;
     let now = SystemClock.now();
     import::credentials(&installation.authority, options.credentials.as_deref(), now).await?;
     import::temp_ids(&installation.authority, options.tempids.as_deref(), now).await?;

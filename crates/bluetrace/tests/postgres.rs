@@ -13,12 +13,14 @@ mod postgres;
 mod support;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Stdio;
 use std::sync::LazyLock;
+use std::thread;
 
 use postgres::Cluster;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::{Finished, ILL, MET, PATIENCE, Place, RunningServer, Session, finish, record, wait_until};
 
 /// The cluster that the tests here share, but for the one that stops its own.
@@ -94,10 +96,103 @@ fn a_server_with_another_master_key_is_refused_in_one_line() {
     let url = CLUSTER.url(&CLUSTER.database());
     let [first, second] = [Place::with_accounts(), Place::with_accounts()];
     first.server_with(&["--store", &url]).stop("TERM");
+    fs::create_dir(second.path("data")).unwrap();
+    fs::write(second.path("data/master.key"), "07".repeat(32)).unwrap();
     let mut command = second.server_command(0);
     finish(command.args(["--store", &url]), "").assert_complains(&["another master key", "copy of the same key file"]);
     fs::copy(first.path("data/master.key"), second.path("data/master.key")).unwrap();
     Session::login(second.server_with(&["--store", &url]).address, ILL);
+}
+
+#[test]
+fn a_folder_without_a_key_is_told_to_bring_it_where_the_database_has_servers_and_nothing_is_made() {
+    let url = CLUSTER.url(&CLUSTER.database());
+    let [first, second] = [Place::with_accounts(), Place::with_accounts()];
+    first.server_with(&["--store", &url]).stop("TERM");
+    let mut command = second.server_command(0);
+    let refused = finish(command.args(["--store", &url]), "");
+    refused.assert_complains(&["no master key in data", "copy master.key, certificate.pem and key.pem"]);
+    assert!(!second.path("data").exists());
+    fs::create_dir(second.path("data")).unwrap();
+    for file in ["master.key", "certificate.pem", "key.pem"] {
+        fs::copy(first.path("data").join(file), second.path("data").join(file)).unwrap();
+    }
+    Session::login(second.server_with(&["--store", &url]).address, ILL);
+}
+
+#[test]
+fn of_servers_that_begin_an_authority_at_the_same_time_one_does_and_the_other_is_told_to_bring_its_key() {
+    for round in 0..10 {
+        let url = CLUSTER.url(&CLUSTER.database());
+        let places = [Place::new(), Place::new()];
+        let mut servers = places.each_ref().map(|place| {
+            let mut command = place.server_command(0);
+            command.args(["--store", &url]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        });
+        // of the one that is refused, the output ends
+        let listens = servers.each_mut().map(|server| {
+            let lines = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
+            thread::spawn(move || { lines }.any(|line| line.starts_with("listening on ")))
+        });
+        let listens = listens.map(|thread| thread.join().unwrap());
+        for ((server, place), listens) in servers.into_iter().zip(&places).zip(listens) {
+            let mut server = server;
+            if listens {
+                server.kill().unwrap();
+            }
+            let output = server.wait_with_output().unwrap();
+            let errors = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(place.path("data/master.key").exists(), listens, "{errors}");
+            assert!(!place.path("data/master.new").exists(), "{errors}");
+            if !listens {
+                assert_eq!(output.status.code(), Some(1), "{errors}");
+                assert!(errors.contains("copy master.key, certificate.pem and key.pem"), "{errors}");
+            }
+        }
+        assert_eq!(listens.iter().filter(|listens| **listens).count(), 1, "round {round}");
+    }
+}
+
+#[test]
+fn a_key_that_a_server_had_made_when_it_died_is_the_one_that_the_database_knows() {
+    let url = CLUSTER.url(&CLUSTER.database());
+    let place = Place::with_accounts();
+    place.server_with(&["--store", &url]).stop("TERM");
+    // as it is between the database's mark and the folder's key
+    fs::rename(place.path("data/master.key"), place.path("data/master.new")).unwrap();
+    Session::login(place.server_with(&["--store", &url]).address, ILL);
+    assert!(place.path("data/master.key").exists() && !place.path("data/master.new").exists());
+}
+
+#[test]
+fn the_doctor_examines_the_keys_in_a_shared_database() {
+    let database = CLUSTER.database();
+    let url = CLUSTER.url(&database);
+    let place = Place::with_accounts();
+    let options = ["--store", &url, "--tempid-scheme", "sealed", "--http", "off"];
+    let examine = |port: &str| {
+        let mut command = place.bluetrace(&["doctor", port, "--json", "--data-dir", "data", "--bind", "127.0.0.1"]);
+        let report: Value = serde_json::from_str(&finish(command.args(options), "").shown).unwrap();
+        let findings = report["findings"].as_array().unwrap().clone();
+        findings.into_iter().filter(|finding| finding["check"] == "sealing keys").collect::<Vec<_>>()
+    };
+    let mut command = place.bluetrace(&["server", "0", "--bind", "127.0.0.1", "--data-dir", "data"]);
+    let server = RunningServer::run(command.args(options), &place.path("server.log"));
+    let port = server.address.port().to_string();
+    // made when the server looks after its keys for the first time, which is not waited for
+    wait_until("there is a key", || CLUSTER.sql(&database, "SELECT count(*) FROM sealing_key") != "0");
+    let found = examine(&port);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0]["found"].as_str().unwrap().starts_with("key 1 seals until "), "{found:?}");
+    assert!(server.stop("TERM").0.success());
+    CLUSTER.sql(&database, "UPDATE sealing_key SET state = 1");
+    let found = examine("0");
+    assert!(found[0]["found"].as_str().unwrap().starts_with("key 1 is to be destroyed"), "{found:?}");
+    CLUSTER.sql(&database, "UPDATE sealing_key SET state = 0; UPDATE sealing_key_bytes SET wrapped = set_byte(wrapped, 9, 255 - get_byte(wrapped, 9))");
+    let found = examine("0");
+    assert!(found[0]["level"] == "error", "{found:?}");
+    assert!(found[0]["found"].as_str().unwrap().starts_with("the master key does not open these: 1"), "{found:?}");
 }
 
 #[test]
@@ -106,6 +201,8 @@ fn a_password_of_the_database_is_shown_nowhere() {
     let url = "postgres://desk:extremely-secret@127.0.0.1:1/trace";
     let checked = place.run(&["config", "check", "--store", url]).assert_success();
     assert!(checked.shown.contains("store") && !checked.shown.contains("secret"), "{checked:?}");
+    fs::create_dir(place.path("data")).unwrap();
+    fs::write(place.path("data/master.key"), "07".repeat(32)).unwrap();
     for arguments in [
         &["server", "0", "--data-dir", "data", "--store", url][..],
         &["user", "add", "x", "--data-dir", "data", "--store", url],

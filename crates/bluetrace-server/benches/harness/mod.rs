@@ -35,6 +35,8 @@ pub(crate) enum Unit {
     PerSecond,
     /// So many bytes.
     Bytes,
+    /// So long.
+    Milliseconds,
 }
 
 /// What is wanted of a line.
@@ -132,6 +134,12 @@ pub(crate) fn folder_for_data() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
 }
 
+/// Rows in a table that is large: ten million, or as many as `BLUETRACE_BENCH_ROWS` says where the disk is small.
+#[expect(clippy::disallowed_methods, reason = "a bench is nobody's collaborator")]
+pub(crate) fn rows_wanted() -> u64 {
+    std::env::var("BLUETRACE_BENCH_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(10_000_000)
+}
+
 /// The time that cores have spent on the threads of this process that still run, but for those of this name; zero where the
 /// system does not tell.
 pub(crate) fn core_time(but_for: &str) -> Duration {
@@ -171,6 +179,7 @@ impl Result<'_> {
         let unit = match unit {
             Unit::PerSecond => "1/s",
             Unit::Bytes => "bytes",
+            Unit::Milliseconds => "ms",
         };
         let mut text = format!(
             "{{\"name\": \"{name}\", \"limit_is\": \"{limit}\", \"unit\": \"{unit}\", \"ours\": {:.1}, \"limit\": {:.1}, \"ratio\": {:.3}",
@@ -224,11 +233,13 @@ impl Unit {
         match self {
             Self::PerSecond => grouped + "/s",
             Self::Bytes => grouped + " bytes",
+            Self::Milliseconds => grouped + " ms",
         }
     }
 }
 
-fn say(line: &str) {
+/// Says a line for people.
+pub(crate) fn say(line: &str) {
     // nobody reads it: the file is still written
     _ = writeln!(io::stdout(), "{line}");
 }

@@ -8,6 +8,7 @@
 #[path = "../../tests/support/postgres.rs"]
 #[expect(dead_code, reason = "each program uses a part of it")]
 mod cluster;
+mod forgetting;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod http_client;
@@ -18,6 +19,7 @@ mod line_client;
 mod logins;
 mod postgres;
 mod raw_sqlite;
+mod registry;
 mod round_trips;
 mod system;
 mod temp_ids;
@@ -39,6 +41,8 @@ fn main() {
     uploads::pipelined(&mut bench, &runtime);
     uploads::stop_and_wait(&mut bench, &runtime);
     postgres::run(&mut bench, &runtime);
+    registry::run(&mut bench, &runtime);
+    forgetting::run(&mut bench, &runtime);
     temp_ids::run(&mut bench, &runtime);
     keyring::run(&mut bench, &runtime);
     https::temp_ids(&mut bench, &runtime);

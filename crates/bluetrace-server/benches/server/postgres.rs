@@ -1,6 +1,8 @@
 //! Uploads on PostgreSQL, by four connections at once, against the same rows inserted by four bare connections: as arrays, which is what
-//! the store does, and by `COPY`. The cluster is private, and durable as the store wants it.
+//! the store does, and by `COPY`; and by four connections to two servers, against the same to one. The cluster is private, and durable
+//! as the store wants it.
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -17,6 +19,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::cluster::Cluster;
 use crate::harness::{Bench, Line, Unit, Wanted, folder_for_data};
+use crate::line_client::LineClient;
 use crate::system::System;
 use crate::uploads::{BATCH, DISTINCT, RECORDS, import, lines, records, stream};
 
@@ -42,40 +45,48 @@ pub(crate) fn run(bench: &mut Bench, runtime: &Runtime) {
         limit: "COPY of 1,000 by 4 connections",
         ..copy
     };
-    if ![upload, copy, small].iter().any(|line| bench.wants(line.name)) {
+    let two = Line {
+        name: "upload, PostgreSQL, 4 connections, to 2 servers",
+        limit: "the same to 1 server",
+        wanted: Wanted::AtLeast(0.9),
+        ..upload
+    };
+    if ![upload, two, copy, small].iter().any(|line| bench.wants(line.name)) {
         return;
     }
     let cluster = Cluster::start_durable_in(&folder_for_data());
     let url = cluster.url(&cluster.database());
     let records: Arc<[UploadedRecord]> = records(RECORDS, DISTINCT).collect();
-    let (system, mut clients, raw) = runtime.block_on(async {
-        let place = PostgresPlace::parse(&url, None).unwrap();
-        let store = PostgresStore::open(place, PostgresOptions::default(), "mark", [7; 32]).unwrap();
-        let folder = tempfile::tempdir_in(folder_for_data()).unwrap();
-        let system = System::start_on(Arc::new(store), folder, Policy::default(), CONNECTIONS + 1).await;
+    let (systems, mut to_one, mut to_two, raw) = runtime.block_on(async {
+        let folder = || tempfile::tempdir_in(folder_for_data()).unwrap();
+        let system = System::start_on(open(&url, [7; 32]), folder(), Policy::default(), CONNECTIONS + 1).await;
         import(&system, &records[..usize::try_from(DISTINCT).unwrap()]).await;
-        let mut clients = Vec::new();
-        for account in 2..CONNECTIONS + 2 {
-            clients.push(system.enter(account % (CONNECTIONS + 1)).await);
+        let second = system.start_beside(open(&url, [8; 32]), folder()).await;
+        let (mut to_one, mut to_two) = (Vec::new(), Vec::new());
+        for number in 0..CONNECTIONS {
+            // not the one that was met
+            let account = (number + 2) % (CONNECTIONS + 1);
+            to_one.push(system.enter(account).await);
+            to_two.push(if number % 2 == 0 { system.enter(account).await } else { second.enter(account).await });
         }
-        (system, clients, Raw::connect(&url).await)
+        ([system, second], to_one, to_two, Raw::connect(&url).await)
     });
     let lines: Arc<[u8]> = lines(&records).into();
-    let mut round = 0;
+    let round = Cell::new(0);
     let total = f64::from(RECORDS) * CONNECTIONS as f64;
-    let ours = || {
-        round += 1;
+    let upload_by = |clients: &mut Vec<LineClient>| {
+        round.set(round.get() + 1);
         let start = Instant::now();
         runtime.block_on(async {
             let mut uploads = JoinSet::new();
             for mut client in clients.drain(..) {
-                let lines = Arc::clone(&lines);
+                let (lines, round) = (Arc::clone(&lines), round.get());
                 uploads.spawn(async move {
                     stream(&mut client, RECORDS, &lines, round).await;
                     client
                 });
             }
-            clients = uploads.join_all().await;
+            *clients = uploads.join_all().await;
         });
         total / start.elapsed().as_secs_f64()
     };
@@ -84,10 +95,17 @@ pub(crate) fn run(bench: &mut Bench, runtime: &Runtime) {
         runtime.block_on(raw.insert(&records, how, batch));
         total / start.elapsed().as_secs_f64()
     };
-    bench.compare(upload, ROUNDS, ours, || raw(How::Arrays, BATCH));
+    bench.compare(upload, ROUNDS, || upload_by(&mut to_one), || raw(How::Arrays, BATCH));
+    bench.compare(two, ROUNDS, || upload_by(&mut to_two), || upload_by(&mut to_one));
     bench.compare(copy, ROUNDS, || raw(How::Arrays, BATCH), || raw(How::Copy, BATCH));
     bench.compare(small, ROUNDS, || raw(How::Arrays, 1_000), || raw(How::Copy, 1_000));
-    drop(system);
+    drop(systems);
+}
+
+/// A store as the binary opens it.
+pub(crate) fn open(url: &str, seed: [u8; 32]) -> Arc<PostgresStore> {
+    let place = PostgresPlace::parse(url, None).unwrap();
+    Arc::new(PostgresStore::open(place, PostgresOptions::default(), "mark", seed).unwrap())
 }
 
 #[derive(Clone, Copy)]

@@ -108,6 +108,13 @@ impl System {
         system
     }
 
+    /// Starts a second server of the same authority, on another store of the same database.
+    pub(crate) async fn start_beside(&self, store: Arc<dyn Store>, folder: TempDir) -> Self {
+        let mut system = Self::start_on(store, folder, Policy::default(), 0).await;
+        system.members.clone_from(&self.members);
+        system
+    }
+
     /// A connection of an account, past its login.
     pub(crate) async fn enter(&self, account: usize) -> LineClient {
         let mut client = LineClient::connect(self.address).await;

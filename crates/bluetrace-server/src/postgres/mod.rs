@@ -106,17 +106,21 @@ impl PostgresStore {
         Ok(Self { pool: Arc::new(Pool::new(place, options, Ids::new(seed))), runtime: Some(runtime), handle })
     }
 
-    /// Looks at a database, and changes nothing. Blocks meanwhile. `key_mark` as for [`PostgresStore::open`].
+    /// Looks at a database as it is at `now`, and changes nothing. Blocks meanwhile. `key_mark` as for [`PostgresStore::open`].
     ///
     /// # Errors
     /// [`OpenError`] says in one line what is wrong and what to do.
-    pub fn inspect(place: PostgresPlace, options: PostgresOptions, key_mark: &str) -> Result<Inspection, OpenError> {
+    pub fn inspect(
+        place: PostgresPlace,
+        options: PostgresOptions,
+        key_mark: &str,
+        now: Timestamp,
+    ) -> Result<Inspection, OpenError> {
         let shown = place.to_string();
         let store = Self::start(place, options, [0; 32])?;
-        let looked =
-            store.wait_for(store.run(Manner::Look, key_mark.to_owned(), |session, key_mark| {
-                Box::pin(schema::inspect(session, key_mark))
-            }));
+        let looked = store.wait_for(store.run(Manner::Look, (key_mark.to_owned(), now), |session, (key_mark, now)| {
+            Box::pin(schema::inspect(session, key_mark, *now))
+        }));
         looked.map_err(|error| OpenError::of(&shown, error))
     }
 

@@ -4,14 +4,14 @@
 //! servers that start at the same time wait, and find it done. A version may only add (tables, columns with defaults, indexes), so that
 //! servers of the version before go on working while it is applied and until they are replaced.
 
-use bluetrace_authority::store::StoreError;
+use bluetrace_authority::store::{SealingKeyRow, StoreError};
 use bluetrace_protocol::Timestamp;
 use thiserror::Error;
 use tokio_postgres::types::Type;
 
-use super::convert;
 use super::error::{Result, Trouble};
 use super::session::Session;
+use super::{convert, keys};
 
 /// Why a database cannot be used. Each text is one line that says what is wrong and what to do.
 #[derive(Debug, Error)]
@@ -85,13 +85,16 @@ pub struct Inspection {
     pub is_own: bool,
     /// The latest moment at which something happened according to its rows.
     pub newest: Option<Timestamp>,
+    /// Its sealing keys, if it is this authority's and of a schema that this program knows.
+    pub sealing_keys: Vec<SealingKeyRow>,
 }
 
 /// Looks at a database, and changes nothing.
-pub(super) async fn inspect(session: &Session, key_mark: &str) -> Result<Inspection> {
+pub(super) async fn inspect(session: &Session, key_mark: &str, now: Timestamp) -> Result<Inspection> {
     let tables = tables(session).await?;
     if !tables.are_ours {
-        return Ok(Inspection { schema: 0, known_schema: SCHEMA, is_own: !tables.are_anybodys, newest: None });
+        let is_own = !tables.are_anybodys;
+        return Ok(Inspection { schema: 0, known_schema: SCHEMA, is_own, newest: None, sealing_keys: Vec::new() });
     }
     let row = session
         .one(
@@ -108,12 +111,9 @@ pub(super) async fn inspect(session: &Session, key_mark: &str) -> Result<Inspect
             &[],
         )
         .await?;
-    Ok(Inspection {
-        schema,
-        known_schema: SCHEMA,
-        is_own: row.try_get::<_, Option<&str>>(1)? == Some(key_mark),
-        newest: convert::optional_time(&newest, 0)?,
-    })
+    let is_own = row.try_get::<_, Option<&str>>(1)? == Some(key_mark);
+    let sealing_keys = if is_own && schema <= SCHEMA { keys::list(session, now).await? } else { Vec::new() };
+    Ok(Inspection { schema, known_schema: SCHEMA, is_own, newest: convert::optional_time(&newest, 0)?, sealing_keys })
 }
 
 /// Brings the schema up to date, and marks a new database as this authority's. In a transaction.

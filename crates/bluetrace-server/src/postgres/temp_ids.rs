@@ -179,26 +179,35 @@ pub(super) async fn list(
     lines.collect()
 }
 
+/// Two statements: whoever is removed between them is as unknown as a moment later.
 pub(super) async fn resolve(session: &Session, ids: &[TempId], now: Timestamp) -> Result<Vec<Option<Owner>>> {
     let wanted: Vec<&str> = ids.iter().map(TempId::reveal).collect();
     let rows = session
         .rows(
-            "SELECT t.temp_id, t.start, t.expiry, t.account, a.username
-             FROM temp_id AS t JOIN account AS a ON a.id = t.account
-             WHERE t.temp_id = ANY ($1) AND t.forget_at > $2",
+            "SELECT temp_id, start, expiry, account FROM temp_id WHERE temp_id = ANY ($1) AND forget_at > $2",
             &[(&wanted, Type::TEXT_ARRAY), (&now.as_unix(), Type::INT8)],
         )
         .await?;
+    let accounts = rows.iter().map(|row| Ok(row.try_get(3)?)).collect::<Result<BTreeSet<i64>>>()?;
+    let usernames = usernames(session, accounts.into_iter().collect()).await?;
     let mut owners = BTreeMap::new();
     for row in &rows {
-        let owner = Owner {
-            account: AccountId(row.try_get(3)?),
-            username: convert::username(row, 4)?,
-            window: convert::window(row, 1)?,
-        };
+        let account = row.try_get(3)?;
+        let Some(username) = usernames.get(&account) else { continue };
+        let owner = Owner { account: AccountId(account), username: username.clone(), window: convert::window(row, 1)? };
         owners.insert(row.try_get::<_, &str>(0)?, owner);
     }
     Ok(ids.iter().map(|id| owners.get(id.reveal()).cloned()).collect())
+}
+
+/// Asked for each account once: joined to the ids, the database would look for each id's, or read all accounts that there are.
+async fn usernames(session: &Session, accounts: Vec<i64>) -> Result<BTreeMap<i64, Username>> {
+    if accounts.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let rows =
+        session.rows("SELECT id, username FROM account WHERE id = ANY ($1)", &[(&accounts, Type::INT8_ARRAY)]).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, convert::username(row, 1)?))).collect()
 }
 
 /// Before all times: what is there is not replaced.

@@ -77,14 +77,19 @@ impl Report {
         true
     }
 
-    pub(super) fn master_key(&mut self, folder: &DataFolder) {
+    /// `is_shared` says whether other servers of the authority have it, too.
+    pub(super) fn master_key(&mut self, folder: &DataFolder, is_shared: bool) {
         let check = "master key";
         match folder.existing_master_key() {
             Ok(Some(_)) => self.ok(check, "well-formed"),
             Ok(None) => self.error(
                 check,
                 "it is missing",
-                "restore master.key from a backup: beside a database no other is made, and no server or command starts",
+                if is_shared {
+                    "copy master.key from another server of this authority; only where the database is new the first start makes one"
+                } else {
+                    "restore master.key from a backup: beside a database no other is made, and no server or command starts"
+                },
             ),
             Err(error) => self.error_with_remedy(check, &error, AS_ITS_OWNER),
         }

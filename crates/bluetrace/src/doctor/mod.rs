@@ -31,17 +31,16 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
     let now = SystemClock.now();
     report.clock(now);
     let tls = if report.folder(folder.path()) {
-        report.master_key(&folder);
-        match &server.folder.store {
-            None => {
-                if let Some(inspection) = report.store(&folder, now) {
-                    let is_served = folder.is_served().unwrap_or(false);
-                    let master_key = folder.existing_master_key().ok().flatten();
-                    let keys = report.readable_keys(inspection.sealing_keys, master_key.as_ref());
-                    report.sealing_keys(&keys, server, is_served, now);
-                }
-            }
+        report.master_key(&folder, server.folder.store.is_some());
+        let keys = match &server.folder.store {
+            None => report.store(&folder, now),
             Some(url) => report.shared_store(url, &folder, now),
+        };
+        if let Some(keys) = keys {
+            let is_served = folder.is_served().unwrap_or(false);
+            let master_key = folder.existing_master_key().ok().flatten();
+            let keys = report.readable_keys(keys, master_key.as_ref());
+            report.sealing_keys(&keys, server, is_served, now);
         }
         report.disk(folder.path());
         report.certificate(&folder, now)

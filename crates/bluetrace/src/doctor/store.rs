@@ -1,17 +1,18 @@
 //! Owns what the doctor says of the database: the one in the data folder, or the one that servers share.
 
+use bluetrace_authority::store::SealingKeyRow;
 use bluetrace_protocol::Timestamp;
 use bluetrace_server::data_folder::DataFolder;
 use bluetrace_server::postgres::{PostgresOptions, PostgresStore};
-use bluetrace_server::sqlite::{self, Inspection};
+use bluetrace_server::sqlite;
 
 use super::{AS_ITS_OWNER, Report, SET_THE_CLOCK};
 use crate::command_line::StoreUrl;
 use crate::installation;
 
 impl Report {
-    /// What was found in it, if it could be read.
-    pub(super) fn store(&mut self, folder: &DataFolder, now: Timestamp) -> Option<Inspection> {
+    /// The sealing keys in it, if it could be read.
+    pub(super) fn store(&mut self, folder: &DataFolder, now: Timestamp) -> Option<Vec<SealingKeyRow>> {
         let check = "store";
         let database = folder.database();
         if !database.exists() {
@@ -41,21 +42,31 @@ impl Report {
             None => self.ok(check, format!("sound, with schema {schema}")),
         }
         self.newest(inspection.newest, now);
-        inspection.damage.is_none().then_some(inspection)
+        inspection.damage.is_none().then_some(inspection.sealing_keys)
     }
 
-    pub(super) fn shared_store(&mut self, url: &StoreUrl, folder: &DataFolder, now: Timestamp) {
+    /// The sealing keys in it, if it is this authority's.
+    pub(super) fn shared_store(
+        &mut self,
+        url: &StoreUrl,
+        folder: &DataFolder,
+        now: Timestamp,
+    ) -> Option<Vec<SealingKeyRow>> {
         let check = "store";
         let place = match installation::shared_place(url) {
             Ok(place) => place,
-            Err(error) => return self.error_with_remedy(check, &*error, "correct the setting `store`"),
+            Err(error) => {
+                self.error_with_remedy(check, &*error, "correct the setting `store`");
+                return None;
+            }
         };
         let shown = place.to_string();
         let mark = folder.existing_master_key().ok().flatten().map(|key| key.mark()).unwrap_or_default();
-        let inspection = match PostgresStore::inspect(place, PostgresOptions::default(), &mark) {
+        let inspection = match PostgresStore::inspect(place, PostgresOptions::default(), &mark, now) {
             Ok(inspection) => inspection,
             Err(error) => {
-                return self.error_with_remedy(check, &error, "see that the database runs and lets this user in");
+                self.error_with_remedy(check, &error, "see that the database runs and lets this user in");
+                return None;
             }
         };
         let (schema, known) = (inspection.schema, inspection.known_schema);
@@ -79,6 +90,7 @@ impl Report {
             _ => self.ok(check, format!("{shown} answers, with schema {schema}")),
         }
         self.newest(inspection.newest, now);
+        (inspection.is_own && (1..=known).contains(&schema)).then_some(inspection.sealing_keys)
     }
 
     fn newest(&mut self, newest: Option<Timestamp>, now: Timestamp) {
