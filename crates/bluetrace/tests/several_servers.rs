@@ -20,10 +20,11 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
 
+use bluetrace_protocol::Timestamp;
 use postgres::Cluster;
 use serde_json::{Value, json};
 use support::{ILL, MET, PATIENCE, Place, RunningServer, now, root, send_signal, wait_until};
@@ -184,7 +185,7 @@ fn go_on(mut session: BufReader<TcpStream>, number: u32) -> (Option<usize>, bool
 }
 
 fn record(upload: u32, place: usize) -> String {
-    let start = now().plus(-WINDOWS_BEGIN_AGO + 1_000 * i64::from(upload));
+    let start = FIRST_WINDOW.plus(1_000 * i64::from(upload));
     format!("{}, {start}, {}", temp_id(upload, place), start.plus(899))
 }
 
@@ -289,7 +290,7 @@ impl HaProxy {
             ("maxconn 100000", "maxconn 1000".to_owned()),
             ("bind :::4000 v4v6", format!("bind {devices}")),
             ("bind :::443 v4v6", format!("bind {programs}")),
-            ("port 4080", format!("port {}", authority.programs)),
+            (" port 4080 check-ssl", format!(" port {} check-ssl", authority.programs)),
             ("server two 10.0.0.2:4000", "server two 10.0.0.2:4000\n    server three 10.0.0.3:4000".to_owned()),
             ("server two 10.0.0.2:4080", "server two 10.0.0.2:4080\n    server three 10.0.0.3:4080".to_owned()),
         ] {
@@ -338,5 +339,5 @@ fn program() -> PathBuf {
 /// More than are uploaded here.
 const MOST_UPLOADS: u32 = 1_000;
 
-/// So long ago the first of their windows begins: twelve days, and the last was over half a day ago.
-const WINDOWS_BEGIN_AGO: i64 = 12 * 24 * 60 * 60;
+/// Where the first of their windows begins: twelve days ago, and the last one did half a day ago.
+static FIRST_WINDOW: LazyLock<Timestamp> = LazyLock::new(|| now().plus(-12 * 24 * 60 * 60));
