@@ -32,7 +32,7 @@ fn connections_that_are_cut_anywhere_lose_and_double_nothing_that_was_acknowledg
     let (met, other) = (opened(&store, "met"), opened(&store, "other"));
     let uploaders: Vec<_> = (0..UPLOADERS).map(|number| opened(&store, &format!("uploader-{number}"))).collect();
     let (is_over, complete) = (AtomicBool::new(false), AtomicU32::new(0));
-    proxy.set(Manner::Cutting);
+    proxy.set(Manner::Cutting(0));
     let acknowledged: Vec<(AccountId, u32)> = thread::scope(|scope| {
         let (store, is_over, complete) = (&store, &is_over, &complete);
         let uploads: Vec<_> = uploaders

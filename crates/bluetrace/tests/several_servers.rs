@@ -13,27 +13,19 @@ mod postgres;
 #[expect(dead_code, reason = "each file of tests uses a part of it")]
 mod support;
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
-use bluetrace_protocol::Timestamp;
 use postgres::Cluster;
 use serde_json::{Value, json};
-use support::{ILL, MET, PATIENCE, Place, RunningServer, now, root, send_signal, wait_until};
+use support::{Place, RunningServer, root, send_signal, uploader, wait_until};
 
 /// How often a server is killed.
 const KILLS: usize = 6;
-
-/// Records of an upload that is looked at record by record. The first is a `TempID` of [`MET`], in a window of its own.
-const RECORDS: usize = 200;
 
 #[test]
 fn servers_that_are_killed_one_after_the_other_lose_and_double_nothing_they_acknowledged() {
@@ -48,7 +40,7 @@ fn servers_that_are_killed_one_after_the_other_lose_and_double_nothing_they_ackn
         let uploader = scope.spawn(|| {
             let mut uploads = 0;
             while !is_over.load(Ordering::Relaxed) {
-                upload(proxy.devices, uploads);
+                uploader::upload(proxy.devices, uploads);
                 uploads += 1;
                 complete.store(uploads, Ordering::Relaxed);
             }
@@ -76,121 +68,14 @@ fn servers_that_are_killed_one_after_the_other_lose_and_double_nothing_they_ackn
     for server in servers {
         assert!(server.stop("TERM").0.success());
     }
-    assert_stored_once(&cluster, &database, uploads, results["uploads"].as_u64().unwrap());
+    let sql = |statement: &str| cluster.sql(&database, statement);
+    uploader::assert_stored_once(sql, uploads);
+    let complete: u64 = sql("SELECT count(*) FROM upload WHERE finished IS NOT NULL").parse().unwrap();
+    assert!(complete >= u64::from(uploads) + results["uploads"].as_u64().unwrap(), "{complete}, {uploads}: {results}");
     for place in &authority.places {
         let log = fs::read_to_string(place.path("server.log")).unwrap();
         assert!(!log.contains("panicked") && !log.contains("ERROR"), "{log}");
     }
-}
-
-/// By what is in the database itself.
-fn assert_stored_once(cluster: &Cluster, database: &str, uploads: u32, by_load: u64) {
-    let rows = cluster.sql(
-        database,
-        &format!(
-            "SELECT u.name, r.place, r.temp_id FROM upload AS u JOIN account AS a ON a.id = u.account
-             JOIN uploaded_record AS r ON r.upload = u.id WHERE a.username = '{}' ORDER BY u.id, r.place",
-            ILL.0
-        ),
-    );
-    let mut stored: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    for row in rows.lines() {
-        let [upload, place, temp_id] = row.split('|').collect::<Vec<_>>()[..] else { panic!("{row}") };
-        let records = stored.entry(upload.strip_prefix("upload-").unwrap().parse().unwrap()).or_default();
-        assert_eq!(place, records.len().to_string(), "in its place, once");
-        records.push(temp_id.to_owned());
-    }
-    assert_eq!(stored.keys().copied().collect::<Vec<_>>(), (0..uploads).collect::<Vec<_>>());
-    for (upload, temp_ids) in stored {
-        assert_eq!(temp_ids, (0..RECORDS).map(|place| temp_id(upload, place)).collect::<Vec<_>>());
-    }
-    let told = "SELECT count(*), count(DISTINCT begins) FROM notice AS n JOIN account AS a ON a.id = n.account
-                WHERE a.username = ";
-    let told = cluster.sql(database, &format!("{told} '{}'", MET.0));
-    assert_eq!(told, format!("{uploads}|{uploads}"), "one notice for each upload");
-    let not_whole = "SELECT count(*) FROM upload AS u WHERE finished IS NOT NULL AND (durable <> records OR records <>
-                     (SELECT count(DISTINCT place) FROM uploaded_record WHERE upload = u.id AND place < u.records))";
-    assert_eq!(cluster.sql(database, not_whole), "0");
-    let complete = cluster.sql(database, "SELECT count(*) FROM upload WHERE finished IS NOT NULL");
-    assert!(complete.parse::<u64>().unwrap() >= by_load + u64::from(uploads), "{complete}: {by_load} and {uploads}");
-}
-
-/// Begins an upload and goes on with it, on whichever server there is, until it is complete.
-fn upload(devices: SocketAddr, number: u32) {
-    let mut acknowledged = 0;
-    wait_until("the upload is complete", || {
-        let Some(session) = login(devices) else { return false };
-        let (from, is_complete) = go_on(session, number);
-        assert!(from.is_none_or(|from| from >= acknowledged), "{from:?} is less than {acknowledged}");
-        if let Some(until) = from {
-            acknowledged = until;
-        }
-        is_complete
-    });
-}
-
-/// A session, if there is a server that lets in.
-fn login(devices: SocketAddr) -> Option<BufReader<TcpStream>> {
-    let stream = TcpStream::connect(devices).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut session = BufReader::new(stream);
-    for (say, answer) in [(ILL.0, "331 "), (ILL.1, "230 ")] {
-        hear(&mut session, say).filter(|heard| heard.starts_with(answer))?;
-    }
-    Some(session)
-}
-
-/// Says a line, and hears one. `None` when the server has died, or never was one.
-fn hear(session: &mut BufReader<TcpStream>, say: &str) -> Option<String> {
-    writeln!(session.get_mut(), "{say}").ok()?;
-    let mut line = String::new();
-    session.read_line(&mut line).ok().filter(|read| *read > 0 && line.ends_with('\n'))?;
-    Some(line)
-}
-
-/// How many records had been acknowledged before, if that could be heard, and whether all are now.
-fn go_on(mut session: BufReader<TcpStream>, number: u32) -> (Option<usize>, bool) {
-    let begin = json!({"commandType": "UC", "numOfSend": RECORDS, "upload": format!("upload-{number}")});
-    let Some(begun) = hear(&mut session, &begin.to_string()) else { return (None, false) };
-    let begun: Value = serde_json::from_str(&begun).unwrap();
-    let Some(left) = begun["numOfRecv"].as_u64() else {
-        assert_eq!(begun["data"]["code"], "unavailable", "{begun}");
-        return (None, false);
-    };
-    let from = RECORDS - usize::try_from(left).unwrap();
-    if begun.get("data").is_some() {
-        return (Some(from), true);
-    }
-    let frames = (from..RECORDS).map(|place| {
-        let frame = json!({"commandType": "UC", "numOfSend": RECORDS - place - 1, "data": record(number, place)});
-        format!("{frame}\n")
-    });
-    if session.get_mut().write_all(frames.collect::<String>().as_bytes()).is_err() {
-        return (Some(from), false);
-    }
-    let mut line = String::new();
-    while session.read_line(&mut line).is_ok_and(|read| read > 0) && line.ends_with('\n') {
-        let answer: Value = serde_json::from_str(&line).unwrap();
-        if answer["commandType"] != "UC" {
-            assert_eq!(answer["data"]["code"], "unavailable", "{answer}");
-            break;
-        }
-        if let Some(summary) = answer.get("data") {
-            assert_eq!(summary["resolved"], 1, "{answer}");
-            return (Some(from), true);
-        }
-        line.clear();
-    }
-    (Some(from), false)
-}
-
-fn record(upload: u32, place: usize) -> String {
-    let start = FIRST_WINDOW.plus(1_000 * i64::from(upload));
-    format!("{}, {start}, {}", temp_id(upload, place), start.plus(899))
-}
-
-fn temp_id(upload: u32, place: usize) -> String {
-    format!("{upload:010}{place:010}")
 }
 
 /// The folders of three servers of one authority, and where they listen: each on an address of its own, on the same ports.
@@ -208,11 +93,7 @@ impl Authority {
         first.run(&["load", "--make-accounts", "2"]).assert_success();
         let accounts = ["credentials.txt", "load-accounts.txt"].map(|file| fs::read(first.path(file)).unwrap());
         fs::write(first.path("credentials.txt"), accounts.concat()).unwrap();
-        let mut temp_ids = String::new();
-        for upload in 0..MOST_UPLOADS {
-            writeln!(temp_ids, "{} {}", MET.0, record(upload, 0).replace(", ", " ")).unwrap();
-        }
-        fs::write(first.path("tempIDs.txt"), temp_ids).unwrap();
+        fs::write(first.path("tempIDs.txt"), uploader::temp_ids_of_met()).unwrap();
         first.server_with(&["--store", url]).stop("TERM");
         for other in &places[1..] {
             fs::create_dir(other.path("data")).unwrap();
@@ -335,9 +216,3 @@ fn program() -> PathBuf {
         panic!("this test needs HAProxy, and finds none: install it (Debian: apt-get install haproxy), or put it into the PATH")
     })
 }
-
-/// More than are uploaded here.
-const MOST_UPLOADS: u32 = 1_000;
-
-/// Where the first of their windows begins: twelve days ago, and the last one did half a day ago.
-static FIRST_WINDOW: LazyLock<Timestamp> = LazyLock::new(|| now().plus(-12 * 24 * 60 * 60));

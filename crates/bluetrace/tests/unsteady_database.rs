@@ -12,12 +12,14 @@ mod proxy;
 mod support;
 
 use std::fs;
-use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
 
 use postgres::Cluster;
 use proxy::{Manner, Proxy};
-use serde_json::{Value, json};
-use support::{ILL, Place, RunningServer, Session, send_signal, wait_until};
+use serde_json::json;
+use support::{ILL, PATIENCE, Place, RunningServer, Session, uploader, wait_until};
 
 #[test]
 fn a_server_whose_connections_to_its_database_are_cut_slow_and_blocked_keeps_what_it_acknowledged() {
@@ -25,55 +27,52 @@ fn a_server_whose_connections_to_its_database_are_cut_slow_and_blocked_keeps_wha
     let database = cluster.database();
     let proxy = Proxy::before(cluster.folder());
     let place = Place::with_accounts();
-    place.run(&["load", "--make-accounts", "2"]).assert_success();
-    let accounts = ["credentials.txt", "load-accounts.txt"].map(|file| fs::read(place.path(file)).unwrap());
-    fs::write(place.path("credentials.txt"), accounts.concat()).unwrap();
-    let server = place.server_with(&["--store", &proxy.url(&database)]);
-    let address = server.address.to_string();
-    let mut load = place.bluetrace(&["load", "--server", &address, "--devices", "12", "--uploads", "100000"]);
-    load.args(["--records", "300", "--json", "results.json"]).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut load = load.spawn().unwrap();
-    let complete = "SELECT count(*) FROM upload WHERE finished IS NOT NULL";
-    let complete = || cluster.sql(&database, complete).parse::<u32>().unwrap();
-    let more = |count| {
-        let before = complete();
-        wait_until("uploads are complete", || complete() >= before + count);
-    };
-    more(12);
-    let mut session = Session::login(server.address, ILL);
-
-    proxy.set(Manner::Cutting);
-    wait_until("connections are cut", || proxy.cut() >= 30);
-    more(5);
-    proxy.set(Manner::Delaying(50, 300));
-    more(5);
-    proxy.set(Manner::Stalling);
-    wait_until("a device is told", || {
-        let answer = session.request(r#"{"commandType":"UC","numOfSend":3,"upload":"u-1"}"#);
-        answer["data"]["code"] == "unavailable"
+    fs::write(place.path("tempIDs.txt"), uploader::temp_ids_of_met()).unwrap();
+    let server = place.server_with(&["--store", &proxy.url(&database), "--tempid-scheme", "registry"]);
+    let (is_over, next, complete) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+    let mut sessions: Vec<_> = (0..SESSIONS).map(|_| Session::login(server.address, ILL)).collect();
+    thread::scope(|scope| {
+        for _ in 0..UPLOADERS {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    uploader::upload(server.address, next.fetch_add(1, Ordering::Relaxed));
+                    complete.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let more = |what: &str| {
+            let before = complete.load(Ordering::Relaxed);
+            wait_until(what, || complete.load(Ordering::Relaxed) >= before + 3);
+        };
+        more("uploads are complete");
+        // not while it is connected to: nothing is done at all for a while after each time that this fails
+        proxy.set(Manner::Cutting(8 << 10));
+        more("uploads are complete though connections are cut");
+        wait_until("connections are cut", || proxy.cut() >= CUTS);
+        proxy.set(Manner::Delaying(20, 100));
+        more("uploads are complete though the database is slow");
+        proxy.set(Manner::Stalling);
+        let (told, hear) = mpsc::channel();
+        for (number, session) in sessions.iter_mut().enumerate() {
+            let told = told.clone();
+            let begin = json!({"commandType": "UC", "numOfSend": 3, "upload": format!("u-{number}")}).to_string();
+            scope.spawn(move || told.send(session.request(&begin)).unwrap());
+        }
+        let answer = hear.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(answer["data"]["code"], "unavailable", "there is a line, and nobody waits in it for long: {answer}");
+        assert!(proxy.open() <= CONNECTIONS, "{} connections", proxy.open());
+        proxy.set(Manner::Honest);
+        more("uploads are complete when nothing is in the way");
+        is_over.store(true, Ordering::Relaxed);
     });
-    assert!(proxy.open() <= CONNECTIONS, "{} connections", proxy.open());
-    proxy.set(Manner::Honest);
-    more(5);
-    let begun = session.request(r#"{"commandType":"UC","numOfSend":3,"upload":"u-1"}"#);
-    assert_eq!(begun["numOfRecv"], 3, "{begun}");
-
-    send_signal(&load, "INT");
-    let is_good = load.wait().unwrap().success();
-    let results = fs::read_to_string(place.path("results.json")).unwrap();
-    assert!(is_good, "{results}");
-    let results: Value = serde_json::from_str(&results).unwrap();
-    assert_eq!((&results["lost_records"], &results["unconfirmed"]), (&json!(0), &json!(0)), "{results}");
     let peak_kib = peak_memory_kib(&server);
     assert!(peak_kib < MOST_MEMORY_KIB, "{peak_kib} KiB");
     assert!(server.stop("TERM").0.success());
-    assert!(u64::from(complete()) >= results["uploads"].as_u64().unwrap());
-    let not_whole = "SELECT count(*) FROM upload AS u WHERE finished IS NOT NULL AND (durable <> records OR records <>
-                     (SELECT count(DISTINCT place) FROM uploaded_record WHERE upload = u.id AND place < u.records))";
-    assert_eq!(cluster.sql(&database, not_whole), "0");
+    let uploads = next.load(Ordering::Relaxed);
+    uploader::assert_stored_once(|statement| cluster.sql(&database, statement), uploads);
     let log = fs::read_to_string(place.path("server.log")).unwrap();
     assert!(log.contains("the database is away") && !log.contains("panicked") && !log.contains("ERROR"), "{log}");
-    println!("{} connections were cut, {} uploads, {peak_kib} KiB", proxy.cut(), results["uploads"]);
+    println!("{} connections were cut, {uploads} uploads, {peak_kib} KiB", proxy.cut());
 }
 
 /// The most memory that a server has had so far.
@@ -82,6 +81,15 @@ fn peak_memory_kib(server: &RunningServer) -> u64 {
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     peak.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }
+
+/// How many upload at once.
+const UPLOADERS: u32 = 4;
+
+/// How many ask when nothing is answered: more than a server has connections to its database, so that some wait in line.
+const SESSIONS: u32 = 12;
+
+/// How many connections are cut at the least.
+const CUTS: usize = 20;
 
 /// What a server has of connections to its database, and one more that breaks off what is under way on each.
 const CONNECTIONS: usize = 2 * 8;

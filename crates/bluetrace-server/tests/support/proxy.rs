@@ -28,8 +28,8 @@ pub(crate) struct Proxy {
 pub(crate) enum Manner {
     /// Passes everything on at once.
     Honest,
-    /// Cuts each connection when a random number of bytes has gone one way or the other: often few, and up to 128 KiB.
-    Cutting,
+    /// Cuts each connection when so many bytes have gone one way or the other, and a random number more: often few, and up to 128 KiB.
+    Cutting(usize),
     /// Lets whatever comes wait for this long, between so many milliseconds.
     Delaying(u64, u64),
     /// Passes nothing on, not even that the cluster has hung up, and keeps what it is given until it passes things on again.
@@ -149,8 +149,8 @@ impl Way {
                 }
                 let is_marked = self.marked.load(Ordering::Relaxed);
                 match manner {
-                    Manner::Cutting if self.passed + held.len() >= self.cut_at => {
-                        let rest = self.cut_at.saturating_sub(self.passed);
+                    Manner::Cutting(least) if self.passed + held.len() >= self.cut_at.saturating_add(least) => {
+                        let rest = (self.cut_at + least).saturating_sub(self.passed);
                         _ = to.write_all(&held[..rest]).await;
                         return self.count_cut();
                     }
@@ -162,7 +162,7 @@ impl Way {
                     }
                     Manner::Stalling => {}
                     Manner::StallingAt(_) if is_marked => {}
-                    Manner::Honest | Manner::Cutting | Manner::StallingAt(_) | Manner::CuttingAnswerTo(_) => break,
+                    Manner::Honest | Manner::Cutting(_) | Manner::StallingAt(_) | Manner::CuttingAnswerTo(_) => break,
                 }
                 // a store that hangs up meanwhile is heard
                 tokio::select! {
