@@ -137,7 +137,8 @@ struct Way {
 impl Way {
     /// Passes on what comes, until this way ends or is cut.
     async fn pass(mut self, mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
-        let (mut held, mut is_ended) = (Vec::new(), false);
+        // room for what is sent at once, or each piece of it would be delayed
+        let (mut held, mut is_ended) = (Vec::with_capacity(64 << 10), false);
         while !is_ended && from.read_buf(&mut held).await.is_ok_and(|read| read > 0) {
             loop {
                 let manner = *self.shared.manner.borrow_and_update();
