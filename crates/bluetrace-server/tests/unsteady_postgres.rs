@@ -68,7 +68,6 @@ fn connections_that_are_cut_anywhere_lose_and_double_nothing_that_was_acknowledg
         proxy.set(Manner::Honest);
         uploads.into_iter().map(|upload| upload.join().unwrap()).collect()
     });
-    println!("{} connections were cut, {acknowledged:?}", proxy.cut());
     assert_eq!(store.waiting(), 0);
     let mut total = 0;
     for (account, uploads) in acknowledged {

@@ -72,7 +72,6 @@ fn a_server_whose_connections_to_its_database_are_cut_slow_and_blocked_keeps_wha
     uploader::assert_stored_once(|statement| cluster.sql(&database, statement), uploads);
     let log = fs::read_to_string(place.path("server.log")).unwrap();
     assert!(log.contains("the database is away") && !log.contains("panicked") && !log.contains("ERROR"), "{log}");
-    println!("{} connections were cut, {uploads} uploads, {peak_kib} KiB", proxy.cut());
 }
 
 /// The most memory that a server has had so far.
