@@ -1,4 +1,4 @@
-//! Three servers on one database behind HAProxy, as `deploy/haproxy` has it: one after the other is killed while devices upload, and every
+//! Three servers on one database behind `HAProxy`, as `deploy/haproxy` has it: one after the other is killed while devices upload, and every
 //! record that was acknowledged is there, once.
 #![expect(
     clippy::unwrap_used,
@@ -208,7 +208,7 @@ impl Drop for HaProxy {
     }
 }
 
-/// Where HAProxy is. Debian has it where not every user looks for programs.
+/// Where `HAProxy` is. Debian has it where not every user looks for programs.
 fn program() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);

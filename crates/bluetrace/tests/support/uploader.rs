@@ -63,8 +63,8 @@ fn hear(session: &mut BufReader<TcpStream>, say: &str) -> Option<String> {
 
 /// How many records had been acknowledged before, if that could be heard, and whether all are now.
 fn go_on(mut session: BufReader<TcpStream>, number: u32) -> (Option<usize>, bool) {
-    let begin = json!({"commandType": "UC", "numOfSend": RECORDS, "upload": format!("upload-{number}")});
-    let Some(begun) = hear(&mut session, &begin.to_string()) else { return (None, false) };
+    let request = json!({"commandType": "UC", "numOfSend": RECORDS, "upload": format!("upload-{number}")});
+    let Some(begun) = hear(&mut session, &request.to_string()) else { return (None, false) };
     let begun: Value = serde_json::from_str(&begun).unwrap();
     let Some(left) = begun["numOfRecv"].as_u64() else {
         assert_eq!(begun["data"]["code"], "unavailable", "{begun}");
