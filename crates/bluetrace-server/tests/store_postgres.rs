@@ -13,15 +13,12 @@ use std::time::{Duration, Instant};
 
 use bluetrace_authority::conformance::{block_on, together};
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, CodeCheck, CodeForm, CodeHash, CodeIssued, CodeLimits, CodeRedeemed, ImportedTempId,
-    KeyTerm, Lockout, LoginRecorded, NewNotice, NewSealingKey, NewUploadCode, PasswordHash, PasswordSource,
-    PresentedCode, SealingKeyId, SealingKeyState, Shredded, Store, StoreError, StoreFuture, TempIdImported,
-    TempIdsIssued, UploadBegun, UploadCompleted, UploadKey, UploadRequest, Verdict, WRAPPED_KEY_BYTES, WrappedKey,
+    AccountId, AccountOpened, CodeCheck, CodeForm, CodeHash, CodeLimits, CodeRedeemed, ImportedTempId, KeyTerm,
+    Lockout, LoginRecorded, NewSealingKey, PasswordHash, PasswordSource, PresentedCode, SealingKeyId, SealingKeyState,
+    Shredded, Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadKey, UploadRequest,
+    Verdict, WRAPPED_KEY_BYTES, WrappedKey,
 };
-use bluetrace_protocol::{
-    ExposureNotice, Moment, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Username,
-    Window,
-};
+use bluetrace_protocol::{Record, TempId, Timestamp, UploadId, Uploaded, UploadedRecord, Username, Window};
 use bluetrace_server::postgres::{OpenError, PostgresOptions, PostgresPlace, PostgresStore};
 
 use crate::postgres::{CLUSTER, Cluster};
@@ -30,65 +27,7 @@ mod laws {
     bluetrace_authority::store_conformance!(super::fresh());
 }
 
-// ---- Several servers
-
-#[test]
-fn of_failures_on_two_servers_the_third_blocks() {
-    let [one, other] = two_servers();
-    block_on(one.open_account(name("known"), hash(), PasswordSource::Operator, at(0))).unwrap();
-    for round in 0..ROUNDS {
-        let moment = Moment::from(at(1_000 * i64::from(round)));
-        for username in [name("known"), name(&format!("unknown-{round}"))] {
-            let fail =
-                |store: &'static PostgresStore| store.record_login(username.clone(), Verdict::Wrong, RULE, moment);
-            let outcomes = all(vec![fail(one), fail(other), fail(one), fail(other), fail(one)]);
-            let count = |outcome| outcomes.iter().filter(|found| **found == outcome).count();
-            let until = moment.plus_ms(60_000);
-            assert_eq!(
-                [
-                    count(LoginRecorded::Wrong { left: 2 }),
-                    count(LoginRecorded::Wrong { left: 1 }),
-                    count(LoginRecorded::BlockedNow { until }),
-                    count(LoginRecorded::Blocked { until })
-                ],
-                [1, 1, 1, 2],
-                "{outcomes:?}"
-            );
-        }
-    }
-}
-
-#[test]
-fn one_upload_id_on_two_servers_is_one_upload_and_each_record_is_stored_once() {
-    let [one, other] = two_servers();
-    let alice = opened(one, "alice");
-    let rounds = ROUNDS / 4;
-    for round in 0..rounds {
-        let request = request(alice, &format!("upload-{round}"), 3_000);
-        let begin = |store: &'static PostgresStore| store.begin_upload(request.clone(), at(0));
-        let answers = all(vec![begin(one), begin(other), begin(one), begin(other)]);
-        let UploadBegun::Open { key, .. } = answers[0] else { panic!("{:?}", answers[0]) };
-        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
-        let append = |store: &'static PostgresStore, numbers: std::ops::Range<u64>| {
-            store.append_records(key, 0, numbers.map(heard).collect())
-        };
-        all(vec![append(one, 0..2_000), append(other, 0..3_000), append(one, 0..100), append(other, 0..2_500)]);
-        let stored = block_on(other.uploaded_records(key, 0, u32::MAX, at(1))).unwrap();
-        assert_eq!(stored, (0..3_000).map(heard).collect::<Vec<_>>());
-        let notice = NewNotice {
-            account: alice,
-            notice: ExposureNotice { from: at(0), to: at(1), advice: String::new() },
-            forget_at: at(FORGET),
-        };
-        let complete = |store: &'static PostgresStore| {
-            store.complete_upload(key, UploadSummary::default(), vec![notice.clone()], at(1))
-        };
-        let completed = all(vec![complete(one), complete(other), complete(one)]);
-        assert_eq!(completed.iter().filter(|completed| **completed == UploadCompleted::Now).count(), 1);
-    }
-    let unread = block_on(other.unread_notices(alice, u32::MAX, at(1))).unwrap().unwrap();
-    assert_eq!(unread.len(), usize::try_from(rounds).unwrap());
-}
+// ---- Several servers. What they race for by the thousand is in `races`.
 
 #[test]
 fn the_partition_of_a_new_day_is_made_once_whoever_needs_it_first() {
@@ -105,43 +44,6 @@ fn the_partition_of_a_new_day_is_made_once_whoever_needs_it_first() {
             let UploadBegun::Open { key, .. } = answer else { panic!("{answer:?}") };
             assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap(), Some(1));
         }
-    }
-}
-
-#[test]
-fn one_code_on_two_servers_lets_one_account_in() {
-    let [one, other] = two_servers();
-    let accounts = [opened(one, "alice"), opened(one, "bob")];
-    let limits = CodeLimits { window_s: 60, max_wrong_by_account: 9, max_wrong: 9_999, max_live: 9_999 };
-    for round in 0..ROUNDS {
-        // each round in a window of its own
-        let now = at(100 * i64::from(round));
-        let mut bytes = [0; 32];
-        bytes[..4].copy_from_slice(&round.to_be_bytes());
-        let new = NewUploadCode {
-            hash: CodeHash(bytes),
-            form: CodeForm::Eight,
-            case: String::new(),
-            issued_by: String::new(),
-            expires: now.plus(50),
-            limits,
-        };
-        let issued = all(vec![one.issue_upload_code(new.clone(), now), other.issue_upload_code(new.clone(), now)]);
-        assert_eq!(issued.iter().filter(|issued| matches!(issued, CodeIssued::Issued(_))).count(), 1, "{issued:?}");
-        let code = PresentedCode { hash: new.hash, form: Some(new.form), limits };
-        let begin = |store: &'static PostgresStore, account| {
-            let request = UploadRequest {
-                forget_at: now.plus(FORGET),
-                code: CodeCheck::Required(Some(code)),
-                ..request(account, &format!("upload-{round}"), 1)
-            };
-            store.begin_upload(request, now)
-        };
-        let [alice, bob] = accounts;
-        let answers = all(vec![begin(one, alice), begin(other, bob), begin(other, alice), begin(one, bob)]);
-        let open = |place: usize| matches!(answers[place], UploadBegun::Open { .. });
-        assert_eq!((open(0), open(1)), (open(2), open(3)), "{answers:?}");
-        assert_ne!(open(0), open(1), "{answers:?}");
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bluetrace_authority::store::StoreError;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::error::{Result, Trouble};
@@ -168,24 +168,31 @@ impl Pool {
     async fn attempt(&self, manner: Manner, job: &dyn Job) -> Result<()> {
         let _permit = self.permit().await?;
         let session = self.session().await?;
-        match timeout(self.options.answer_timeout, do_on(&session, manner, job)).await {
+        let until = tokio::time::Instant::now() + self.options.answer_timeout;
+        let trouble = match timeout_at(until, do_on(&session, manner, job)).await {
             Ok(Ok(())) => {
                 self.give_back(session);
-                Ok(())
+                return Ok(());
             }
-            Ok(Err(trouble)) => {
-                let is_sound = !matches!(trouble, Trouble::Lost(_)) && !session.is_closed();
-                let is_clean = manner != Manner::Transaction || (is_sound && session.batch("ROLLBACK").await.is_ok());
-                if is_sound && is_clean {
-                    self.give_back(session);
-                }
-                Err(trouble)
-            }
+            Ok(Err(trouble)) => trouble,
             Err(_) => {
                 session.abandon().await;
-                Err(Trouble::Unavailable("the database does not answer in time".into()))
+                return Err(Trouble::Unavailable("the database does not answer in time".into()));
             }
+        };
+        if matches!(trouble, Trouble::Lost(_)) || session.is_closed() {
+            return Err(trouble);
         }
+        let is_clean = match manner {
+            Manner::Look | Manner::Statement => Ok(true),
+            Manner::Transaction => timeout_at(until, session.batch("ROLLBACK")).await.map(|outcome| outcome.is_ok()),
+        };
+        match is_clean {
+            Ok(true) => self.give_back(session),
+            Ok(false) => {}
+            Err(_) => session.abandon().await,
+        }
+        Err(trouble)
     }
 
     async fn permit(&self) -> Result<SemaphorePermit<'_>> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Row, Socket};
 use tracing::debug;
@@ -38,17 +38,24 @@ impl Session {
     pub(super) async fn open(place: &PostgresPlace, options: &PostgresOptions, ids: &Arc<Ids>) -> Result<Self> {
         let mut trouble = Trouble::Unavailable("the URL of the store names no host".into());
         for host in &place.hosts {
-            let connecting = async {
-                let session = Self::connect(host, place.tls.clone(), Arc::clone(ids)).await?;
-                session.examine(options).await?;
-                Ok(session)
-            };
-            trouble = match timeout(options.connect_timeout, connecting).await {
-                Ok(Ok(session)) => return Ok(session),
-                Ok(Err(Trouble::Lost(text) | Trouble::Failed(text))) => Trouble::Unavailable(text),
+            let until = Instant::now() + options.connect_timeout;
+            let silent = || Trouble::Unavailable("the database does not answer".into());
+            trouble = match timeout_at(until, Self::connect(host, place.tls.clone(), Arc::clone(ids))).await {
+                Ok(Ok(session)) => match timeout_at(until, session.examine(options)).await {
+                    Ok(Ok(())) => return Ok(session),
+                    Ok(Err(trouble)) => trouble,
+                    Err(_) => {
+                        // it would wait for the answer, and keep its socket, long after anybody cares
+                        session.driver.abort();
+                        silent()
+                    }
+                },
                 Ok(Err(trouble)) => trouble,
-                Err(_) => Trouble::Unavailable("the database does not answer".into()),
+                Err(_) => silent(),
             };
+            if let Trouble::Lost(text) | Trouble::Failed(text) = trouble {
+                trouble = Trouble::Unavailable(text);
+            }
         }
         Err(trouble)
     }

@@ -1,6 +1,7 @@
 //! Real processes for tests: the built binary on loopback, in folders of their own, and what they say, line by line.
 
 pub(crate) mod http;
+pub(crate) mod uploader;
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
