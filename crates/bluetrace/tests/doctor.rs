@@ -91,7 +91,9 @@ fn the_keys_and_the_https_api_are_examined() {
         "UPDATE sealing_key SET issues_until = unixepoch() - 9, last_expiry = unixepoch() - 8, forget_at = unixepoch() - 7",
     );
     let found = of_keys(&[]);
-    assert_eq!(found.level("sealing keys"), ["warning"], "{found:?}");
+    // at the end of a day the next one's key is there, and worn as well
+    let levels = found.level("sealing keys");
+    assert!(!levels.is_empty() && levels.iter().all(|level| *level == "warning"), "{found:?}");
     assert!(found.all("sealing keys")[0].contains("keys shred 1"), "{found:?}");
 }
 
