@@ -154,7 +154,7 @@ pub async fn of_too_many_unknown_names_the_oldest_make_room(store: &dyn Store) {
         fail(store, text, 0).await;
     }
     let made_up: Vec<u32> = (0..MAX_UNKNOWN_USERNAMES - 1).collect();
-    for names in made_up.chunks(2_000) {
+    for names in made_up.chunks(200) {
         let fails = names
             .iter()
             .map(|number| store.record_login(name(&format!("made-up-{number}")), Verdict::Wrong, RULE, at(0).into()));
