@@ -8,6 +8,7 @@
 //! http        requests to the authority over HTTP, on a port of their own
 //! sqlite      the authority's store in one file of the data folder                             data_folder
 //! postgres    the authority's store in a database that servers share
+//! copy        a store into another one, of the same kind or not                                 check
 //! ```
 //!
 //! Beside them [`code_sender`] sends one-time codes, [`password_pool`] hashes passwords on as many threads as there are cores, [`console`] shows the operator what
@@ -15,10 +16,12 @@
 //!
 //! Nothing here reads a clock for a fact, a configuration or the environment: the binary gives them.
 
+pub mod check;
 pub mod code_sender;
 pub mod complaints;
 pub mod connection;
 pub mod console;
+pub mod copy;
 pub mod data_folder;
 pub mod http;
 pub mod jobs;

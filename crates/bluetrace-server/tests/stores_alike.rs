@@ -5,6 +5,9 @@
 #[expect(dead_code, reason = "each program of tests uses a part of it")]
 mod postgres;
 
+#[path = "support/copies.rs"]
+mod copies;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 

@@ -19,6 +19,7 @@ mod passwords;
 mod registration;
 mod runtime;
 mod serve;
+mod store;
 mod system;
 mod temp_id;
 mod user;
@@ -59,6 +60,7 @@ fn run(command: Command, configuration: Configuration) -> anyhow::Result<ExitCod
         Command::Keys(options) => keys::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Code(options) => code::run(options).map(|()| ExitCode::SUCCESS),
         Command::Pin(options) => code::pin(&options).map(|()| ExitCode::SUCCESS),
+        Command::Store(options) => store::run(&options),
         Command::Load(options) => load::run(options),
         Command::Tempid(options) => temp_id::run(&options),
         Command::Config(options) => config::run(&options, &configuration).map(|()| ExitCode::SUCCESS),

@@ -93,7 +93,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Random bits of an upload's key. Days have 22 above them, and the sign stays free.
 const LOW_BITS: u32 = 41;
 
-const DAY_S: i64 = 24 * 60 * 60;
+pub(super) const DAY_S: i64 = 24 * 60 * 60;
 
 const _: () = assert!((Timestamp::MAX.as_unix() / DAY_S) >> (63 - LOW_BITS) == 0);
 

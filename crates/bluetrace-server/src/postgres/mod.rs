@@ -20,6 +20,7 @@
 mod accounts;
 mod codes;
 mod convert;
+mod copy;
 mod error;
 mod expire;
 mod ids;
@@ -54,6 +55,7 @@ use bluetrace_protocol::{
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 
+pub(crate) use self::copy::{Found, PostgresEnd};
 use self::ids::Ids;
 pub use self::place::{PlaceError, PostgresPlace};
 pub use self::pool::PostgresOptions;
@@ -94,6 +96,7 @@ impl PostgresStore {
             Ok(Opened::Foreign) => Err(OpenError::Foreign { place: shown }),
             Ok(Opened::Newer(found)) => Err(OpenError::Newer { place: shown, found, known: SCHEMA }),
             Ok(Opened::OtherKey) => Err(OpenError::OtherKey { place: shown }),
+            Ok(Opened::UnfinishedCopy) => Err(OpenError::UnfinishedCopy { place: shown }),
             Err(error) => Err(OpenError::of(&shown, error)),
         }
     }

@@ -52,6 +52,14 @@ pub enum OpenError {
         /// Where it is, without a password.
         place: String,
     },
+    /// A copy of another store, which has not been finished.
+    #[error(
+        "{place} is an unfinished copy of another store; run the same `bluetrace store copy` again, which goes on with it"
+    )]
+    UnfinishedCopy {
+        /// Where it is, without a password.
+        place: String,
+    },
     /// The system gives no threads.
     #[error("cannot start the threads of the store: {0}")]
     Threads(std::io::Error),
@@ -71,6 +79,7 @@ pub(super) enum Opened {
     Foreign,
     Newer(i64),
     OtherKey,
+    UnfinishedCopy,
 }
 
 /// What there is to be said of a database.
@@ -98,11 +107,17 @@ pub(super) async fn inspect(session: &Session, key_mark: &str, now: Timestamp) -
     }
     let row = session
         .one(
-            "SELECT max(value) FILTER (WHERE name = 'schema'), max(value) FILTER (WHERE name = 'master key')
+            "SELECT max(value) FILTER (WHERE name = 'schema'), max(value) FILTER (WHERE name = 'master key'),
+                    coalesce(bool_or(name = 'copy'), false)
              FROM bluetrace_state",
             &[],
         )
         .await?;
+    if row.try_get(2)? {
+        return Err(Trouble::Unavailable(
+            "it is an unfinished copy of another store; run the same `bluetrace store copy` again".into(),
+        ));
+    }
     let schema = row.try_get::<_, Option<&str>>(0)?.and_then(|version| version.parse().ok()).unwrap_or(0);
     let newest = session
         .one(
@@ -144,6 +159,9 @@ pub(super) async fn prepare(session: &Session, key_mark: &str) -> Result<Opened>
     let mark = session.one("SELECT value FROM bluetrace_state WHERE name = 'master key'", &[]).await?;
     if mark.try_get::<_, &str>(0)? != key_mark {
         return Ok(Opened::OtherKey);
+    }
+    if session.row("SELECT 1 FROM bluetrace_state WHERE name = 'copy'", &[]).await?.is_some() {
+        return Ok(Opened::UnfinishedCopy);
     }
     for (version, statements) in (1_i64..).zip(VERSIONS) {
         if version > found {

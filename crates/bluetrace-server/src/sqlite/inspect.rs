@@ -47,6 +47,18 @@ pub fn inspect(path: &Path, now: Timestamp) -> Result<Inspection, OpenError> {
     look(&database, "mode=ro", now)
 }
 
+/// The version of a database's schema, 0 if it is empty, and the one that this program writes.
+///
+/// # Errors
+/// As for [`inspect`].
+pub fn schema(path: &Path) -> Result<(i64, i64), OpenError> {
+    let database = Database { path: path.into(), options: SqliteOptions::default() };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(|error| database.error(error))?;
+    let transaction = connection.unchecked_transaction().map_err(|error| database.error(error))?;
+    Ok((database.version(&transaction)?, SCHEMA))
+}
+
 fn look(database: &Database, how: &str, now: Timestamp) -> Result<Inspection, OpenError> {
     let error = |error| database.error(error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -5,6 +5,7 @@
 
 mod codes;
 mod convert;
+mod copy;
 mod error;
 mod inspect;
 mod keys;
@@ -31,8 +32,9 @@ use bluetrace_protocol::{
 };
 use rusqlite::Connection;
 
+pub(crate) use self::copy::SqliteEnd;
 use self::error::JobError;
-pub use self::inspect::{Inspection, inspect};
+pub use self::inspect::{Inspection, inspect, schema};
 use self::keys::Overwritten;
 use self::open::Database;
 pub use self::open::{OpenError, SqliteOptions};

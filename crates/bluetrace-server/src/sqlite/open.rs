@@ -63,6 +63,28 @@ pub enum OpenError {
         /// The newest schema this program knows.
         known: i64,
     },
+    /// A copy of another store, which has not been finished.
+    #[error(
+        "{} is an unfinished copy of another store; run the same `bluetrace store copy` again, which goes on with it",
+        path.display()
+    )]
+    UnfinishedCopy {
+        /// The database.
+        path: PathBuf,
+    },
+    /// An earlier version of this program wrote it, and bringing it up to date was not asked for.
+    #[error(
+        "{} has schema {found}, and this program works on schema {known}; run `bluetrace store migrate` first",
+        path.display()
+    )]
+    Older {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The schema of this program.
+        known: i64,
+    },
     /// Another program holds it.
     #[error("{} is busy: another program is writing to it; try again when it has finished", path.display())]
     Busy {
@@ -139,6 +161,14 @@ impl Database {
         let version = self.version(&found.unchecked_transaction().map_err(error)?)?;
         drop(found);
         if version == SCHEMA { Ok(()) } else { self.migrate(&mut self.open(Access::Write)?) }
+    }
+
+    /// Refuses a file that would have to be made or brought up to date first.
+    pub(super) fn require_present_schema(&self) -> Result<(), OpenError> {
+        let connection = self.connect().map_err(|error| self.error(error))?;
+        let transaction = connection.unchecked_transaction().map_err(|error| self.error(error))?;
+        let found = self.version(&transaction)?;
+        if found == SCHEMA { Ok(()) } else { Err(OpenError::Older { path: self.path.clone(), found, known: SCHEMA }) }
     }
 
     /// Opens a connection to a prepared file.
@@ -224,6 +254,7 @@ impl Database {
                 Err(OpenError::Newer { path: self.path.clone(), found, known: SCHEMA })
             }
             (APPLICATION, found) => Ok(found),
+            (UNFINISHED_COPY, _) => Err(OpenError::UnfinishedCopy { path: self.path.clone() }),
             _ => Err(OpenError::Foreign { path: self.path.clone() }),
         }
     }
@@ -266,7 +297,10 @@ const MIGRATIONS: [&str; 6] = [
 pub(super) const SCHEMA: i64 = MIGRATIONS.len() as i64;
 
 /// `BlTr`: tells the file from those of other programs.
-const APPLICATION: i64 = 0x426c_5472;
+pub(super) const APPLICATION: i64 = 0x426c_5472;
+
+/// `BlCp`, until a copy is finished: versions of this program that know nothing of copies refuse it, too.
+pub(super) const UNFINISHED_COPY: i64 = 0x426c_4370;
 
 /// Pages in the write-ahead log at which they are moved into the database: 16 MiB.
 const CHECKPOINT_PAGES: i64 = 4_096;

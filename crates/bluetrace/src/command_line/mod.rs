@@ -4,6 +4,7 @@
 
 mod load;
 mod operator;
+mod store;
 mod temp_id;
 mod values;
 
@@ -21,6 +22,7 @@ pub(crate) use self::operator::{
     CodeAction, CodeIssue, CodeOptions, ExportFormat, ExportKind, ExportOptions, KeysAction, KeysOptions, NamedUser,
     PinOptions, UserAction, UserOptions,
 };
+pub(crate) use self::store::{CopyArguments, StoreAction, StoreOptions, StorePlace};
 pub(crate) use self::temp_id::{KeyHex, TempIdAction, TempIdOptions};
 use self::values::{
     address, at_least_one, block_duration, code_command, code_text, code_webhook, http_place, key_period, port,
@@ -70,6 +72,8 @@ pub(crate) enum Command {
     Code(CodeOptions),
     /// Show the PIN that proves an official to a person, whose device shows the same.
     Pin(PinOptions),
+    /// Look after the store: bring it up to date, examine it, copy it into another one.
+    Store(StoreOptions),
     /// Try what servers of yours can do: many devices at once that log in, fetch TempIDs and upload, and ask in the end whether
     /// everything that was acknowledged is there.
     Load(LoadOptions),

@@ -1,0 +1,353 @@
+//! Owns copying a store into another one, of the same kind or not ([`copy`]): resumable, and compared at the end.
+//!
+//! ```text
+//! tables  what both databases hold, once                            table: what follows from a description
+//! rows    rows on their way, and the digest of a table
+//! end     a database of either kind; each kind's SQL is in `sqlite::copy` and `postgres::copy`
+//! ```
+//!
+//! Rows are read in the order of a table's key, and written in batches. Each batch is one transaction, in which the destination notes behind which
+//! row it goes on: whoever kills a copy and runs it again loses a batch at the most. Until all rows of both have been read again and compared, the
+//! destination carries a mark, and no server starts on it.
+
+pub(crate) mod end;
+pub(crate) mod rows;
+pub(crate) mod table;
+pub(crate) mod tables;
+
+#[cfg(test)]
+mod catalogue_tests;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use bluetrace_authority::store::StoreError;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use self::end::End;
+pub use self::end::Place;
+use self::rows::{Batch, Digester, Key, TableDigest};
+use self::tables::TABLES;
+use crate::data_folder::DataFolderError;
+use crate::postgres::{self, PostgresOptions};
+use crate::sqlite;
+
+/// Copies a store into an empty one, or goes on with a copy that was broken off, and compares both at the end.
+///
+/// # Errors
+/// [`CopyError`] says in one line what is wrong and what to do. What was copied is kept, and the same call goes on behind it.
+pub async fn copy(
+    from: &Place,
+    to: &Place,
+    options: &CopyOptions,
+    progress: &Progress,
+) -> Result<Vec<(&'static str, u64)>, CopyError> {
+    match copy_all(from, to, options, progress).await {
+        Err(CopyError::Store(error)) => Err(CopyError::Broken(error)),
+        outcome => outcome,
+    }
+}
+
+/// What may be set about a copy.
+#[derive(Debug, Clone)]
+pub struct CopyOptions {
+    /// 32 bytes of the system's randomness.
+    pub seed: [u8; 32],
+    /// Of the databases that servers share.
+    pub postgres: PostgresOptions,
+    /// Whether to copy although connections are seen on a shared database that could be a server's.
+    pub ignore_connections: bool,
+}
+
+/// How far a copy is; it may be looked at all the time.
+#[derive(Debug, Default)]
+pub struct Progress {
+    step: AtomicU8,
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The databases are opened, and their rows counted.
+    Beginning,
+    /// Rows are read from one and written to the other.
+    Copying,
+    /// Rows of both are read and compared.
+    Comparing,
+    /// Rows of one are read and examined.
+    Checking,
+}
+
+impl Progress {
+    /// What is being done, how many rows it was done with, and about how many there are.
+    pub fn now(&self) -> (Step, u64, u64) {
+        let step = match self.step.load(Ordering::Relaxed) {
+            1 => Step::Copying,
+            2 => Step::Comparing,
+            3 => Step::Checking,
+            _ => Step::Beginning,
+        };
+        (step, self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn begin(&self, step: Step, done: u64, total: u64) {
+        self.done.store(done, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+        self.step.store(step as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add(&self, rows: usize) {
+        self.done.fetch_add(u64::try_from(rows).unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+/// Why a copy was not made. Each text is one line that says what is wrong and what to do.
+#[derive(Debug, Error)]
+pub enum CopyError {
+    /// Both are one.
+    #[error("a store cannot be copied onto itself")]
+    SamePlace,
+    /// A data folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] DataFolderError),
+    /// An SQLite database cannot be used.
+    #[error(transparent)]
+    Sqlite(#[from] sqlite::OpenError),
+    /// A PostgreSQL database cannot be used.
+    #[error(transparent)]
+    Postgres(#[from] postgres::OpenError),
+    /// A database did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// One of them ceased to answer while it was copied.
+    #[error("{0}; what was copied is kept: run the same command again when that is mended, and it goes on")]
+    Broken(StoreError),
+    /// There is no authority in the source.
+    #[error("there is no store in {place}")]
+    NoStore {
+        /// Where.
+        place: String,
+    },
+    /// The source has another schema than this program.
+    #[error(
+        "{place} has schema {found}, which is not this program's; run `bluetrace store migrate` on it first, or use the newer version"
+    )]
+    OtherSchema {
+        /// Where.
+        place: String,
+        /// Its schema.
+        found: i64,
+    },
+    /// The source is an unfinished copy.
+    #[error("{place} is an unfinished copy of another store itself; finish that one first")]
+    SourceUnfinished {
+        /// Where.
+        place: String,
+    },
+    /// There is no master key.
+    #[error(
+        "there is no master.key in {place}; put a copy of the authority's there (mode 600), without which a server could read nothing of the copy"
+    )]
+    NoMasterKey {
+        /// The folder.
+        place: String,
+    },
+    /// The folders of both, or the folder and the database, have different ones.
+    #[error(
+        "{from} and {to} are under different master keys; copy the master.key of the source's servers into the folder"
+    )]
+    OtherMasterKey {
+        /// The source.
+        from: String,
+        /// The destination.
+        to: String,
+    },
+    /// A server may be at work.
+    #[error(
+        "other programs named `bluetrace` are connected to {place}; end the servers and commands on it. If these are idle connections \
+         of a pooler, say --ignore-connections"
+    )]
+    InUse {
+        /// Where.
+        place: String,
+    },
+    /// There is something in the destination.
+    #[error("{place} is not empty; name a new folder or database")]
+    NotEmpty {
+        /// Where.
+        place: String,
+    },
+    /// The destination has been begun from elsewhere.
+    #[error("{place} is an unfinished copy of {from}; go on with that, or name a new folder or database")]
+    OtherSource {
+        /// The destination.
+        place: String,
+        /// Its source.
+        from: String,
+    },
+    /// A mark that another version has made.
+    #[error("{place} is an unfinished copy of another version of this program; name a new folder or database")]
+    OtherVersion {
+        /// The destination.
+        place: String,
+    },
+    /// A row that this program could not read.
+    #[error(
+        "the source's table {table} holds what this program cannot read, in column {column}; `bluetrace store check` says more"
+    )]
+    Unreadable {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+    },
+    /// The comparison has found a difference.
+    #[error(
+        "the copy is not like the source: table {table} has {in_source} rows there and {in_destination} here. The source, or the copy, \
+         has been changed meanwhile: end what uses it, and run the same command again, which begins anew"
+    )]
+    Differs {
+        /// The first table that differs.
+        table: &'static str,
+        /// Its rows in the source.
+        in_source: u64,
+        /// Its rows in the destination.
+        in_destination: u64,
+    },
+}
+
+/// What a destination says of itself until the copy is finished.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    from: String,
+    at: Position,
+}
+
+/// Where a copy goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum Position {
+    /// In the table of that name, behind a key.
+    In(String, Option<Key>),
+    /// All rows were copied.
+    Compare,
+    /// At the beginning, without what is there.
+    Again,
+}
+
+impl Mark {
+    fn first(from: &str) -> Self {
+        Self { from: from.to_owned(), at: Position::In(TABLES.first().map_or("", |table| table.name).to_owned(), None) }
+    }
+
+    fn spelt(&self) -> Result<String, CopyError> {
+        let spelt = serde_json::to_string(self);
+        Ok(spelt.map_err(|_| StoreError::Failed("the mark of the copy cannot be written".into()))?)
+    }
+}
+
+async fn copy_all(
+    from: &Place,
+    to: &Place,
+    options: &CopyOptions,
+    progress: &Progress,
+) -> Result<Vec<(&'static str, u64)>, CopyError> {
+    let source_name = from.name();
+    if source_name == to.name() {
+        return Err(CopyError::SamePlace);
+    }
+    let source = End::open_source(from, options).await?;
+    let (destination, mark) = End::open_destination(to, &source, &source_name, options).await?;
+    source.look_anew().await?;
+    progress.begin(Step::Copying, destination.count().await?, source.count().await?);
+    let mark = copy_rows(&source, &destination, mark, progress).await?;
+    destination.analyze().await?;
+    // what has changed in the source since the beginning is to be found
+    source.look_anew().await?;
+    destination.look_anew().await?;
+    progress.begin(Step::Comparing, 0, source.count().await?.saturating_add(destination.count().await?));
+    let (in_source, in_destination) = tokio::try_join!(digests(&source, progress), digests(&destination, progress))?;
+    let tables = TABLES.iter().map(|table| table.name);
+    let mut differing =
+        tables.clone().zip(in_source.iter().zip(&in_destination)).filter(|(_, (one, other))| one != other);
+    if let Some((table, (in_source, in_destination))) = differing.next() {
+        let (in_source, in_destination) = (in_source.rows, in_destination.rows);
+        let again = Mark { from: source_name, at: Position::Again };
+        destination.set_mark(&mark.spelt()?, &again.spelt()?).await?;
+        return Err(CopyError::Differs { table, in_source, in_destination });
+    }
+    destination.finish().await?;
+    Ok(tables.zip(in_destination.iter().map(|digest| digest.rows)).collect())
+}
+
+/// Copies what is not copied yet, and returns the mark at the end.
+async fn copy_rows(source: &End, destination: &End, mut mark: Mark, progress: &Progress) -> Result<Mark, CopyError> {
+    for (place, table) in TABLES.iter().enumerate() {
+        let after = match &mark.at {
+            Position::In(name, after) if name == table.name => after.clone(),
+            Position::In(..) | Position::Compare | Position::Again => continue,
+        };
+        let mut batches = source.read(table, after);
+        while let Some(batch) = batches.recv().await {
+            let batch = batch?;
+            if let Some(found) = batch.unreadable(table).next() {
+                return Err(CopyError::Unreadable { table: table.name, column: found.column });
+            }
+            let Some(last) = batch.last.clone() else { continue };
+            let (rows, next) =
+                (batch.len(), Mark { at: Position::In(table.name.to_owned(), Some(last)), ..mark.clone() });
+            destination.write(table, batch, &mark.spelt()?, &next.spelt()?).await?;
+            mark = next;
+            progress.add(rows);
+        }
+        let at = TABLES.get(place + 1).map_or(Position::Compare, |next| Position::In(next.name.to_owned(), None));
+        let next = Mark { at, ..mark.clone() };
+        destination.set_mark(&mark.spelt()?, &next.spelt()?).await?;
+        mark = next;
+    }
+    Ok(mark)
+}
+
+async fn digests(end: &End, progress: &Progress) -> Result<Vec<TableDigest>, CopyError> {
+    let mut digests = Vec::new();
+    for table in &TABLES {
+        let mut digester = Digester::new(table);
+        let mut batches = end.read(table, None);
+        while let Some(batch) = batches.recv().await {
+            let batch = batch?;
+            // hashing ten thousand rows takes long enough for others to be kept waiting
+            digester = tokio::task::spawn_blocking(move || {
+                digester.take(&batch);
+                (digester, batch.len())
+            })
+            .await
+            .map(|(digester, rows)| {
+                progress.add(rows);
+                digester
+            })
+            .map_err(|_| StoreError::Failed("digesting has ended early".into()))?;
+        }
+        digests.push(digester.digest());
+    }
+    Ok(digests)
+}
+
+/// Rows of a table as they are read, until the last one or an error.
+pub(crate) type Batches = mpsc::Receiver<Result<Batch, StoreError>>;
+
+/// Most rows in one transaction, and in memory a few times.
+pub(crate) const BATCH: usize = 20_000;
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Beginning => "counting rows",
+            Self::Copying => "copying",
+            Self::Comparing => "comparing",
+            Self::Checking => "checking",
+        })
+    }
+}
