@@ -11,8 +11,9 @@ use std::sync::{Arc, LazyLock};
 
 use bluetrace_authority::passwords::InlinePool;
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, CodeForm, CodeHash, CodeIssued, CodeLimits, NewNotice, NewUploadCode, NoticeId,
-    PasswordHash, PasswordSource, Store,
+    AccountId, AccountOpened, CodeForm, CodeHash, CodeIssued, CodeLimits, NewNotice, NewOneTimeCode, NewUploadCode,
+    NoticeId, NumberHash, OneTimeCodeId, OneTimeCodeMade, OneTimeHash, PasswordHash, PasswordSource,
+    RegistrationLimits, Store,
 };
 use bluetrace_authority::{Authority, MasterKey, Policy, Scheme};
 use bluetrace_protocol::{ExposureNotice, Timestamp, UploadSummary, Username};
@@ -142,7 +143,8 @@ fn no_number_that_the_outside_may_remember_is_given_again_by_a_copy() {
     source.sql(
         "INSERT INTO account (id, username, created) VALUES (9, 'gone', 9); DELETE FROM account WHERE id = 9;
          INSERT INTO notice (id, account, begins, ends, advice, forget_at) VALUES (30, 2, 1, 2, '', 3);
-         DELETE FROM notice WHERE id = 30; UPDATE sqlite_sequence SET seq = 40 WHERE name = 'upload_code'",
+         DELETE FROM notice WHERE id = 30; UPDATE sqlite_sequence SET seq = 40 WHERE name = 'upload_code';
+         DELETE FROM one_time_code; UPDATE sqlite_sequence SET seq = 50 WHERE name = 'one_time_code'",
     );
     run(&source.place(), &shared.place()).unwrap();
     let store = shared.open().unwrap();
@@ -156,11 +158,17 @@ fn no_number_that_the_outside_may_remember_is_given_again_by_a_copy() {
     assert_eq!(next_code(&store), 42);
     let account = block_on(store.open_account(name("other"), hash(), PasswordSource::Operator, now())).unwrap();
     assert!(matches!(account, AccountOpened::Opened(AccountId(id)) if id > 9), "{account:?}");
+    let (number, hash, limits) = (NumberHash([9; 32]), OneTimeHash([9; 32]), LIMITS);
+    let made = block_on(store.make_one_time_code(NewOneTimeCode { number, hash, limits }, now())).unwrap();
+    assert_eq!(made, OneTimeCodeMade::Send(OneTimeCodeId(51)));
     let seen = numbers_of_notices(&store);
     assert!(seen.len() == 2 && seen.iter().all(|number| *number > new), "{seen:?}");
     block_on(store.mark_notices_read(AccountId(2), NoticeId(new))).unwrap();
     assert_eq!(numbers_of_notices(&store), seen, "what was seen elsewhere marks nothing here");
 }
+
+const LIMITS: RegistrationLimits =
+    RegistrationLimits { lifetime_s: 60, pause_s: 10, window_s: 90, max_sent: 2, max_made: 3, max_wrong: 2 };
 
 fn next_code(store: &dyn Store) -> i64 {
     let limits = CodeLimits { window_s: 1, max_wrong_by_account: 1, max_wrong: 1, max_live: 9 };

@@ -17,7 +17,7 @@ pub(crate) static TABLES: [Table; 14] = [
         sqlite: Side {
             rest: Some(
                 "(SELECT c.name, ifnull((SELECT seq FROM sqlite_sequence AS s WHERE s.name = c.name), 0) AS value
-                  FROM (SELECT 'account' AS name UNION ALL SELECT 'upload_code') AS c) AS t
+                  FROM (SELECT 'account' AS name UNION ALL SELECT 'one_time_code' UNION ALL SELECT 'upload_code') AS c) AS t
                   WHERE {after} ORDER BY t.name {limit}",
             ),
             after: None,
@@ -28,14 +28,16 @@ pub(crate) static TABLES: [Table; 14] = [
             rest: Some(
                 "(SELECT 'account'::text COLLATE \"C\" AS name, greatest((SELECT max(id) FROM account),
                          (SELECT value FROM latch WHERE name = 'accounts'), 0) AS value
+                  UNION ALL SELECT 'one_time_code', greatest((SELECT max(id) FROM one_time_code),
+                         (SELECT value FROM latch WHERE name = 'one_time_codes'), 0)
                   UNION ALL SELECT 'upload_code', (SELECT value FROM latch WHERE name = 'codes')) AS t
                  WHERE {after} ORDER BY t.name {limit}",
             ),
             after: None,
-            // the row `accounts` is of use to a later copy alone
+            // the rows `accounts` and `one_time_codes` are of use to a later copy alone
             write: Some(&[
                 "INSERT INTO latch (name, value)
-                 SELECT CASE name WHEN 'account' THEN 'accounts' ELSE 'codes' END, value FROM n
+                 SELECT CASE name WHEN 'upload_code' THEN 'codes' ELSE name || 's' END, value FROM n
                  ON CONFLICT (name) DO UPDATE SET value = excluded.value",
             ]),
             own: &[],
