@@ -269,11 +269,13 @@ struct Place<'a>(&'a AtomicUsize);
 
 impl<'a> Place<'a> {
     fn take(waiting: &'a AtomicUsize, most: usize) -> Result<Self> {
-        let place = Self(waiting);
-        if waiting.fetch_add(1, Ordering::Relaxed) >= most {
-            return Err(Trouble::Unavailable("too many wait for the database; try again".into()));
+        // who is refused does not count meanwhile, so that he takes nobody else's place
+        let taken =
+            waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < most).then_some(count + 1));
+        match taken {
+            Ok(_) => Ok(Self(waiting)),
+            Err(_) => Err(Trouble::Unavailable("too many wait for the database; try again".into())),
         }
-        Ok(place)
     }
 }
 
