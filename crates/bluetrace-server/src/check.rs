@@ -255,12 +255,12 @@ const RULES: &[Rule] = &[
         "restore a backup",
         "SELECT t.account AS number FROM temp_id AS t WHERE t.expiry < t.start",
     ),
-    Rule {
-        what: "live sealing keys have no bytes",
-        remedy: "nobody is found by what they sealed: restore a backup",
-        broken_in_sqlite: KEYS_WITHOUT_BYTES,
-        broken_in_postgres: KEYS_WITHOUT_BYTES,
-    },
+    Rule::of_both(
+        "live sealing keys have no bytes",
+        "nobody is found by what they sealed: restore a backup",
+        "SELECT k.id AS number FROM sealing_key AS k
+         WHERE k.state = 0 AND NOT EXISTS (SELECT 1 FROM sealing_key_bytes AS b WHERE b.id = k.id)",
+    ),
     Rule {
         what: "counters are behind the numbers that were given",
         remedy: "numbers could be given twice: restore a backup",
@@ -289,9 +289,6 @@ const RULES: &[Rule] = &[
             WHERE t.forget_at > {now} AND NOT EXISTS (SELECT 1 FROM asking_number AS a WHERE a.number = t.number)",
     },
 ];
-
-const KEYS_WITHOUT_BYTES: &str = "SELECT k.id AS number FROM sealing_key AS k
-    WHERE k.state = 0 AND NOT EXISTS (SELECT 1 FROM sealing_key_bytes AS b WHERE b.id = k.id)";
 
 /// How many records of an upload `u` are durable: one more than the last one's place.
 const DURABLE_IN_SQLITE: &str = "(SELECT ifnull(max(m.place) & 1048575, -1) + 1 FROM uploaded_record AS m

@@ -291,15 +291,15 @@ pub(super) fn complete_upload(
     notices: &[NewNotice],
     now: Timestamp,
 ) -> Result<UploadCompleted> {
-    let finished: Option<Option<i64>> = connection
-        .prepare_cached("SELECT finished FROM upload WHERE id = ?1 AND account IS NOT NULL")?
-        .query_row([upload.0], |row| row.get(0))
+    let found: Option<(i64, Option<i64>)> = connection
+        .prepare_cached("SELECT account, finished FROM upload WHERE id = ?1 AND account IS NOT NULL")?
+        .query_row([upload.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    match finished {
+    let uploader = match found {
         None => return Ok(UploadCompleted::NoUpload),
-        Some(Some(_)) => return Ok(UploadCompleted::Before),
-        Some(None) => {}
-    }
+        Some((_, Some(_))) => return Ok(UploadCompleted::Before),
+        Some((uploader, None)) => uploader,
+    };
     connection
         .prepare_cached(
             "UPDATE upload SET finished = ?2, counted = ?3, resolved = ?4, unknown = ?5, invalid = ?6 WHERE id = ?1",
@@ -315,11 +315,11 @@ pub(super) fn complete_upload(
     codes::complete(connection, upload)?;
     let mut leave = connection.prepare_cached(
         "INSERT INTO notice (account, uploader, begins, ends, advice, forget_at)
-         SELECT id, (SELECT account FROM upload WHERE id = ?6), ?2, ?3, ?4, ?5 FROM account WHERE id = ?1",
+         SELECT id, ?6, ?2, ?3, ?4, ?5 FROM account WHERE id = ?1",
     )?;
     for NewNotice { account, notice, forget_at } in notices {
         let (from, to) = (notice.from.as_unix(), notice.to.as_unix());
-        leave.execute(params![account.0, from, to, notice.advice, forget_at.as_unix(), upload.0])?;
+        leave.execute(params![account.0, from, to, notice.advice, forget_at.as_unix(), uploader])?;
     }
     Ok(UploadCompleted::Now)
 }
