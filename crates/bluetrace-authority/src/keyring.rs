@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bluetrace_protocol::limits::MAX_TEMP_IDS;
-use bluetrace_protocol::sealed::{IV_BYTES, KEY_BYTES, random_iv};
-use bluetrace_protocol::{Opened, SealedTempId, SealingKey, Timestamp, Uid};
+use bluetrace_protocol::sealed::{IV_BYTES, KEY_BYTES, random_iv, wire_seconds};
+use bluetrace_protocol::{Opened, Record, SealedTempId, SealingKey, Timestamp, Uid, Window};
 use rand::Rng as _;
 use zeroize::Zeroizing;
 
@@ -136,18 +136,18 @@ impl Authority {
         Ok(self.keys.learn(self.store.sealing_keys(now).await?))
     }
 
-    /// Seals `TempIDs` of a member, one for each start and expiry in seconds since 1970. Nothing is asked of the store, but for
+    /// Seals a `TempID` of a member for each window. Nothing is asked of the store, but for
     /// the key at the begin of a period: so it is not noticed either that an account was removed while its member is logged
     /// in, and what he is given leads to nobody. `None` if there was no account at his login.
     ///
     /// # Errors
     /// [`AuthorityError`] if there is no key yet and the store cannot answer.
-    pub async fn seal_temp_ids(
+    pub(crate) async fn seal_temp_ids(
         &self,
         member: &Member,
-        windows: &[(i32, i32)],
+        windows: &[Window],
         now: Timestamp,
-    ) -> Result<Option<Vec<SealedTempId>>, AuthorityError> {
+    ) -> Result<Option<Vec<Record>>, AuthorityError> {
         let user_id = match member.user_id {
             Some(user_id) => Some(user_id),
             None => self.user_id(member.account).await?,
@@ -156,8 +156,14 @@ impl Authority {
         let key = self.sealing_key(now).await?;
         let ivs: Vec<[u8; IV_BYTES]> =
             self.with_generator(|generator| windows.iter().map(|_| random_iv(generator)).collect());
-        let sealed = windows.iter().zip(ivs).map(|((start, expiry), iv)| key.key.seal(&user_id, *start, *expiry, iv));
-        let sealed: Vec<_> = sealed.collect();
+        let mut sealed = Vec::with_capacity(windows.len());
+        for (window, iv) in windows.iter().zip(ivs) {
+            let (Some(start), Some(expiry)) = (wire_seconds(window.start()), wire_seconds(window.expiry())) else {
+                return Err(AuthorityError::Internal("a sealed TempID ends before 2038-01-19".to_owned()));
+            };
+            let temp_id = (&key.key.seal(&user_id, start, expiry, iv)).into();
+            sealed.push(Record { temp_id, window: *window });
+        }
         let count = u64::try_from(sealed.len()).unwrap_or(u64::MAX);
         if key.uncounted.fetch_add(count, Ordering::Relaxed) >= SEALS_AT_RISK {
             // what could not be counted now is counted later, and nobody needs to wait for it in vain

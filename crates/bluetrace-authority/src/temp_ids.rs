@@ -1,7 +1,6 @@
 //! Owns issuing: `TempIDs` drawn at random, checked for uniqueness and remembered with their owner, or sealed and
 //! forgotten (PROTOCOL sections 1, 5 and 7).
 
-use bluetrace_protocol::sealed::wire_seconds;
 use bluetrace_protocol::{Record, TempId, Timestamp, Window};
 
 use crate::authority::{Authority, AuthorityError, Member, Scheme};
@@ -68,24 +67,8 @@ impl Authority {
         }
         match self.policy.temp_id_scheme {
             Scheme::Registry => self.register(member, windows, self.forget_at(start)).await,
-            Scheme::Sealed => self.seal(member, windows, now).await,
+            Scheme::Sealed => self.seal_temp_ids(member, &windows, now).await,
         }
-    }
-
-    /// Seals an id for each window.
-    async fn seal(
-        &self,
-        member: &Member,
-        windows: Vec<Window>,
-        now: Timestamp,
-    ) -> Result<Option<Vec<Record>>, AuthorityError> {
-        let times = windows.iter().map(|window| Some((wire_seconds(window.start())?, wire_seconds(window.expiry())?)));
-        let times: Option<Vec<_>> = times.collect();
-        let times =
-            times.ok_or_else(|| AuthorityError::Internal("a sealed TempID ends before 2038-01-19".to_owned()))?;
-        let Some(sealed) = self.seal_temp_ids(member, &times, now).await? else { return Ok(None) };
-        let records = sealed.iter().zip(windows).map(|(sealed, window)| Record { temp_id: sealed.into(), window });
-        Ok(Some(records.collect()))
     }
 
     /// Draws an id for each window, and stores them.

@@ -1,8 +1,8 @@
 //! Owns the record syntax `<TempID>, <start>, <expiry>` and the [`TempId`] in it (PROTOCOL section 1).
 
-use alloc::boxed::Box;
 use alloc::string::String;
-use core::fmt;
+use core::hash::{Hash, Hasher};
+use core::{fmt, str};
 
 use rand_core::Rng;
 use thiserror::Error;
@@ -16,8 +16,14 @@ use crate::time::{TIME_CHARACTERS, Timestamp, Window, WindowError};
 /// Invariant: 20 to 64 ASCII digits (registry scheme and kin), or 84 characters of base64 (sealed scheme); so never a
 /// comma, a space or a control character. It has no `Display`, and its `Debug` is redacted: [`TempId::reveal`] marks
 /// each place where an id leaves on purpose.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TempId(Box<str>);
+///
+/// It is held in place, not on the heap: ids are made, read and dropped by the million.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TempId {
+    /// The characters, and zeros behind them.
+    text: [u8; SEALED_CHARACTERS],
+    length: u8,
+}
 
 /// A `TempID` with the window in which it may be shown.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -54,35 +60,53 @@ impl TempId {
         let bytes = text.as_bytes();
         let is_digits =
             (REGISTRY_DIGITS..=MAX_TEMP_ID_DIGITS).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_digit);
-        if is_digits || is_sealed_text(bytes) { Ok(Self(text.into())) } else { Err(RecordError::TempId) }
+        if is_digits || is_sealed_text(bytes) { Ok(Self::of(bytes)) } else { Err(RecordError::TempId) }
     }
 
     /// Draws 20 uniformly random digits.
     pub fn random(generator: &mut impl Rng) -> Self {
-        let mut digits = String::with_capacity(REGISTRY_DIGITS);
-        while digits.len() < REGISTRY_DIGITS {
+        let mut digits = [0; REGISTRY_DIGITS];
+        let mut places = digits.iter_mut();
+        while places.len() > 0 {
             let mut bytes = [0_u8; 32];
             generator.fill_bytes(&mut bytes);
             // 250 is the largest multiple of ten that a byte can hold: what lies above would favour low digits
-            for byte in bytes.into_iter().filter(|byte| *byte < 250).take(REGISTRY_DIGITS.saturating_sub(digits.len()))
-            {
-                digits.push(char::from(b'0'.saturating_add(byte % 10)));
+            let fair = bytes.into_iter().filter(|byte| *byte < 250);
+            for (byte, place) in fair.zip(places.by_ref()) {
+                *place = b'0'.saturating_add(byte % 10);
             }
         }
-        Self(digits.into())
+        Self::of(&digits)
     }
 
     /// The id as it goes on the wire, into the store or onto the operator's console. Never into a log.
     pub fn reveal(&self) -> &str {
-        &self.0
+        // ASCII throughout, so never the default
+        str::from_utf8(self.text.get(..usize::from(self.length)).unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// The id of these ASCII characters, of which there are never more than there is room for.
+    fn of(characters: &[u8]) -> Self {
+        let mut text = [0; SEALED_CHARACTERS];
+        for (place, character) in text.iter_mut().zip(characters) {
+            *place = *character;
+        }
+        Self { text, length: u8::try_from(characters.len()).unwrap_or(u8::MAX) }
     }
 }
 
 impl From<&SealedTempId> for TempId {
     fn from(sealed: &SealedTempId) -> Self {
-        let mut text = String::with_capacity(SEALED_CHARACTERS);
-        sealed.write_to(&mut text);
-        Self(text.into())
+        let mut id = Self { text: [0; SEALED_CHARACTERS], length: SEALED_LENGTH };
+        sealed.encode(&mut id.text);
+        id
+    }
+}
+
+impl Hash for TempId {
+    /// As its text has it, so that the short ids are not hashed as if they were long.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.reveal().hash(state);
     }
 }
 
@@ -133,6 +157,9 @@ impl Record {
         text
     }
 }
+
+#[expect(clippy::as_conversions, clippy::cast_possible_truncation, reason = "84")]
+const SEALED_LENGTH: u8 = SEALED_CHARACTERS as u8;
 
 /// Whether the bytes are the padded base64 of 61 bytes: 82 characters of the alphabet and `==`.
 fn is_sealed_text(bytes: &[u8]) -> bool {

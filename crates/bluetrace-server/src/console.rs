@@ -17,7 +17,7 @@ use bluetrace_protocol::{Record, TempId, Username};
 use tracing::warn;
 
 use crate::code_sender::MessageText;
-use crate::limits::{CONSOLE_FLUSH, CONSOLE_QUEUE};
+use crate::limits::{CONSOLE_FLUSH, CONSOLE_PAUSE, CONSOLE_QUEUE};
 
 /// Something that an operator sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +169,8 @@ fn write_events(mut output: Box<dyn Write + Send>, events: &Receiver<(u64, Conso
             // an error shows at the next look
             let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
             text.clear();
+            // events that come at once are written at once, and whoever shows them need not wake this thread for each
+            thread::sleep(CONSOLE_PAUSE);
             events.recv().ok()
         }) else {
             break;

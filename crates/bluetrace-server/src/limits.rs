@@ -124,6 +124,9 @@ pub const PASSWORD_QUEUE: usize = 1_024;
 /// Console events waiting for a slow standard output.
 pub const CONSOLE_QUEUE: usize = 1_024;
 
+/// Time for which events gather once the standard output has all that there were.
+pub const CONSOLE_PAUSE: Duration = Duration::from_millis(10);
+
 /// How long the end of the process waits for a slow standard output.
 pub const CONSOLE_FLUSH: Duration = Duration::from_secs(1);
 

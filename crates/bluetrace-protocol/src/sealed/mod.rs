@@ -30,6 +30,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::limits::{SEALED_CHARACTERS, UID_CHARACTERS};
+use crate::record::TempId;
 use crate::time::{Timestamp, Window};
 
 /// Bytes of a sealed `TempID`.
@@ -240,19 +241,15 @@ impl SealedTempId {
         bytes
     }
 
-    /// Appends its text.
-    pub fn write_to(&self, out: &mut String) {
-        let mut text = [0; SEALED_CHARACTERS];
-        // 84 characters are what 61 bytes need
-        _ = STANDARD.encode_slice(self.to_bytes(), &mut text);
-        out.push_str(str::from_utf8(&text).unwrap_or_default());
-    }
-
     /// Its text, for the wire or the store. Never for a log.
     pub fn reveal(&self) -> String {
-        let mut text = String::with_capacity(SEALED_CHARACTERS);
-        self.write_to(&mut text);
-        text
+        TempId::from(self).reveal().into()
+    }
+
+    /// Writes the characters of its text.
+    pub(crate) fn encode(&self, text: &mut [u8; SEALED_CHARACTERS]) {
+        // 84 characters are what 61 bytes need
+        _ = STANDARD.encode_slice(self.to_bytes(), text);
     }
 }
 

@@ -1,7 +1,5 @@
 //! Owns the three calls: `TempIDs`, the handshake PIN, and the token for an upload.
 
-use std::fmt::Write as _;
-
 use bluetrace_authority::Member;
 use bluetrace_authority::upload_tokens::UploadTokenIssued;
 use bluetrace_protocol::limits::MAX_TEMP_IDS;
@@ -21,7 +19,7 @@ use crate::http::{Api, json_text};
 /// The first began a minute ago, and each ends with the second in which the next begins.
 #[utoipa::path(
     post, path = "/getTempIDs", tag = "opentrace", request_body = CallBody, security(("access_token" = [])),
-    responses((status = OK, body = ResultBody, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
+    responses((status = OK, body = ResultBody<Value>, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
 )]
 pub(crate) async fn get_temp_ids(api: &Api, caller: &Member) -> CallableResult {
     let now = api.now();
@@ -30,19 +28,24 @@ pub(crate) async fn get_temp_ids(api: &Api, caller: &Member) -> CallableResult {
     Ok(temp_ids_text(&records, refresh_at(&records, now)))
 }
 
-/// The JSON text of TempIDs. A TempID is digits or base64, in which there is nothing to escape: to let a serialiser look for it
+/// The answer's JSON text. A TempID is digits or base64, in which there is nothing to escape: to let a serialiser look for it
 /// costs a third of what sealing them does.
 fn temp_ids_text(records: &[Record], refresh: Timestamp) -> String {
     let mut text = String::with_capacity(160 * (records.len() + 1));
-    text.push_str(r#"{"status":"SUCCESS","tempIDs":["#);
+    let mut number = itoa::Buffer::new();
+    text.push_str(r#"{"result":{"status":"SUCCESS","tempIDs":["#);
     for (place, Record { temp_id, window }) in records.iter().enumerate() {
         text.push_str(if place == 0 { r#"{"tempID":""# } else { r#",{"tempID":""# });
         text.push_str(temp_id.reveal());
-        let (start, expiry) = (window.start().as_unix(), window.expiry().as_unix());
-        // writing to a string does not fail
-        _ = write!(text, r#"","startTime":{start},"expiryTime":{expiry}}}"#);
+        text.push_str(r#"","startTime":"#);
+        text.push_str(number.format(window.start().as_unix()));
+        text.push_str(r#","expiryTime":"#);
+        text.push_str(number.format(window.expiry().as_unix()));
+        text.push('}');
     }
-    _ = write!(text, r#"],"refreshTime":{}}}"#, refresh.as_unix());
+    text.push_str(r#"],"refreshTime":"#);
+    text.push_str(number.format(refresh.as_unix()));
+    text.push_str("}}");
     text
 }
 
@@ -55,12 +58,12 @@ struct PinResult<'a> {
 /// The PIN by which an official shows to be one, `{"result":{"status":"SUCCESS","pin"}}`: the official sees the same.
 #[utoipa::path(
     post, path = "/getHandshakePin", tag = "opentrace", request_body = CallBody, security(("access_token" = [])),
-    responses((status = OK, body = ResultBody, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
+    responses((status = OK, body = ResultBody<Value>, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
 )]
 pub(crate) async fn get_handshake_pin(api: &Api, caller: &Member) -> CallableResult {
     let pin = api.shared.authority.handshake_pin(caller, api.now()).await.map_err(|error| api.failure(&error))?;
     let (pin, _) = pin.ok_or_else(|| api.account_gone(caller))?;
-    Ok(json_text(&PinResult { status: "SUCCESS", pin: pin.reveal() }))
+    Ok(json_text(&ResultBody { result: PinResult { status: "SUCCESS", pin: pin.reveal() } }))
 }
 
 #[derive(Serialize)]
@@ -76,7 +79,7 @@ struct TokenResult<'a> {
 /// same account may ask again.
 #[utoipa::path(
     post, path = "/getUploadToken", tag = "opentrace", request_body = CallBody, security(("access_token" = [])),
-    responses((status = OK, body = ResultBody, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
+    responses((status = OK, body = ResultBody<Value>, description = "`result`"), (status = "default", body = FailureBody, description = "`error`"))
 )]
 pub(crate) async fn get_upload_token(api: &Api, caller: &Member, data: &Value) -> CallableResult {
     let refused = || CallableError::new(CallableStatus::InvalidArgument, format!("Invalid data: {}", in_words(data)));
@@ -87,7 +90,9 @@ pub(crate) async fn get_upload_token(api: &Api, caller: &Member, data: &Value) -
     let now = api.now();
     let issued = api.shared.authority.upload_token(caller, &code, now).await.map_err(|error| api.failure(&error))?;
     match issued {
-        UploadTokenIssued::Issued(token) => Ok(json_text(&TokenResult { status: "SUCCESS", token: token.reveal() })),
+        UploadTokenIssued::Issued(token) => {
+            Ok(json_text(&ResultBody { result: TokenResult { status: "SUCCESS", token: token.reveal() } }))
+        }
         UploadTokenIssued::Refused => Err(refused()),
         UploadTokenIssued::TooMany { until } => Err(too_many_codes(until, now).into()),
         UploadTokenIssued::NoAccount => Err(api.account_gone(caller).into()),

@@ -4,7 +4,7 @@
 //!
 //! A request is `POST` with `{"data": <value>}`, an answer `{"result": <value>}` or
 //! `{"error": {"details"?, "message", "status"}}`, byte for byte as those apps expect it; `callable_http` in `vectors/opentrace.json`
-//! has exchanges. A call is a plain function: who calls, and the value in; the result's JSON text or a [`CallableError`] out.
+//! has exchanges. A call is a plain function: who calls, and the value in; the answer's JSON text or a [`CallableError`] out.
 
 pub(super) mod calls;
 mod carry_out;
@@ -67,7 +67,7 @@ enum CallableStatus {
     Unavailable,
 }
 
-/// The JSON text of a result.
+/// The JSON text of an answer, its envelope included.
 type CallableResult = Result<String, CallableError>;
 
 /// Puts the calls at `/{name}`, and at `/{project}/{region}/{name}`, where an emulator has them.
@@ -175,7 +175,7 @@ fn preflight(asked: &HeaderMap) -> Response {
 
 fn respond(api: &Api, result: CallableResult) -> Response {
     let (status, retry_after, body) = match result {
-        Ok(text) => (StatusCode::OK, None, format!("{{\"result\":{text}}}")),
+        Ok(text) => (StatusCode::OK, None, text),
         Err(CallableError { status, message, details, retry_after }) => {
             let error = ErrorBody { details, message, status: status.as_str() };
             (status.http(), retry_after, json_text(&FailureBody { error }))
@@ -201,11 +201,10 @@ pub(super) struct CallBody {
 }
 
 /// The answer to a call.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "it describes what is put together as a text")]
-pub(super) struct ResultBody {
+#[derive(Serialize, ToSchema)]
+pub(super) struct ResultBody<T> {
     /// What the call gives.
-    result: Value,
+    result: T,
 }
 
 /// The answer to a call that failed.
