@@ -188,6 +188,14 @@ impl Site {
         };
         timeout(PATIENCE, waiting).await.expect("the records never became durable");
     }
+
+    /// Ends the server: what the operator has seen of it, to the last line.
+    pub(crate) async fn stop_and_read_console(self) -> String {
+        let Self { switch, running, output, .. } = self;
+        switch.begin();
+        running.await.unwrap();
+        output.text()
+    }
 }
 
 /// An API without sockets.

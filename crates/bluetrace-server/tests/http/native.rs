@@ -289,10 +289,7 @@ async fn the_operator_sees_what_he_sees_of_a_session_over_tcp() {
     site.begin("u", 1, &alice).await;
     site.send("u", 0, &line(5), &alice).await.expect(200);
     site.ask("DELETE", "/v1/session", Some(&alice), None).await.expect(204);
-    let Site { switch, running, output, .. } = site;
-    switch.begin();
-    running.await.unwrap();
-    let shown = output.text();
+    let shown = site.stop_and_read_console().await;
     let expected = [
         "+61410999999 login over HTTP",
         "user: +61410999999",

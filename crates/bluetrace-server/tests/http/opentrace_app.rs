@@ -109,7 +109,7 @@ async fn two_apps_meet_one_uploads_with_a_code_and_the_other_is_told() {
         assert_eq!(span, (now - 60, now - 60 + 2 * 900));
         assert!(ill.notices(&site).await.is_empty());
         // the console shows it as any other
-        let shown = site.output.text();
+        let shown = site.stop_and_read_console().await;
         assert!(shown.contains(&met.shown_at(now + 10)), "{shown}");
     }
 }
