@@ -1,11 +1,12 @@
-//! Owns accounts, logins and registrations, as the store in memory keeps them.
+//! Owns accounts, their user ids, logins, ended sessions and registrations, as the store in memory keeps them.
 
-use bluetrace_protocol::{Moment, Timestamp, Username};
+use bluetrace_protocol::{Moment, Timestamp, Uid, Username};
 
-use super::{AccountRow, Mortal, State, Stranger, rows_in};
+use super::state::{AccountRow, Mortal, State, Stranger, rows_in};
 use crate::store::{
     Account, AccountFound, AccountId, AccountOpened, Confirmation, Failures, Lockout, LoginRecorded,
-    MAX_UNKNOWN_USERNAMES, OneTimeVerdict, PasswordHash, PasswordSource, RegistrationConfirmed, Verdict,
+    MAX_UNKNOWN_USERNAMES, OneTimeVerdict, PasswordHash, PasswordSource, RegistrationConfirmed, SessionId, StoreError,
+    Verdict,
 };
 
 impl State {
@@ -147,6 +148,29 @@ impl State {
         if let Some(row) = self.strangers.remove(username) {
             self.strangers_by_age.remove(&row.age);
             self.mortal.remove(&(row.forget_at, Mortal::Stranger(username.clone())));
+        }
+    }
+
+    pub(super) fn user_id(&mut self, account: AccountId, candidate: Uid) -> Result<Option<Uid>, StoreError> {
+        let Some(row) = self.accounts.get_mut(&account) else { return Ok(None) };
+        if row.user_id.is_none() {
+            if self.user_ids.contains_key(&candidate) {
+                return Err(StoreError::Failed("the user id is another account's".into()));
+            }
+            self.user_ids.insert(candidate, account);
+            row.user_id = Some(candidate);
+        }
+        Ok(row.user_id)
+    }
+
+    pub(super) fn revoke_session(&mut self, session: SessionId, until: Timestamp) {
+        let before = self.revoked.get(&session).copied();
+        if before.is_none_or(|before| before < until) {
+            if let Some(before) = before {
+                self.mortal.remove(&(before, Mortal::Session(session)));
+            }
+            self.revoked.insert(session, until);
+            self.mortal.insert((until, Mortal::Session(session)));
         }
     }
 }
