@@ -7,7 +7,7 @@ pub mod device;
 mod files;
 mod known_servers;
 pub mod load;
-mod log_file;
+mod log_keeper;
 mod radio;
 mod servers;
 pub mod terminal;

@@ -26,7 +26,7 @@ use super::upload::Upload;
 use super::{DeviceConfig, Order, StartError, bind_radio};
 use crate::files::{LockError, UserFiles, UserLock, prepare_folder};
 use crate::known_servers::KnownServers;
-use crate::log_file::{FileNews, LogKeeper};
+use crate::log_keeper::{FileNews, LogKeeper};
 use crate::radio::{self, Radio, Sent, Target};
 use crate::servers::ServerAddress;
 use crate::uplink::{Transport, Uplink, UplinkEvent};
