@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use bluetrace_client::device::{Command, Device, DeviceConfig, DeviceEvent, DeviceHandle, Status};
 use bluetrace_client::{ServerAddress, Target, Transport};
 use bluetrace_protocol::{Password, Username};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::system::{self, SystemClock};
 
@@ -85,23 +85,28 @@ impl Actor {
         what: &str,
         mut wanted: impl FnMut(DeviceEvent) -> Option<T>,
     ) -> anyhow::Result<T> {
-        let name = self.person.name;
-        let waiting = async {
-            while let Some(event) = self.events.recv().await {
-                let description = match &event {
-                    DeviceEvent::Ended(end) => Some(format!("{end:?}")),
-                    _ => None,
-                };
-                if let Some(found) = wanted(event) {
-                    return Ok(found);
-                }
-                if let Some(end) = description {
-                    bail!("{name}'s device ended before it {what}: {end}");
-                }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let event = self.next_event(what, deadline).await?;
+            let end = match &event {
+                DeviceEvent::Ended(end) => Some(format!("{end:?}")),
+                _ => None,
+            };
+            if let Some(found) = wanted(event) {
+                return Ok(found);
             }
-            Err(anyhow!("{name}'s device ended before it {what}"))
-        };
-        timeout(PATIENCE, waiting).await.with_context(|| format!("{name}'s device never {what}"))?
+            if let Some(end) = end {
+                bail!("{}'s device ended before it {what}: {end}", self.person.name);
+            }
+        }
+    }
+
+    async fn next_event(&mut self, what: &str, deadline: Instant) -> anyhow::Result<DeviceEvent> {
+        let name = self.person.name;
+        let event = timeout_at(deadline, self.events.recv()).await;
+        event
+            .with_context(|| format!("{name}'s device never {what}"))?
+            .with_context(|| format!("{name}'s device ended before it {what}"))
     }
 
     /// Tells the device to do something, and waits until it is done.
