@@ -180,8 +180,8 @@ pub(super) async fn list(
     lines.collect()
 }
 
-/// One row of arrays: ten thousand rows cost the database, and this end, several times what is in them. Usernames are asked for once
-/// for each account, by its key: joined to the ids, the database would look for each id's, or read all accounts that there are.
+/// The answer is one row of arrays, so that ten thousand rows need not be unpacked. Usernames are asked for once for each account, by its
+/// key: joined to the ids, the database would look for each id's, or read all accounts that there are.
 pub(super) async fn resolve(session: &Session, ids: &[TempId], now: Timestamp) -> Result<Vec<Option<Owner>>> {
     let mut wanted: Vec<&str> = ids.iter().map(TempId::reveal).collect();
     // the database would, with a call for each comparison
