@@ -1,6 +1,10 @@
 //! A day of ten million uploaded records that is dropped, and what others wait for meanwhile.
 
 use std::cell::Cell;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +30,7 @@ const ROUNDS: i64 = 3;
 pub(crate) fn run(bench: &mut Bench, runtime: &Runtime) {
     let dropped = Line {
         name: "a day of 10,000,000 records dropped, PostgreSQL",
-        limit: "a day of one record",
+        limit: "files of the same size deleted",
         unit: Unit::Milliseconds,
         wanted: Wanted::AtMost(1_000.0),
     };
@@ -46,17 +50,16 @@ pub(crate) fn run(bench: &mut Bench, runtime: &Runtime) {
     for round in 0..ROUNDS {
         let after = |days: i64| beginning().plus((30 * round + days) * DAY_S);
         runtime.block_on(async {
-            for forget_at in [after(0), after(2)] {
-                uploader.append(uploader.begin(forget_at).await, 0).await;
-            }
+            uploader.append(uploader.begin(after(0)).await, 0).await;
         });
-        fill(&cluster, &database, after(2));
+        let size = fill(&cluster, &database, after(0));
+        let deleting = deleting_files(&cluster.folder().join("files"), size);
+        evict(&cluster.folder().join("data/base"));
         runtime.block_on(async {
             let beside = uploader.begin(after(20)).await;
             let (_, wait_without) = uploader.append_during(beside, sleep(Duration::from_secs(1))).await;
-            let (of_one, _) = uploader.append_during(beside, uploader.forget(after(1))).await;
-            let (of_all, wait_with) = uploader.append_during(beside, uploader.forget(after(3))).await;
-            drops.push(pair(of_all, of_one));
+            let (dropping, wait_with) = uploader.append_during(beside, uploader.forget(after(1))).await;
+            drops.push(pair(dropping, deleting));
             longest.push(pair(wait_with, wait_without));
         });
         let left = cluster.sql(&database, "SELECT count(*) FROM pg_class WHERE relname ~ '^uploaded_record_[0-9]+$'");
@@ -71,20 +74,60 @@ fn pair(ours: Duration, limit: Duration) -> Pair {
     Pair { ours: ms(ours), limit: ms(limit) }
 }
 
-/// Stores the records of a day, of which there is a partition.
-fn fill(cluster: &Cluster, database: &str, forget_at: Timestamp) {
+/// Stores the records of a day, of which there is a partition, and returns their size in bytes. They are left as they are after three weeks:
+/// written out, and with nothing in them that would be vacuumed just when they are dropped.
+fn fill(cluster: &Cluster, database: &str, forget_at: Timestamp) -> u64 {
     let (day, count, start) = (forget_at.as_unix() / DAY_S, rows_wanted(), Instant::now());
     let uploads_of_10_000 = format!(
         "INSERT INTO uploaded_record_{day}
          SELECT ({day}::bigint << 41) + 1 + n / 10000, n % 10000, lpad(n::text, 84, '0'), n, n, n
          FROM generate_series(0::bigint, {count} - 1) AS n"
     );
-    for statement in [&*uploads_of_10_000, "CHECKPOINT"] {
+    let vacuum = format!("VACUUM (ANALYZE) uploaded_record_{day}");
+    for statement in [&*uploads_of_10_000, &*vacuum, "CHECKPOINT"] {
         cluster.sql(database, statement);
     }
-    let size = format!("SELECT pg_size_pretty(pg_total_relation_size('uploaded_record_{day}'))");
-    let (size, took) = (cluster.sql(database, &size), start.elapsed().as_secs_f64());
-    say(&format!("# {count} records stored: {size}, {took:.0} s"));
+    let size = format!("SELECT pg_total_relation_size('uploaded_record_{day}')");
+    let size = cluster.sql(database, &size).parse().unwrap();
+    say(&format!("# {count} records stored: {} MB, {:.0} s", size / 1_000_000, start.elapsed().as_secs_f64()));
+    size
+}
+
+/// How long files take to be deleted that are `size` bytes together, written as the database writes: blocks of 8 kB, no file over 1 GB.
+fn deleting_files(folder: &Path, size: u64) -> Duration {
+    let (block, most) = ([1; 8_192], 1 << 30);
+    fs::create_dir_all(folder).unwrap();
+    let mut paths = Vec::new();
+    for first in (0..size).step_by(most) {
+        let path = folder.join(format!("file-{first}"));
+        let mut file = File::create(&path).unwrap();
+        for _ in 0..(size - first).min(most as u64) / block.len() as u64 {
+            file.write_all(&block).unwrap();
+        }
+        file.sync_all().unwrap();
+        paths.push(path);
+    }
+    evict(folder);
+    let start = Instant::now();
+    for path in paths {
+        fs::remove_file(path).unwrap();
+    }
+    start.elapsed()
+}
+
+/// Lets the system forget what it keeps in memory of the large files in a folder, as it has of a day that was stored three weeks ago.
+fn evict(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let size = fs::metadata(&path).map_or(0, |about| about.len());
+        if path.is_dir() {
+            evict(&path);
+        } else if size > 1 << 20 {
+            // GNU's `dd` tells the system so and reads nothing; a file may be gone by now
+            let file = format!("if={}", path.display());
+            _ = Command::new("dd").args([&*file, "iflag=nocache", "count=0", "status=none"]).status().unwrap();
+        }
+    }
 }
 
 /// An account that uploads, one record at a time.

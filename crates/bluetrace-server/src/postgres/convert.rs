@@ -9,7 +9,11 @@ use tokio_postgres::Row;
 use super::error::{Result, Trouble};
 
 pub(super) fn username(row: &Row, column: usize) -> Result<Username> {
-    Username::parse(row.try_get(column)?).map_err(|_| unreadable())
+    parsed_username(row.try_get(column)?)
+}
+
+pub(super) fn parsed_username(text: &str) -> Result<Username> {
+    Username::parse(text).map_err(|_| unreadable())
 }
 
 pub(super) fn upload_id(row: &Row, column: usize) -> Result<UploadId> {
@@ -41,7 +45,13 @@ pub(super) fn bytes<const N: usize>(row: &Row, column: usize) -> Result<[u8; N]>
 
 /// A window from two columns, the first of them `column`.
 pub(super) fn window(row: &Row, column: usize) -> Result<Window> {
-    Window::new(time(row, column)?, time(row, column + 1)?).map_err(|_| unreadable())
+    window_between(row.try_get(column)?, row.try_get(column + 1)?)
+}
+
+/// A window from its ends, in Unix seconds.
+pub(super) fn window_between(start: i64, expiry: i64) -> Result<Window> {
+    let time = |seconds| Timestamp::from_unix(seconds).ok_or_else(unreadable);
+    Window::new(time(start)?, time(expiry)?).map_err(|_| unreadable())
 }
 
 /// A record from three columns, the first of them `column`.

@@ -1,10 +1,11 @@
 //! Owns `TempIDs` as SQL.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bluetrace_authority::store::{AccountId, ImportedTempId, Owner, TempIdImported, TempIdsIssued};
 use bluetrace_protocol::{Record, TempId, Timestamp, Username};
-use tokio_postgres::types::Type;
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, Type};
 
 use super::convert;
 use super::error::{Result, Trouble};
@@ -179,35 +180,39 @@ pub(super) async fn list(
     lines.collect()
 }
 
-/// Two statements: whoever is removed between them is as unknown as a moment later.
+/// The answer is one row of arrays, so that ten thousand rows need not be unpacked. Usernames are asked for once for each account, by its
+/// key: joined to the ids, the database would look for each id's, or read all accounts that there are.
 pub(super) async fn resolve(session: &Session, ids: &[TempId], now: Timestamp) -> Result<Vec<Option<Owner>>> {
-    let wanted: Vec<&str> = ids.iter().map(TempId::reveal).collect();
-    let rows = session
-        .rows(
-            "SELECT temp_id, start, expiry, account FROM temp_id WHERE temp_id = ANY ($1) AND forget_at > $2",
+    let mut wanted: Vec<&str> = ids.iter().map(TempId::reveal).collect();
+    // the database would, with a call for each comparison
+    wanted.sort_unstable();
+    let row = session
+        .one(
+            "WITH found AS MATERIALIZED (
+                 SELECT temp_id, start, expiry, account FROM temp_id WHERE temp_id = ANY ($1) AND forget_at > $2
+             )
+             SELECT f.*, a.* FROM
+                 (SELECT array_agg(temp_id), array_agg(start), array_agg(expiry), array_agg(account) FROM found) AS f,
+                 (SELECT array_agg(id), array_agg(username) FROM account
+                  WHERE id = ANY (ARRAY (SELECT account FROM found))) AS a",
             &[(&wanted, Type::TEXT_ARRAY), (&now.as_unix(), Type::INT8)],
         )
         .await?;
-    let accounts = rows.iter().map(|row| Ok(row.try_get(3)?)).collect::<Result<BTreeSet<i64>>>()?;
-    let usernames = usernames(session, accounts.into_iter().collect()).await?;
-    let mut owners = BTreeMap::new();
-    for row in &rows {
-        let account = row.try_get(3)?;
+    let usernames = array::<i64>(&row, 4)?.into_iter().zip(array::<&str>(&row, 5)?).collect::<HashMap<_, _>>();
+    let (temp_ids, accounts) = (array::<&str>(&row, 0)?, array::<i64>(&row, 3)?);
+    let windows = array::<i64>(&row, 1)?.into_iter().zip(array::<i64>(&row, 2)?);
+    let mut owners = HashMap::with_capacity(temp_ids.len());
+    for ((temp_id, account), (start, expiry)) in temp_ids.into_iter().zip(accounts).zip(windows) {
         let Some(username) = usernames.get(&account) else { continue };
-        let owner = Owner { account: AccountId(account), username: username.clone(), window: convert::window(row, 1)? };
-        owners.insert(row.try_get::<_, &str>(0)?, owner);
+        let (username, window) = (convert::parsed_username(username)?, convert::window_between(start, expiry)?);
+        owners.insert(temp_id, Owner { account: AccountId(account), username, window });
     }
     Ok(ids.iter().map(|id| owners.get(id.reveal()).cloned()).collect())
 }
 
-/// Asked for each account once: joined to the ids, the database would look for each id's, or read all accounts that there are.
-async fn usernames(session: &Session, accounts: Vec<i64>) -> Result<BTreeMap<i64, Username>> {
-    if accounts.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let rows =
-        session.rows("SELECT id, username FROM account WHERE id = ANY ($1)", &[(&accounts, Type::INT8_ARRAY)]).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, convert::username(row, 1)?))).collect()
+/// The values of an array; of no rows the database makes none.
+fn array<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> Result<Vec<T>> {
+    Ok(row.try_get::<_, Option<Vec<T>>>(column)?.unwrap_or_default())
 }
 
 /// Before all times: what is there is not replaced.
