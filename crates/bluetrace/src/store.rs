@@ -39,7 +39,7 @@ fn migrate(options: &AuthorityFolder) -> anyhow::Result<()> {
             let inspection = PostgresStore::inspect(place, options, &mark, SystemClock.now())?;
             (inspection.schema, inspection.known_schema)
         }
-        None if folder.database().exists() => sqlite::schema(&folder.database())?,
+        None if folder.has_database()? => sqlite::schema(&folder.database())?,
         None => (0, 0),
     };
     if options.store.is_none() && found < known && folder.is_served()? {

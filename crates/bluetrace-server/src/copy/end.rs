@@ -65,7 +65,7 @@ impl End {
     pub(crate) async fn open_source(place: &Place, options: &CopyOptions) -> Result<Self, CopyError> {
         let end = match place {
             Place::Folder(folder) => {
-                if !folder.database().exists() {
+                if !folder.has_database()? {
                     return Err(CopyError::NoStore { place: place.to_string() });
                 }
                 let lock = folder.lock_for_server()?;
@@ -84,7 +84,7 @@ impl End {
     /// For a look beside whatever is at work, at one moment. The master key's mark is empty where there is none in the folder.
     pub(crate) async fn open_to_look(place: &Place, options: &CopyOptions) -> Result<Self, CopyError> {
         let (database, key_mark) = match place {
-            Place::Folder(folder) if !folder.database().exists() => {
+            Place::Folder(folder) if !folder.has_database()? => {
                 return Err(CopyError::NoStore { place: place.to_string() });
             }
             Place::Folder(folder) => (Database::Sqlite(SqliteEnd::open(&folder.database())?), String::new()),
