@@ -108,6 +108,12 @@ fn only_a_place_that_fits_is_a_source_or_a_destination() {
     let (source, shared) = (filled(1), Shared::new());
     assert!(matches!(run(&source.place(), &source.place()), Err(CopyError::SamePlace)));
     assert!(matches!(run(&shared.place(), &Folder::new().place()), Err(CopyError::NoStore { .. })));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let unusable = Place::Folder(DataFolder::open_existing(file.path()));
+    assert!(
+        matches!(run(&unusable, &shared.place()), Err(CopyError::Folder(_))),
+        "whether a store is there is not known"
+    );
     let empty = tempfile::tempdir().unwrap();
     let without_key = Place::Folder(DataFolder::open_existing(empty.path()));
     assert!(matches!(run(&source.place(), &without_key), Err(CopyError::NoMasterKey { .. })));
@@ -134,6 +140,30 @@ fn only_a_place_that_fits_is_a_source_or_a_destination() {
     assert!(older.contains("store migrate"), "{older}");
     shared.sql("UPDATE bluetrace_state SET value = '99' WHERE name = 'schema'");
     assert!(matches!(run(&shared.place(), &Folder::new().place()), Err(CopyError::OtherSchema { found: 99, .. })));
+}
+
+#[test]
+fn a_destination_of_another_version_is_refused_and_left_as_it_is() {
+    let (source, shared, folder) = (filled(1), Shared::new(), Folder::new());
+    drop(shared.open().unwrap());
+    shared.sql("UPDATE bluetrace_state SET value = '1' WHERE name = 'schema'");
+    assert!(matches!(run(&source.place(), &shared.place()), Err(CopyError::OtherSchema { found: 1, .. })));
+    assert_eq!(shared.sql("SELECT value FROM bluetrace_state WHERE name = 'schema'"), "1");
+    drop(SqliteStore::open(&folder.database()).unwrap());
+    folder.sql("PRAGMA user_version = 5");
+    let older = run(&source.place(), &folder.place()).unwrap_err().to_string();
+    assert!(older.contains("has schema 5"), "{older}");
+    assert_eq!(bluetrace_server::sqlite::schema(&folder.database()).unwrap().0, 5);
+}
+
+#[test]
+fn an_unfinished_copy_of_a_program_that_copied_otherwise_is_not_gone_on_with() {
+    let (source, folder) = (filled(10), Folder::new());
+    drop(SqliteStore::open(&folder.database()).unwrap());
+    folder.sql("CREATE TRIGGER fail BEFORE INSERT ON notice BEGIN SELECT RAISE(ABORT, 'broken'); END");
+    assert!(matches!(run(&source.place(), &folder.place()), Err(CopyError::Broken(_))));
+    folder.sql(r#"DROP TRIGGER fail; UPDATE copy_mark SET mark = replace(mark, '"layout":', '"layout":1')"#);
+    assert!(matches!(run(&source.place(), &folder.place()), Err(CopyError::OtherVersion { .. })));
 }
 
 #[test]

@@ -23,12 +23,15 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use bluetrace_authority::store::StoreError;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
 use self::end::End;
 pub use self::end::Place;
 use self::rows::{Batch, Digester, Key, TableDigest};
+use self::table::Engine;
 use self::tables::TABLES;
 use crate::data_folder::DataFolderError;
 use crate::postgres::{self, PostgresOptions};
@@ -132,7 +135,7 @@ pub enum CopyError {
         /// Where.
         place: String,
     },
-    /// The source has another schema than this program.
+    /// A store has another schema than this program.
     #[error(
         "{place} has schema {found}, which is not this program's; run `bluetrace store migrate` on it first, or use the newer version"
     )]
@@ -141,12 +144,6 @@ pub enum CopyError {
         place: String,
         /// Its schema.
         found: i64,
-    },
-    /// The source is an unfinished copy.
-    #[error("{place} is an unfinished copy of another store itself; finish that one first")]
-    SourceUnfinished {
-        /// Where.
-        place: String,
     },
     /// There is no master key.
     #[error(
@@ -223,6 +220,8 @@ pub enum CopyError {
 /// What a destination says of itself until the copy is finished.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
+    /// [`layout`] of the program that made it.
+    layout: u64,
     from: String,
     at: Position,
 }
@@ -240,13 +239,32 @@ enum Position {
 
 impl Mark {
     fn first(from: &str) -> Self {
-        Self { from: from.to_owned(), at: Position::In(TABLES.first().map_or("", |table| table.name).to_owned(), None) }
+        let first = TABLES.first().map_or("", |table| table.name);
+        Self { layout: layout(), from: from.to_owned(), at: Position::In(first.to_owned(), None) }
+    }
+
+    /// Reads one. `None` if another version of this program made it, with other descriptions of tables.
+    fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok().filter(|mark: &Self| mark.layout == layout())
     }
 
     fn spelt(&self) -> Result<String, CopyError> {
         let spelt = serde_json::to_string(self);
         Ok(spelt.map_err(|_| StoreError::Failed("the mark of the copy cannot be written".into()))?)
     }
+}
+
+/// A number that is another one if anything is read or written in another way.
+fn layout() -> u64 {
+    let mut hash = Sha256::new();
+    for table in &TABLES {
+        for engine in [Engine::Sqlite, Engine::Postgres] {
+            hash.update(table.select(engine, true, None));
+            hash.update(table.inserts(engine).concat());
+        }
+    }
+    let hash = hash.finalize();
+    hash.as_slice().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
 async fn copy_all(
@@ -265,22 +283,16 @@ async fn copy_all(
     progress.begin(Step::Copying, destination.count().await?, source.count().await?);
     let mark = copy_rows(&source, &destination, mark, progress).await?;
     destination.analyze().await?;
-    // what has changed in the source since the beginning is to be found
-    source.look_anew().await?;
-    destination.look_anew().await?;
-    progress.begin(Step::Comparing, 0, source.count().await?.saturating_add(destination.count().await?));
-    let (in_source, in_destination) = tokio::try_join!(digests(&source, progress), digests(&destination, progress))?;
-    let tables = TABLES.iter().map(|table| table.name);
-    let mut differing =
-        tables.clone().zip(in_source.iter().zip(&in_destination)).filter(|(_, (one, other))| one != other);
-    if let Some((table, (in_source, in_destination))) = differing.next() {
-        let (in_source, in_destination) = (in_source.rows, in_destination.rows);
-        let again = Mark { from: source_name, at: Position::Again };
-        destination.set_mark(&mark.spelt()?, &again.spelt()?).await?;
-        return Err(CopyError::Differs { table, in_source, in_destination });
+    let compared = compare(&source, &destination, progress).await;
+    match &compared {
+        Ok(_) => destination.finish().await?,
+        Err(CopyError::Differs { .. }) => {
+            let again = Mark { at: Position::Again, ..mark.clone() };
+            destination.set_mark(&mark.spelt()?, &again.spelt()?).await?;
+        }
+        Err(_) => {}
     }
-    destination.finish().await?;
-    Ok(tables.zip(in_destination.iter().map(|digest| digest.rows)).collect())
+    compared
 }
 
 /// Copies what is not copied yet, and returns the mark at the end.
@@ -311,6 +323,25 @@ async fn copy_rows(source: &End, destination: &End, mut mark: Mark, progress: &P
     Ok(mark)
 }
 
+/// Reads all rows of both, and returns how many each table has.
+async fn compare(source: &End, destination: &End, progress: &Progress) -> Result<Vec<(&'static str, u64)>, CopyError> {
+    // what has changed in the source since the beginning is to be found
+    source.look_anew().await?;
+    destination.look_anew().await?;
+    progress.begin(Step::Comparing, 0, source.count().await?.saturating_add(destination.count().await?));
+    let (in_source, in_destination) = tokio::try_join!(digests(source, progress), digests(destination, progress))?;
+    let mut rows = Vec::new();
+    for (table, (one, other)) in TABLES.iter().zip(in_source.into_iter().zip(in_destination)) {
+        if one != other {
+            return Err(CopyError::Differs { table: table.name, in_source: one.rows, in_destination: other.rows });
+        }
+        if !table.is_counter() {
+            rows.push((table.name, one.rows));
+        }
+    }
+    Ok(rows)
+}
+
 async fn digests(end: &End, progress: &Progress) -> Result<Vec<TableDigest>, CopyError> {
     let mut digests = Vec::new();
     for table in &TABLES {
@@ -318,17 +349,14 @@ async fn digests(end: &End, progress: &Progress) -> Result<Vec<TableDigest>, Cop
         let mut batches = end.read(table, None);
         while let Some(batch) = batches.recv().await {
             let batch = batch?;
-            // hashing ten thousand rows takes long enough for others to be kept waiting
-            digester = tokio::task::spawn_blocking(move || {
+            let rows = batch.len();
+            // hashing so many takes long enough for others to be kept waiting
+            let digesting = spawn_blocking(move || {
                 digester.take(&batch);
-                (digester, batch.len())
-            })
-            .await
-            .map(|(digester, rows)| {
-                progress.add(rows);
                 digester
-            })
-            .map_err(|_| StoreError::Failed("digesting has ended early".into()))?;
+            });
+            digester = digesting.await.map_err(|_| StoreError::Failed("digesting has ended early".into()))?;
+            progress.add(rows);
         }
         digests.push(digester.digest());
     }

@@ -17,11 +17,11 @@ use super::ids::{DAY_S, Ids};
 use super::place::PostgresPlace;
 use super::pool::PostgresOptions;
 use super::records;
-use super::schema::{self, OpenError, Opened, SCHEMA};
+use super::schema::{self, OpenError, Opened, SCHEMA, State};
 use super::session::{Session, Value as Parameter};
 use crate::copy::rows::{Batch, Key, KeyValue, Value, Values};
 use crate::copy::table::{Engine, Role, Storage, Table};
-use crate::copy::tables::TABLES;
+use crate::copy::tables::countable;
 use crate::copy::{BATCH, Batches};
 
 /// A database that is copied, written or checked.
@@ -30,21 +30,6 @@ pub(crate) struct PostgresEnd {
     session: Arc<Session>,
     shown: String,
     application: String,
-}
-
-/// What there is in a database that something is to be read from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// A store of this program's schema, with the mark of its master key.
-    Store {
-        /// The mark.
-        key_mark: String,
-    },
-    /// Nothing of this program.
-    Nothing,
-    /// A store of another schema.
-    OtherSchema(i64),
-    UnfinishedCopy,
 }
 
 impl PostgresEnd {
@@ -62,33 +47,9 @@ impl PostgresEnd {
         Ok(Self { session: Arc::new(session), shown, application: application.to_owned() })
     }
 
-    /// Looks what is there.
-    pub(crate) async fn look(&self) -> std::result::Result<Found, StoreError> {
-        let looked = async {
-            let exists = "SELECT to_regclass('bluetrace_state') IS NOT NULL";
-            if !self.session.one(exists, &[]).await?.try_get::<_, bool>(0)? {
-                return Ok(Found::Nothing);
-            }
-            let row = self
-                .session
-                .one(
-                    "SELECT max(value) FILTER (WHERE name = 'schema'), max(value) FILTER (WHERE name = 'master key'),
-                            coalesce(bool_or(name = 'copy'), false) FROM bluetrace_state",
-                    &[],
-                )
-                .await?;
-            let (Some(schema), Some(mark)) = (row.try_get::<_, Option<&str>>(0)?, row.try_get::<_, Option<&str>>(1)?)
-            else {
-                return Ok(Found::Nothing);
-            };
-            let schema = schema.parse().map_err(|_| Trouble::failed("the schema has no version"))?;
-            Ok(match schema {
-                _ if row.try_get(2)? => Found::UnfinishedCopy,
-                SCHEMA => Found::Store { key_mark: mark.to_owned() },
-                other => Found::OtherSchema(other),
-            })
-        };
-        looked.await.map_err(|trouble: Trouble| trouble.into())
+    /// What the database says of itself; `None` if nothing of this program is there.
+    pub(crate) async fn state(&self) -> std::result::Result<Option<State>, StoreError> {
+        Ok(State::look(&self.session).await?)
     }
 
     /// Makes the tables of a database that has none. An unfinished copy is left as it is.
@@ -285,12 +246,10 @@ impl PostgresEnd {
 
     /// The numbers that the uploads of these records have here. Asked for once for each upload, and not for each record.
     async fn uploads(&self, table: &'static Table, batch: &Batch) -> Result<Vec<i64>> {
-        let place = |name| table.columns.iter().position(|column| column.name == name).unwrap_or(usize::MAX);
-        let (account_place, name_place) = (place("account"), place("name"));
         let (mut accounts, mut names, mut counts) = (Vec::<i64>::new(), Vec::<&str>::new(), Vec::<usize>::new());
         for row in 0..batch.len() {
             let (Value::Integer(account), Value::Text(name)) =
-                (batch.value(account_place, row), batch.value(name_place, row))
+                (batch.named(table, "account", row), batch.named(table, "name", row))
             else {
                 return Err(Trouble::failed("a record names no upload"));
             };
@@ -388,11 +347,6 @@ fn array(values: &Values) -> Parameter<'_> {
         Values::Texts(values) => (values, Type::TEXT_ARRAY),
         Values::Bytes(values) => (values, Type::BYTEA_ARRAY),
     }
-}
-
-/// The tables of which there are rows; counters are not rows.
-fn countable() -> impl Iterator<Item = &'static Table> {
-    TABLES.iter().filter(|table| table.name != "counter")
 }
 
 /// How often something is tried again that somebody else was in the way of.
