@@ -137,6 +137,9 @@ impl<L: Link> LoadDevice<L> {
         if !self.is_online {
             self.come_in().await?;
         }
+        if self.is_online && !self.has_temp_ids {
+            self.fetch_temp_ids().await?;
+        }
         match phase {
             Phase::Upload => self.upload_all().await,
             Phase::Confirm => self.confirm_all().await,
@@ -161,33 +164,33 @@ impl<L: Link> LoadDevice<L> {
 
     async fn come_in(&mut self) -> Result<(), Failure> {
         let (shared, is_idle) = (Arc::clone(&self.shared), self.is_idle());
-        let begun = {
-            // a storm of passwords is not what is to be measured
-            let _turn = if self.link.has_session() {
-                None
-            } else {
-                tokio::select! {
-                    turn = shared.logins.acquire() => turn.ok(),
-                    // who has done nothing yet need not begin
-                    _ = self.stop.wait_for(|stopped| *stopped), if is_idle => return Ok(()),
-                    () = until(shared.ends_at), if is_idle => return Ok(()),
-                }
-            };
-            let begun = Instant::now();
-            let how = self.link.enter(&self.account).await?;
-            shared.tally.took(how, begun.elapsed());
-            Instant::now()
+        // a storm of passwords is not what is to be measured
+        let _turn = if self.link.has_session() {
+            None
+        } else {
+            tokio::select! {
+                turn = shared.logins.acquire() => turn.ok(),
+                // who has done nothing yet need not begin
+                _ = self.stop.wait_for(|stopped| *stopped), if is_idle => return Ok(()),
+                () = until(shared.ends_at), if is_idle => return Ok(()),
+            }
         };
+        let begun = Instant::now();
+        let how = self.link.enter(&self.account).await?;
+        shared.tally.took(how, begun.elapsed());
+        shared.tally.count(|counts| counts.online += 1);
         self.is_online = true;
         self.backoff.reset();
-        shared.tally.count(|counts| counts.online += 1);
-        if !self.has_temp_ids {
-            let records = self.link.temp_ids(shared.plan.temp_ids).await?;
-            shared.tally.took(Measured::TempIds, begun.elapsed());
-            shared.tally.count(|counts| counts.temp_ids += u64::try_from(records.len()).unwrap_or(u64::MAX));
-            shared.overhear(&records);
-            self.has_temp_ids = true;
-        }
+        Ok(())
+    }
+
+    async fn fetch_temp_ids(&mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let records = self.link.temp_ids(self.shared.plan.temp_ids).await?;
+        self.tally().took(Measured::TempIds, begun.elapsed());
+        self.tally().count(|counts| counts.temp_ids += u64::try_from(records.len()).unwrap_or(u64::MAX));
+        self.shared.overhear(&records);
+        self.has_temp_ids = true;
         Ok(())
     }
 
@@ -335,3 +338,125 @@ const NOT_IN_TIME: &str = "not finished in time";
 
 /// How long devices go on behind the end, to finish and to ask again.
 const GRACE: Duration = Duration::from_mins(2);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, OnceLock};
+
+    use bluetrace_protocol::{Clock, Moment, Password, Record, TempId, Timestamp, Username, Window};
+    use rand::SeedableRng as _;
+    use tokio::sync::Semaphore;
+
+    use super::super::{LoadPlan, LoadProtocol};
+    use super::*;
+    use crate::load::link::Standing;
+    use crate::servers::Servers;
+    use crate::uplink::Transport;
+
+    #[tokio::test(start_paused = true)]
+    async fn temp_ids_that_are_refused_for_now_are_asked_for_again_before_anything_is_uploaded() {
+        let shared = shared();
+        let (_stopping, stop) = watch::channel(false);
+        let beginning = Beginning {
+            account: Arc::new(Account {
+                username: Username::parse("alice").unwrap(),
+                password: Password::parse("waratah").unwrap(),
+            }),
+            generator: ChaCha12Rng::from_seed([1; 32]),
+            first_upload: Instant::now(),
+            stop,
+        };
+        LoadDevice::new(Arc::clone(&shared), LimitedLink { is_refused: true }, beginning).run().await;
+        let results = shared.tally.snapshot();
+        assert_eq!((results.temp_ids, results.uploads, results.records, results.confirmed), (1, 1, 5, 1));
+        assert_eq!(results.errors.into_iter().collect::<Vec<_>>(), [("rate_limited".to_owned(), 1)]);
+    }
+
+    /// A way to an authority that refuses the first question for `TempIDs`, and takes everything else.
+    struct LimitedLink {
+        is_refused: bool,
+    }
+
+    impl Link for LimitedLink {
+        fn has_session(&self) -> bool {
+            false
+        }
+
+        async fn enter(&mut self, _: &Account) -> Result<Measured, Failure> {
+            Ok(Measured::Login)
+        }
+
+        async fn temp_ids(&mut self, _: u32) -> Result<Vec<Record>, Failure> {
+            if std::mem::take(&mut self.is_refused) {
+                return Err(Failure { why: "rate_limited".into(), then: Then::AskAgain(Duration::from_secs(1)) });
+            }
+            let temp_id = TempId::parse("00000000000000000001").unwrap();
+            Ok(vec![Record { temp_id, window: Window::new(now(), now().plus(899)).unwrap() }])
+        }
+
+        async fn upload(
+            &mut self,
+            _: &UploadId,
+            records: &Arc<[ContactLogEntry]>,
+            _: impl FnMut(u32) + Send,
+        ) -> Result<UploadSummary, Failure> {
+            Ok(UploadSummary { records: records.len().try_into().unwrap(), ..UploadSummary::default() })
+        }
+
+        async fn standing(&mut self, _: &UploadId, blanks: &Arc<[ContactLogEntry]>) -> Result<Standing, Failure> {
+            Ok(Standing { durable: blanks.len().try_into().unwrap(), is_complete: true })
+        }
+
+        async fn leave(&mut self) -> Result<(), Failure> {
+            Ok(())
+        }
+
+        async fn lost(&mut self) -> Failure {
+            std::future::pending().await
+        }
+
+        fn close(&mut self) {}
+    }
+
+    /// What a device has of a load of one upload of five records.
+    fn shared() -> Arc<Shared> {
+        let plan = LoadPlan {
+            servers: Servers::parse("127.0.0.1", 4000).unwrap(),
+            protocol: LoadProtocol::Http,
+            transport: Transport::Tls,
+            data_dir: "unused".into(),
+            accounts: Vec::new(),
+            devices: 1,
+            records: 5,
+            temp_ids: 1,
+            uploads: Some(1),
+            duration: None,
+            every: Duration::ZERO,
+            logins_at_once: 1,
+            clock: Arc::new(StoppedClock),
+            seed: [2; 32],
+        };
+        Arc::new(Shared {
+            plan,
+            tally: Arc::default(),
+            heard: Mutex::default(),
+            blanks: OnceLock::new(),
+            logins: Semaphore::new(1),
+            sent: Mutex::default(),
+            ends_at: None,
+        })
+    }
+
+    #[derive(Debug)]
+    struct StoppedClock;
+
+    impl Clock for StoppedClock {
+        fn moment(&self) -> Moment {
+            now().into()
+        }
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_unix(1_589_392_446).unwrap()
+    }
+}
