@@ -80,6 +80,39 @@ fn a_source_that_has_changed_meanwhile_is_found_and_copied_anew() {
     assert_eq!(shared.sql("SELECT rssi FROM uploaded_record WHERE place = 5"), "-1");
 }
 
+/// What comes later has no place beside what was copied.
+#[test]
+fn a_copy_that_cannot_go_on_because_something_has_changed_meanwhile_is_begun_anew() {
+    let records_of_an_upload_that_came_later = format!(
+        "INSERT INTO upload (id, account, name, records, begun, forget_at) VALUES (8, 1, 'u-2', 1, 9, {LATER});
+         INSERT INTO uploaded_record (place, temp_id, start, expiry) VALUES (8 << 20, '00000000000000000007', 10, 900)"
+    );
+    for (table, in_source, in_copy) in [
+        ("uploaded_record", &*records_of_an_upload_that_came_later, ""),
+        ("import_note", "", "INSERT INTO import_note VALUES ('file', 'there already')"),
+    ] {
+        let (source, shared, folder) = (filled(10), Shared::new(), Folder::new());
+        drop(shared.open().unwrap());
+        shared.sql("ALTER TABLE uploaded_record ADD CONSTRAINT broken CHECK (place < 7)");
+        drop(SqliteStore::open(&folder.database()).unwrap());
+        folder.sql(
+            "CREATE TRIGGER fail BEFORE INSERT ON uploaded_record WHEN NEW.place & 1048575 = 7
+             BEGIN SELECT RAISE(ABORT, 'broken'); END",
+        );
+        for to in [shared.place(), folder.place()] {
+            assert!(matches!(run(&source.place(), &to), Err(CopyError::Broken(_))));
+        }
+        shared.sql(&format!("ALTER TABLE uploaded_record DROP CONSTRAINT broken; {in_copy}"));
+        folder.sql(&format!("DROP TRIGGER fail; {in_copy}"));
+        source.sql(in_source);
+        for to in [shared.place(), folder.place()] {
+            let found = run(&source.place(), &to).unwrap_err();
+            assert!(matches!(found, CopyError::Changed { table: found } if found == table), "{found:?}");
+            assert_eq!(run(&source.place(), &to).unwrap(), checked(&source.place()).tables);
+        }
+    }
+}
+
 #[test]
 fn a_copy_that_is_broken_off_in_sqlite_is_no_store_and_goes_on_too() {
     let (source, shared, folder) = (filled(30_000), Shared::new(), Folder::new());

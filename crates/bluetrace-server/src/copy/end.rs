@@ -240,13 +240,14 @@ impl End {
         }
     }
 
+    /// Writes rows, and with them how far the copy is. `false`, and nothing is written, if they do not fit the rows that are there.
     pub(crate) async fn write(
         &self,
         table: &'static Table,
         batch: Batch,
         before: &str,
         mark: &str,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         match &self.database {
             Database::Sqlite(end) => end.write(table, batch, before.to_owned(), mark.to_owned()).await,
             Database::Postgres(end) => end.write(table, &batch, before, mark).await,

@@ -202,6 +202,15 @@ pub enum CopyError {
         /// The column.
         column: &'static str,
     },
+    /// What was copied before the copy was broken off is not of this source.
+    #[error(
+        "rows of the source's table {table} do not fit what was copied before: the source, or the copy, has been changed meanwhile. End what \
+         uses it, and run the same command again, which begins anew"
+    )]
+    Changed {
+        /// The table.
+        table: &'static str,
+    },
     /// The comparison has found a difference.
     #[error(
         "the copy is not like the source: table {table} has {in_source} rows there and {in_destination} here. The source, or the copy, \
@@ -286,13 +295,15 @@ async fn copy_all(
     let compared = compare(&source, &destination, progress).await;
     match &compared {
         Ok(_) => destination.finish().await?,
-        Err(CopyError::Differs { .. }) => {
-            let again = Mark { at: Position::Again, ..mark.clone() };
-            destination.set_mark(&mark.spelt()?, &again.spelt()?).await?;
-        }
+        Err(CopyError::Differs { .. }) => begin_anew_next_time(&destination, &mark).await?,
         Err(_) => {}
     }
     compared
+}
+
+async fn begin_anew_next_time(destination: &End, mark: &Mark) -> Result<(), CopyError> {
+    let again = Mark { at: Position::Again, ..mark.clone() };
+    Ok(destination.set_mark(&mark.spelt()?, &again.spelt()?).await?)
 }
 
 /// Copies what is not copied yet, and returns the mark at the end.
@@ -311,7 +322,10 @@ async fn copy_rows(source: &End, destination: &End, mut mark: Mark, progress: &P
             let Some(last) = batch.last.clone() else { continue };
             let (rows, next) =
                 (batch.len(), Mark { at: Position::In(table.name.to_owned(), Some(last)), ..mark.clone() });
-            destination.write(table, batch, &mark.spelt()?, &next.spelt()?).await?;
+            if !destination.write(table, batch, &mark.spelt()?, &next.spelt()?).await? {
+                begin_anew_next_time(destination, &mark).await?;
+                return Err(CopyError::Changed { table: table.name });
+            }
             mark = next;
             progress.add(rows);
         }

@@ -174,26 +174,33 @@ impl PostgresEnd {
         Ok(begun.await?)
     }
 
-    /// Writes rows, and with them how far the copy is.
+    /// Writes rows, and with them how far the copy is. `false` if they do not fit what is there.
     pub(crate) async fn write(
         &self,
         table: &'static Table,
         batch: &Batch,
         before: &str,
         mark: &str,
-    ) -> std::result::Result<(), StoreError> {
-        for _ in 0..MOST_TRIES {
+    ) -> std::result::Result<bool, StoreError> {
+        let uploads = if table.name == "uploaded_record" {
+            let Some(uploads) = self.uploads(table, batch).await? else { return Ok(false) };
+            Some(uploads)
+        } else {
+            None
+        };
+        // the numbers of uploads are drawn, and two may be given the same one
+        let tries = if table.name == "upload" { MOST_TRIES } else { 1 };
+        for _ in 0..tries {
             let write = self.transaction(async || {
-                self.insert(table, batch).await?;
+                self.insert(table, batch, uploads.as_ref()).await?;
                 self.replace_mark(before, mark).await
             });
             match write.await {
-                // two uploads were given the same number, or the drawing of one is met again
-                Err(Trouble::Duplicate) if table.name == "upload" => {}
-                written => return Ok(written?),
+                Err(Trouble::Duplicate) => {}
+                written => return Ok(written.map(|()| true)?),
             }
         }
-        Err(StoreError::Failed("no numbers are left for the uploads of a day".into()))
+        Ok(false)
     }
 
     pub(crate) async fn set_mark(&self, before: &str, mark: &str) -> std::result::Result<(), StoreError> {
@@ -214,11 +221,11 @@ impl PostgresEnd {
         Ok(())
     }
 
-    async fn insert(&self, table: &'static Table, batch: &Batch) -> Result<()> {
-        let uploads = if table.name == "uploaded_record" { Some(self.uploads(table, batch).await?) } else { None };
+    /// `uploads` are the numbers that the uploads of records have here.
+    async fn insert(&self, table: &'static Table, batch: &Batch, uploads: Option<&Vec<i64>>) -> Result<()> {
         let (mut names, mut values) = (Vec::new(), Vec::<Parameter<'_>>::new());
         for (column, sent) in table.columns.iter().zip(&batch.columns) {
-            match (&uploads, column.role) {
+            match (uploads, column.role) {
                 (Some(uploads), Role::Own) => values.push((uploads, Type::INT8_ARRAY)),
                 (Some(_), Role::Presence) => continue,
                 _ => values.push(array(sent)),
@@ -244,8 +251,9 @@ impl PostgresEnd {
         Ok(())
     }
 
-    /// The numbers that the uploads of these records have here. Asked for once for each upload, and not for each record.
-    async fn uploads(&self, table: &'static Table, batch: &Batch) -> Result<Vec<i64>> {
+    /// The numbers that the uploads of these records have here; `None` if one is not here. Asked for once for each upload, and not
+    /// for each record.
+    async fn uploads(&self, table: &'static Table, batch: &Batch) -> Result<Option<Vec<i64>>> {
         let (mut accounts, mut names, mut counts) = (Vec::<i64>::new(), Vec::<&str>::new(), Vec::<usize>::new());
         for row in 0..batch.len() {
             let (Value::Integer(account), Value::Text(name)) =
@@ -271,13 +279,13 @@ impl PostgresEnd {
             )
             .await?;
         if rows.len() != counts.len() {
-            return Err(Trouble::failed("the copy lacks the upload of a record"));
+            return Ok(None);
         }
         let mut uploads = Vec::with_capacity(batch.len());
         for (row, count) in rows.iter().zip(counts) {
             uploads.extend(std::iter::repeat_n(row.try_get::<_, i64>(0)?, count));
         }
-        Ok(uploads)
+        Ok(Some(uploads))
     }
 
     async fn replace_mark(&self, before: &str, mark: &str) -> Result<()> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bluetrace_authority::store::StoreError;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OptionalExtension as _, ToSql, TransactionBehavior, params_from_iter};
+use rusqlite::{Connection, OptionalExtension as _, ToSql, TransactionBehavior, ffi, params_from_iter};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -148,13 +148,23 @@ impl SqliteEnd {
         .await
     }
 
-    /// Writes rows, and with them how far the copy is.
-    pub(crate) async fn write(&self, table: &'static Table, batch: Batch, before: String, mark: String) -> Result<()> {
+    /// Writes rows, and with them how far the copy is. `false` if they do not fit what is there.
+    pub(crate) async fn write(
+        &self,
+        table: &'static Table,
+        batch: Batch,
+        before: String,
+        mark: String,
+    ) -> Result<bool> {
         self.aside(move |connection| {
-            in_transaction(connection, |transaction| {
+            let written = in_transaction(connection, |transaction| {
                 insert(transaction, table, &batch)?;
                 replace_mark(transaction, &before, &mark)
-            })
+            });
+            match written {
+                Err(error) if does_not_fit(&error) => Ok(false),
+                written => written.map(|()| true),
+            }
         })
         .await
     }
@@ -261,10 +271,20 @@ fn read(
     Ok(())
 }
 
+/// Whether there is a row of that key or name, or none that a row names, for which [`insert`] writes nothing.
+fn does_not_fit(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::StatementChangedRows(_) => true,
+        error => error.sqlite_error().is_some_and(|error| {
+            matches!(error.extended_code, ffi::SQLITE_CONSTRAINT_PRIMARYKEY | ffi::SQLITE_CONSTRAINT_UNIQUE)
+        }),
+    }
+}
+
 /// Notes how far a copy is, unless it is not where it was.
 fn replace_mark(connection: &Connection, before: &str, mark: &str) -> rusqlite::Result<()> {
     let changed = connection.execute("UPDATE copy_mark SET mark = ?2 WHERE mark = ?1", [before, mark])?;
-    if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed)) }
+    if changed == 1 { Ok(()) } else { Err(rusqlite::Error::QueryReturnedNoRows) }
 }
 
 impl ToSql for Value<'_> {
