@@ -162,6 +162,9 @@ fn only_a_place_that_fits_is_a_source_or_a_destination() {
     let store = shared.open().unwrap();
     let refused = run_with(&source.place(), &shared.place(), false).unwrap_err();
     assert!(matches!(refused, CopyError::InUse { .. }), "{refused:?}");
+    let named = PostgresPlace::parse(&format!("{}?application_name=copy", CLUSTER.url(&shared.0)), None).unwrap();
+    let refused = run_with(&source.place(), &Place::Shared(named), false).unwrap_err();
+    assert!(matches!(refused, CopyError::InUse { .. }), "whatever this one calls itself: {refused:?}");
     drop(store);
     run_with(&source.place(), &shared.place(), false).unwrap();
 

@@ -14,7 +14,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::error::{Result, Trouble};
 use super::ids::{DAY_S, Ids};
-use super::place::PostgresPlace;
+use super::place::{APPLICATION, PostgresPlace};
 use super::pool::PostgresOptions;
 use super::records;
 use super::schema::{self, OpenError, Opened, SCHEMA, State};
@@ -73,15 +73,16 @@ impl PostgresEnd {
         }
     }
 
-    /// Whether others of this program are connected to the database, as far as that can be seen: they say so by their names.
+    /// Whether others of this program are connected to the database, as far as that can be seen: they say so by their names, this
+    /// program's or the one that the URL gives.
     pub(crate) async fn is_in_use(&self) -> std::result::Result<bool, StoreError> {
         for _ in 0..MOST_TRIES {
             let count = self
                 .session
                 .one(
                     "SELECT count(*) FROM pg_stat_activity
-                     WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = $1",
-                    &[(&self.application, Type::TEXT)],
+                     WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name IN ($1, $2)",
+                    &[(&APPLICATION, Type::TEXT), (&self.application, Type::TEXT)],
                 )
                 .await?;
             if count.try_get::<_, i64>(0).map_err(Trouble::from)? == 0 {
