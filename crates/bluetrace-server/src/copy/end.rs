@@ -5,9 +5,10 @@ use std::fs;
 
 use bluetrace_authority::store::StoreError;
 
+use super::mark::{Mark, Position};
 use super::rows::{Batch, Key};
 use super::table::{Engine, Table};
-use super::{Batches, CopyError, CopyOptions, Mark, Position};
+use super::{Batches, CopyError, CopyOptions};
 use crate::data_folder::{DataFolder, ServerLock};
 use crate::postgres::{self, PostgresEnd, PostgresPlace, SCHEMA, State};
 use crate::sqlite::SqliteEnd;

@@ -1,9 +1,11 @@
 //! Owns copying a store into another one, of the same kind or not ([`copy`]): resumable, and compared at the end.
 //!
 //! ```text
-//! tables  what both databases hold, once                            table: what follows from a description
-//! rows    rows on their way, and the digest of a table
-//! end     a database of either kind; each kind's SQL is in `sqlite::copy` and `postgres::copy`
+//! tables    what both databases hold, once                         table: what follows from a description
+//! rows      rows on their way, and the digest of a table
+//! end       a database of either kind; each kind's SQL is in `sqlite::copy` and `postgres::copy`
+//! mark      what makes a database an unfinished copy, and where that goes on
+//! progress  how far it is, for whoever waits
 //! ```
 //!
 //! Rows are read in the order of a table's key, and written in batches. Each batch is one transaction, in which the destination notes behind which
@@ -17,21 +19,19 @@ pub(crate) mod tables;
 
 #[cfg(test)]
 mod catalogue_tests;
-
-use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+mod mark;
+mod progress;
 
 use bluetrace_authority::store::StoreError;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use self::end::End;
 pub use self::end::Place;
-use self::rows::{Batch, Digester, Key, TableDigest};
-use self::table::Engine;
+use self::mark::{Mark, Position};
+pub use self::progress::{Progress, Step};
+use self::rows::{Batch, Digester, TableDigest};
 use self::tables::TABLES;
 use crate::data_folder::DataFolderError;
 use crate::postgres::{self, PostgresOptions};
@@ -62,50 +62,6 @@ pub struct CopyOptions {
     pub postgres: PostgresOptions,
     /// Whether to copy although connections are seen on a shared database that could be a server's.
     pub ignore_connections: bool,
-}
-
-/// How far a copy is; it may be looked at all the time.
-#[derive(Debug, Default)]
-pub struct Progress {
-    step: AtomicU8,
-    done: AtomicU64,
-    total: AtomicU64,
-}
-
-/// What is being done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// The databases are opened, and their rows counted.
-    Beginning,
-    /// Rows are read from one and written to the other.
-    Copying,
-    /// Rows of both are read and compared.
-    Comparing,
-    /// Rows of one are read and examined.
-    Checking,
-}
-
-impl Progress {
-    /// What is being done, how many rows it was done with, and about how many there are.
-    pub fn now(&self) -> (Step, u64, u64) {
-        let step = match self.step.load(Ordering::Relaxed) {
-            1 => Step::Copying,
-            2 => Step::Comparing,
-            3 => Step::Checking,
-            _ => Step::Beginning,
-        };
-        (step, self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn begin(&self, step: Step, done: u64, total: u64) {
-        self.done.store(done, Ordering::Relaxed);
-        self.total.store(total, Ordering::Relaxed);
-        self.step.store(step as u8, Ordering::Relaxed);
-    }
-
-    pub(crate) fn add(&self, rows: usize) {
-        self.done.fetch_add(u64::try_from(rows).unwrap_or(0), Ordering::Relaxed);
-    }
 }
 
 /// Why a copy was not made. Each text is one line that says what is wrong and what to do.
@@ -226,56 +182,6 @@ pub enum CopyError {
     },
 }
 
-/// What a destination says of itself until the copy is finished.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Mark {
-    /// [`layout`] of the program that made it.
-    layout: u64,
-    from: String,
-    at: Position,
-}
-
-/// Where a copy goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Position {
-    /// In the table of that name, behind a key.
-    In(String, Option<Key>),
-    /// All rows were copied.
-    Compare,
-    /// At the beginning, without what is there.
-    Again,
-}
-
-impl Mark {
-    fn first(from: &str) -> Self {
-        let first = TABLES.first().map_or("", |table| table.name);
-        Self { layout: layout(), from: from.to_owned(), at: Position::In(first.to_owned(), None) }
-    }
-
-    /// Reads one. `None` if another version of this program made it, with other descriptions of tables.
-    fn read(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok().filter(|mark: &Self| mark.layout == layout())
-    }
-
-    fn spelt(&self) -> Result<String, CopyError> {
-        let spelt = serde_json::to_string(self);
-        Ok(spelt.map_err(|_| StoreError::Failed("the mark of the copy cannot be written".into()))?)
-    }
-}
-
-/// A number that is another one if anything is read or written in another way.
-fn layout() -> u64 {
-    let mut hash = Sha256::new();
-    for table in &TABLES {
-        for engine in [Engine::Sqlite, Engine::Postgres] {
-            hash.update(table.select(engine, true, None));
-            hash.update(table.inserts(engine).concat());
-        }
-    }
-    let hash = hash.finalize();
-    hash.as_slice().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
-}
-
 async fn copy_all(
     from: &Place,
     to: &Place,
@@ -302,8 +208,7 @@ async fn copy_all(
 }
 
 async fn begin_anew_next_time(destination: &End, mark: &Mark) -> Result<(), CopyError> {
-    let again = Mark { at: Position::Again, ..mark.clone() };
-    Ok(destination.set_mark(&mark.spelt()?, &again.spelt()?).await?)
+    Ok(destination.set_mark(&mark.spelt()?, &mark.moved(Position::Again).spelt()?).await?)
 }
 
 /// Copies what is not copied yet, and returns the mark at the end.
@@ -320,8 +225,7 @@ async fn copy_rows(source: &End, destination: &End, mut mark: Mark, progress: &P
                 return Err(CopyError::Unreadable { table: table.name, column: found.column });
             }
             let Some(last) = batch.last.clone() else { continue };
-            let (rows, next) =
-                (batch.len(), Mark { at: Position::In(table.name.to_owned(), Some(last)), ..mark.clone() });
+            let (rows, next) = (batch.len(), mark.moved(Position::In(table.name.to_owned(), Some(last))));
             if !destination.write(table, batch, &mark.spelt()?, &next.spelt()?).await? {
                 begin_anew_next_time(destination, &mark).await?;
                 return Err(CopyError::Changed { table: table.name });
@@ -330,7 +234,7 @@ async fn copy_rows(source: &End, destination: &End, mut mark: Mark, progress: &P
             progress.add(rows);
         }
         let at = TABLES.get(place + 1).map_or(Position::Compare, |next| Position::In(next.name.to_owned(), None));
-        let next = Mark { at, ..mark.clone() };
+        let next = mark.moved(at);
         destination.set_mark(&mark.spelt()?, &next.spelt()?).await?;
         mark = next;
     }
@@ -382,14 +286,3 @@ pub(crate) type Batches = mpsc::Receiver<Result<Batch, StoreError>>;
 
 /// Most rows in one transaction, and in memory a few times.
 pub(crate) const BATCH: usize = 20_000;
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Beginning => "counting rows",
-            Self::Copying => "copying",
-            Self::Comparing => "comparing",
-            Self::Checking => "checking",
-        })
-    }
-}
