@@ -143,7 +143,10 @@ async fn watched<T>(
                 let (step, done, total) = progress.now();
                 // rows may have come since they were counted
                 let total = total.max(done);
-                let line = format!("{step}: {done} of {total} rows{}", pace.say(step, done, total));
+                let line = match step {
+                    Step::Beginning => step.to_string(),
+                    Step::Copying | Step::Comparing | Step::Checking => format!("{step}: {done} of {total} rows{}", pace.say(step, done, total)),
+                };
                 bar.set_length(total);
                 bar.set_position(done);
                 if is_watched { bar.set_message(line) } else { system::say(&line) }

@@ -51,7 +51,7 @@ impl Progress {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Beginning => "counting rows",
+            Self::Beginning => "opening, and counting rows",
             Self::Copying => "copying",
             Self::Comparing => "comparing",
             Self::Checking => "checking",
