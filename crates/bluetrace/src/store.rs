@@ -145,7 +145,9 @@ async fn watched<T>(
                 let total = total.max(done);
                 let line = match step {
                     Step::Beginning => step.to_string(),
-                    Step::Copying | Step::Comparing | Step::Checking => format!("{step}: {done} of {total} rows{}", pace.say(step, done, total)),
+                    Step::Copying | Step::Comparing | Step::Checking => {
+                        format!("{step}: {done} of {total} rows{}", pace.say(step, done, total))
+                    }
                 };
                 bar.set_length(total);
                 bar.set_position(done);

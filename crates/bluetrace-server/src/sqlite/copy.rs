@@ -273,12 +273,9 @@ fn read(
 
 /// Whether there is a row of that key or name, or none that a row names, for which [`insert`] writes nothing.
 fn does_not_fit(error: &rusqlite::Error) -> bool {
-    match error {
-        rusqlite::Error::StatementChangedRows(_) => true,
-        error => error.sqlite_error().is_some_and(|error| {
-            matches!(error.extended_code, ffi::SQLITE_CONSTRAINT_PRIMARYKEY | ffi::SQLITE_CONSTRAINT_UNIQUE)
-        }),
-    }
+    let is_taken = |code| matches!(code, ffi::SQLITE_CONSTRAINT_PRIMARYKEY | ffi::SQLITE_CONSTRAINT_UNIQUE);
+    matches!(error, rusqlite::Error::StatementChangedRows(_))
+        || error.sqlite_error().is_some_and(|error| is_taken(error.extended_code))
 }
 
 /// Notes how far a copy is, unless it is not where it was.
