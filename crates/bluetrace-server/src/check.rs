@@ -10,7 +10,7 @@ use bluetrace_protocol::Timestamp;
 use crate::copy::end::{End, Place};
 use crate::copy::rows::{Batch, Value};
 use crate::copy::table::{Engine, Table};
-use crate::copy::tables::TABLES;
+use crate::copy::tables::countable;
 use crate::copy::{CopyError, CopyOptions, Progress, Step};
 
 /// Examines a store as it is at one moment. `master_key` is what its sealing keys have to open with.
@@ -41,7 +41,7 @@ pub async fn check(
         return Ok(checked);
     }
     progress.begin(Step::Checking, 0, end.count().await?);
-    for table in TABLES.iter().filter(|table| table.name != "counter") {
+    for table in countable() {
         checked.read(&end, table, master_key, progress).await?;
     }
     for rule in RULES {
@@ -89,7 +89,7 @@ impl Checked {
                 first.get_or_insert(found);
             }
             if table.name == "sealing_key" {
-                let lost = SealingKeyRow::unreadable(&sealing_keys(&batch), master_key);
+                let lost = SealingKeyRow::unreadable(&sealing_keys(table, &batch), master_key);
                 let lost: Vec<_> = lost.iter().map(|id| id.0.to_string()).collect();
                 if !lost.is_empty() {
                     self.find(format!("the master key does not open sealing keys {}", lost.join(", ")), RESTORE_KEY);
@@ -132,17 +132,24 @@ impl Checked {
 }
 
 /// The live keys among these rows.
-fn sealing_keys(batch: &Batch) -> Vec<SealingKeyRow> {
+fn sealing_keys(table: &Table, batch: &Batch) -> Vec<SealingKeyRow> {
     let key = |row: usize| {
-        let number = |column| if let Value::Integer(value) = batch.value(column, row) { Some(value) } else { None };
+        let number = |column| match batch.named(table, column, row) {
+            Value::Integer(value) => Some(value),
+            Value::Absent | Value::Text(_) | Value::Bytes(_) => None,
+        };
         let time = |column| number(column).and_then(Timestamp::from_unix);
-        let Value::Bytes(wrapped) = batch.value(7, row) else { return None };
+        let Value::Bytes(wrapped) = batch.named(table, "wrapped", row) else { return None };
         let wrapped = <[u8; WRAPPED_KEY_BYTES]>::try_from(wrapped).ok()?;
-        let (issues_from, issues_until, last_expiry, forget_at) = (time(1)?, time(2)?, time(3)?, time(4)?);
         Some(SealingKeyRow {
-            id: SealingKeyId(number(0)?),
-            term: KeyTerm { issues_from, issues_until, last_expiry, forget_at },
-            seals: number(5)?.unsigned_abs(),
+            id: SealingKeyId(number("id")?),
+            term: KeyTerm {
+                issues_from: time("issues_from")?,
+                issues_until: time("issues_until")?,
+                last_expiry: time("last_expiry")?,
+                forget_at: time("forget_at")?,
+            },
+            seals: number("seals")?.unsigned_abs(),
             state: SealingKeyState::Live(WrappedKey(wrapped)),
         })
     };

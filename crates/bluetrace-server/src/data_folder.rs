@@ -134,13 +134,11 @@ impl DataFolder {
         let error = |reason: String| DataFolderError::MasterKey { path: path.clone(), reason };
         let read = || fs::read_to_string(&path).map(Zeroizing::new);
         // asked before the key is read: another process that begins this authority now makes the key first
-        let database = self.database();
-        let has_database =
-            database.try_exists().map_err(|source| DataFolderError::Folder { path: self.path.clone(), source })?;
+        let has_database = self.has_database()?;
         let text = match read() {
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
                 if has_database {
-                    return Err(DataFolderError::MasterKeyMissing { path, database });
+                    return Err(DataFolderError::MasterKeyMissing { path, database: self.database() });
                 }
                 let made = write_beside(&path, &MasterKey::new(fresh).to_hex()).and_then(|temporary| {
                     let linked = put_in_place(&temporary, &path);
@@ -210,6 +208,15 @@ impl DataFolder {
     /// The database in it.
     pub fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
+    }
+
+    /// Whether there is one.
+    ///
+    /// # Errors
+    /// [`DataFolderError::Folder`] if that cannot be found out.
+    pub fn has_database(&self) -> Result<bool, DataFolderError> {
+        let found = self.database().try_exists();
+        found.map_err(|source| DataFolderError::Folder { path: self.path.clone(), source })
     }
 }
 

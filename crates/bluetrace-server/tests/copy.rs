@@ -80,6 +80,39 @@ fn a_source_that_has_changed_meanwhile_is_found_and_copied_anew() {
     assert_eq!(shared.sql("SELECT rssi FROM uploaded_record WHERE place = 5"), "-1");
 }
 
+/// What comes later has no place beside what was copied.
+#[test]
+fn a_copy_that_cannot_go_on_because_something_has_changed_meanwhile_is_begun_anew() {
+    let records_of_an_upload_that_came_later = format!(
+        "INSERT INTO upload (id, account, name, records, begun, forget_at) VALUES (8, 1, 'u-2', 1, 9, {LATER});
+         INSERT INTO uploaded_record (place, temp_id, start, expiry) VALUES (8 << 20, '00000000000000000007', 10, 900)"
+    );
+    for (table, in_source, in_copy) in [
+        ("uploaded_record", &*records_of_an_upload_that_came_later, ""),
+        ("import_note", "", "INSERT INTO import_note VALUES ('file', 'there already')"),
+    ] {
+        let (source, shared, folder) = (filled(10), Shared::new(), Folder::new());
+        drop(shared.open().unwrap());
+        shared.sql("ALTER TABLE uploaded_record ADD CONSTRAINT broken CHECK (place < 7)");
+        drop(SqliteStore::open(&folder.database()).unwrap());
+        folder.sql(
+            "CREATE TRIGGER fail BEFORE INSERT ON uploaded_record WHEN NEW.place & 1048575 = 7
+             BEGIN SELECT RAISE(ABORT, 'broken'); END",
+        );
+        for to in [shared.place(), folder.place()] {
+            assert!(matches!(run(&source.place(), &to), Err(CopyError::Broken(_))));
+        }
+        shared.sql(&format!("ALTER TABLE uploaded_record DROP CONSTRAINT broken; {in_copy}"));
+        folder.sql(&format!("DROP TRIGGER fail; {in_copy}"));
+        source.sql(in_source);
+        for to in [shared.place(), folder.place()] {
+            let found = run(&source.place(), &to).unwrap_err();
+            assert!(matches!(found, CopyError::Changed { table: found } if found == table), "{found:?}");
+            assert_eq!(run(&source.place(), &to).unwrap(), checked(&source.place()).tables);
+        }
+    }
+}
+
 #[test]
 fn a_copy_that_is_broken_off_in_sqlite_is_no_store_and_goes_on_too() {
     let (source, shared, folder) = (filled(30_000), Shared::new(), Folder::new());
@@ -108,6 +141,12 @@ fn only_a_place_that_fits_is_a_source_or_a_destination() {
     let (source, shared) = (filled(1), Shared::new());
     assert!(matches!(run(&source.place(), &source.place()), Err(CopyError::SamePlace)));
     assert!(matches!(run(&shared.place(), &Folder::new().place()), Err(CopyError::NoStore { .. })));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let unusable = Place::Folder(DataFolder::open_existing(file.path()));
+    assert!(
+        matches!(run(&unusable, &shared.place()), Err(CopyError::Folder(_))),
+        "whether a store is there is not known"
+    );
     let empty = tempfile::tempdir().unwrap();
     let without_key = Place::Folder(DataFolder::open_existing(empty.path()));
     assert!(matches!(run(&source.place(), &without_key), Err(CopyError::NoMasterKey { .. })));
@@ -123,6 +162,9 @@ fn only_a_place_that_fits_is_a_source_or_a_destination() {
     let store = shared.open().unwrap();
     let refused = run_with(&source.place(), &shared.place(), false).unwrap_err();
     assert!(matches!(refused, CopyError::InUse { .. }), "{refused:?}");
+    let named = PostgresPlace::parse(&format!("{}?application_name=copy", CLUSTER.url(&shared.0)), None).unwrap();
+    let refused = run_with(&source.place(), &Place::Shared(named), false).unwrap_err();
+    assert!(matches!(refused, CopyError::InUse { .. }), "whatever this one calls itself: {refused:?}");
     drop(store);
     run_with(&source.place(), &shared.place(), false).unwrap();
 
@@ -134,6 +176,30 @@ fn only_a_place_that_fits_is_a_source_or_a_destination() {
     assert!(older.contains("store migrate"), "{older}");
     shared.sql("UPDATE bluetrace_state SET value = '99' WHERE name = 'schema'");
     assert!(matches!(run(&shared.place(), &Folder::new().place()), Err(CopyError::OtherSchema { found: 99, .. })));
+}
+
+#[test]
+fn a_destination_of_another_version_is_refused_and_left_as_it_is() {
+    let (source, shared, folder) = (filled(1), Shared::new(), Folder::new());
+    drop(shared.open().unwrap());
+    shared.sql("UPDATE bluetrace_state SET value = '1' WHERE name = 'schema'");
+    assert!(matches!(run(&source.place(), &shared.place()), Err(CopyError::OtherSchema { found: 1, .. })));
+    assert_eq!(shared.sql("SELECT value FROM bluetrace_state WHERE name = 'schema'"), "1");
+    drop(SqliteStore::open(&folder.database()).unwrap());
+    folder.sql("PRAGMA user_version = 5");
+    let older = run(&source.place(), &folder.place()).unwrap_err().to_string();
+    assert!(older.contains("has schema 5"), "{older}");
+    assert_eq!(bluetrace_server::sqlite::schema(&folder.database()).unwrap().0, 5);
+}
+
+#[test]
+fn an_unfinished_copy_of_a_program_that_copied_otherwise_is_not_gone_on_with() {
+    let (source, folder) = (filled(10), Folder::new());
+    drop(SqliteStore::open(&folder.database()).unwrap());
+    folder.sql("CREATE TRIGGER fail BEFORE INSERT ON notice BEGIN SELECT RAISE(ABORT, 'broken'); END");
+    assert!(matches!(run(&source.place(), &folder.place()), Err(CopyError::Broken(_))));
+    folder.sql(r#"DROP TRIGGER fail; UPDATE copy_mark SET mark = replace(mark, '"layout":', '"layout":1')"#);
+    assert!(matches!(run(&source.place(), &folder.place()), Err(CopyError::OtherVersion { .. })));
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! Owns how an authority is put together from its data folder: store, master key, password pool, rules. The server, the
 //! demonstration and the operator's commands all begin here.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use bluetrace_authority::passwords::PasswordPool;
 use bluetrace_authority::store::Store;
 use bluetrace_authority::{Authority, MasterKey, Policy};
@@ -74,7 +73,7 @@ impl Installation {
     pub(crate) fn open_existing(folder: &AuthorityFolder, passwords: Arc<dyn PasswordPool>) -> anyhow::Result<Self> {
         let path = folder.data_dir.display();
         match &folder.store {
-            None if !has_database(&folder.data_dir)? => {
+            None if !DataFolder::open_existing(&folder.data_dir).has_database()? => {
                 bail!(
                     "there is no authority in {path}; name its folder with --data-dir, or start `bluetrace server` once"
                 )
@@ -168,9 +167,4 @@ fn bring_the_key(place: &str, folder: &DataFolder) -> anyhow::Error {
         "{place} has servers already, and there is no master key in {folder}; copy master.key, certificate.pem and key.pem \
          there from the data folder of one of them, or name another database"
     )
-}
-
-fn has_database(folder: &Path) -> anyhow::Result<bool> {
-    let database = DataFolder::open_existing(folder).database();
-    database.try_exists().with_context(|| format!("cannot look into {}", folder.display()))
 }

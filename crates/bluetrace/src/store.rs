@@ -39,7 +39,7 @@ fn migrate(options: &AuthorityFolder) -> anyhow::Result<()> {
             let inspection = PostgresStore::inspect(place, options, &mark, SystemClock.now())?;
             (inspection.schema, inspection.known_schema)
         }
-        None if folder.database().exists() => sqlite::schema(&folder.database())?,
+        None if folder.has_database()? => sqlite::schema(&folder.database())?,
         None => (0, 0),
     };
     if options.store.is_none() && found < known && folder.is_served()? {
@@ -68,8 +68,8 @@ fn examine(options: &AuthorityFolder) -> anyhow::Result<ExitCode> {
     };
     let copying = copy_options(false)?;
     let progress = Progress::default();
-    let checked =
-        block_on_all_cores(watched(&progress, check(&place, &copying, &master_key, SystemClock.now(), &progress)))?;
+    let checking = check(&place, &copying, &master_key, SystemClock.now(), &progress);
+    let checked = block_on_all_cores(watched(&progress, "broken off", checking))?;
     let is_whole = checked.findings.is_empty();
     to_stdout(|out| {
         out.write_all(table(&checked.tables).as_bytes())?;
@@ -88,7 +88,8 @@ fn copy_store(arguments: &CopyArguments) -> anyhow::Result<()> {
     let (from, to) = (place(&arguments.from)?, place(&arguments.to)?);
     let options = copy_options(arguments.ignore_connections)?;
     let progress = Progress::default();
-    let tables = block_on_all_cores(watched(&progress, copy(&from, &to, &options, &progress)))?;
+    let copying = copy(&from, &to, &options, &progress);
+    let tables = block_on_all_cores(watched(&progress, "broken off; the same command goes on where it was", copying))?;
     to_stdout(|out| {
         out.write_all(table(&tables).as_bytes())?;
         writeln!(out, "{to} is a whole copy of {from}: all rows of both were compared")?;
@@ -112,7 +113,7 @@ fn copy_options(ignore_connections: bool) -> anyhow::Result<CopyOptions> {
 /// How many rows each table has.
 fn table(tables: &[(&'static str, u64)]) -> String {
     let mut text = String::new();
-    for (name, rows) in tables.iter().filter(|(name, _)| *name != "counter") {
+    for (name, rows) in tables {
         // writing to a string does not fail
         _ = writeln!(text, "{name:<16} {rows:>14}");
     }
@@ -120,7 +121,12 @@ fn table(tables: &[(&'static str, u64)]) -> String {
 }
 
 /// Does work to its end, and shows how far it is: a line that changes at a terminal, a line now and then elsewhere; on standard error.
-async fn watched<T>(progress: &Progress, work: impl Future<Output = Result<T, CopyError>>) -> anyhow::Result<T> {
+/// Whoever interrupts it is told `broken_off`.
+async fn watched<T>(
+    progress: &Progress,
+    broken_off: &'static str,
+    work: impl Future<Output = Result<T, CopyError>>,
+) -> anyhow::Result<T> {
     let is_watched = io::stderr().is_terminal();
     let bar = if is_watched { ProgressBar::new(0) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("{bar:24} {msg}") {
@@ -137,7 +143,12 @@ async fn watched<T>(progress: &Progress, work: impl Future<Output = Result<T, Co
                 let (step, done, total) = progress.now();
                 // rows may have come since they were counted
                 let total = total.max(done);
-                let line = format!("{step}: {done} of {total} rows{}", pace.say(step, done, total));
+                let line = match step {
+                    Step::Beginning => step.to_string(),
+                    Step::Copying | Step::Comparing | Step::Checking => {
+                        format!("{step}: {done} of {total} rows{}", pace.say(step, done, total))
+                    }
+                };
                 bar.set_length(total);
                 bar.set_position(done);
                 if is_watched { bar.set_message(line) } else { system::say(&line) }
@@ -146,7 +157,7 @@ async fn watched<T>(progress: &Progress, work: impl Future<Output = Result<T, Co
             asked = tokio::signal::ctrl_c() => {
                 asked.context("cannot hear the interrupt")?;
                 bar.finish_and_clear();
-                bail!("broken off; the same command goes on where it was");
+                bail!(broken_off);
             }
         }
     };

@@ -32,6 +32,9 @@ fn a_store_moves_to_postgresql_and_back_and_devices_go_on() {
     assert_eq!(send(&mut session, 1, 2)["numOfRecv"], 2);
     let refused = place.run(&["store", "copy", "data", &url]);
     refused.assert_complains(&["in use by another server"]);
+    let refused = place.run(&["store", "copy", "data", "mysql://desk:secret@localhost/trace"]);
+    refused.assert_complains(&["postgres://USER@HOST/DATABASE"]);
+    assert!(!refused.errors.contains("secret"), "{refused:?}");
     drop(session);
     server.stop("TERM");
 

@@ -137,6 +137,9 @@ impl<L: Link> LoadDevice<L> {
         if !self.is_online {
             self.come_in().await?;
         }
+        if self.is_online && !self.has_temp_ids {
+            self.fetch_temp_ids().await?;
+        }
         match phase {
             Phase::Upload => self.upload_all().await,
             Phase::Confirm => self.confirm_all().await,
@@ -161,33 +164,33 @@ impl<L: Link> LoadDevice<L> {
 
     async fn come_in(&mut self) -> Result<(), Failure> {
         let (shared, is_idle) = (Arc::clone(&self.shared), self.is_idle());
-        let begun = {
-            // a storm of passwords is not what is to be measured
-            let _turn = if self.link.has_session() {
-                None
-            } else {
-                tokio::select! {
-                    turn = shared.logins.acquire() => turn.ok(),
-                    // who has done nothing yet need not begin
-                    _ = self.stop.wait_for(|stopped| *stopped), if is_idle => return Ok(()),
-                    () = until(shared.ends_at), if is_idle => return Ok(()),
-                }
-            };
-            let begun = Instant::now();
-            let how = self.link.enter(&self.account).await?;
-            shared.tally.took(how, begun.elapsed());
-            Instant::now()
+        // a storm of passwords is not what is to be measured
+        let _turn = if self.link.has_session() {
+            None
+        } else {
+            tokio::select! {
+                turn = shared.logins.acquire() => turn.ok(),
+                // who has done nothing yet need not begin
+                _ = self.stop.wait_for(|stopped| *stopped), if is_idle => return Ok(()),
+                () = until(shared.ends_at), if is_idle => return Ok(()),
+            }
         };
+        let begun = Instant::now();
+        let how = self.link.enter(&self.account).await?;
+        shared.tally.took(how, begun.elapsed());
+        shared.tally.count(|counts| counts.online += 1);
         self.is_online = true;
         self.backoff.reset();
-        shared.tally.count(|counts| counts.online += 1);
-        if !self.has_temp_ids {
-            let records = self.link.temp_ids(shared.plan.temp_ids).await?;
-            shared.tally.took(Measured::TempIds, begun.elapsed());
-            shared.tally.count(|counts| counts.temp_ids += u64::try_from(records.len()).unwrap_or(u64::MAX));
-            shared.overhear(&records);
-            self.has_temp_ids = true;
-        }
+        Ok(())
+    }
+
+    async fn fetch_temp_ids(&mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let records = self.link.temp_ids(self.shared.plan.temp_ids).await?;
+        self.tally().took(Measured::TempIds, begun.elapsed());
+        self.tally().count(|counts| counts.temp_ids += u64::try_from(records.len()).unwrap_or(u64::MAX));
+        self.shared.overhear(&records);
+        self.has_temp_ids = true;
         Ok(())
     }
 

@@ -10,6 +10,8 @@
 //! ```
 
 mod device;
+#[cfg(test)]
+mod device_tests;
 mod http;
 mod http_body;
 mod http_connection;

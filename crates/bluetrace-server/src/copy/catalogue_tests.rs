@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cluster::CLUSTER;
 
 use super::table::{Engine, Role, Source};
-use super::tables::{DERIVED, TABLES};
+use super::tables::{DERIVED, countable};
 use crate::postgres::{PostgresOptions, PostgresPlace, PostgresStore};
 use crate::sqlite::SqliteStore;
 
@@ -16,7 +16,7 @@ mod cluster;
 /// The columns that the descriptions say a database has, with the types of those that are read as they are.
 fn described(engine: Engine) -> BTreeMap<String, BTreeMap<String, Option<&'static str>>> {
     let mut tables: BTreeMap<String, BTreeMap<String, Option<&'static str>>> = BTreeMap::new();
-    for table in TABLES.iter().filter(|table| table.name != "counter") {
+    for table in countable() {
         let columns = tables.entry(table.name.to_owned()).or_default();
         for column in table.columns {
             if matches!(column.source(engine), Source::Same) && !(column.role == Role::Own && column.name == "id") {

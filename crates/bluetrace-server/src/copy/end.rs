@@ -5,11 +5,12 @@ use std::fs;
 
 use bluetrace_authority::store::StoreError;
 
+use super::mark::{Mark, Position};
 use super::rows::{Batch, Key};
 use super::table::{Engine, Table};
-use super::{Batches, CopyError, CopyOptions, Mark, Position};
+use super::{Batches, CopyError, CopyOptions};
 use crate::data_folder::{DataFolder, ServerLock};
-use crate::postgres::{Found, PostgresEnd, PostgresPlace};
+use crate::postgres::{self, PostgresEnd, PostgresPlace, SCHEMA, State};
 use crate::sqlite::SqliteEnd;
 
 /// Where a store is.
@@ -65,7 +66,7 @@ impl End {
     pub(crate) async fn open_source(place: &Place, options: &CopyOptions) -> Result<Self, CopyError> {
         let end = match place {
             Place::Folder(folder) => {
-                if !folder.database().exists() {
+                if !folder.has_database()? {
                     return Err(CopyError::NoStore { place: place.to_string() });
                 }
                 let lock = folder.lock_for_server()?;
@@ -73,7 +74,7 @@ impl End {
             }
             Place::Shared(shared) => {
                 let end = PostgresEnd::open(shared, &options.postgres, options.seed).await?;
-                let key_mark = require_store(place, end.look().await?)?;
+                let key_mark = require_store(place, end.state().await?)?;
                 Self { database: Database::Postgres(end), key_mark, shown: place.to_string(), _lock: None }
             }
         };
@@ -84,13 +85,13 @@ impl End {
     /// For a look beside whatever is at work, at one moment. The master key's mark is empty where there is none in the folder.
     pub(crate) async fn open_to_look(place: &Place, options: &CopyOptions) -> Result<Self, CopyError> {
         let (database, key_mark) = match place {
-            Place::Folder(folder) if !folder.database().exists() => {
+            Place::Folder(folder) if !folder.has_database()? => {
                 return Err(CopyError::NoStore { place: place.to_string() });
             }
             Place::Folder(folder) => (Database::Sqlite(SqliteEnd::open(&folder.database())?), String::new()),
             Place::Shared(shared) => {
                 let end = PostgresEnd::open(shared, &options.postgres, options.seed).await?;
-                let key_mark = require_store(place, end.look().await?)?;
+                let key_mark = require_store(place, end.state().await?)?;
                 (Database::Postgres(end), key_mark)
             }
         };
@@ -117,6 +118,12 @@ impl End {
             }
             Place::Shared(shared) => {
                 let end = PostgresEnd::open(shared, &options.postgres, options.seed).await?;
+                // whosever it is, it is not to be brought to another schema by the way
+                if let Some(State { schema: found, is_unfinished_copy: false, .. }) = end.state().await?
+                    && found != SCHEMA
+                {
+                    return Err(CopyError::OtherSchema { place: place.to_string(), found });
+                }
                 end.prepare(&source.key_mark).await?;
                 let key_mark = source.key_mark.clone();
                 Self { database: Database::Postgres(end), key_mark, shown: place.to_string(), _lock: None }
@@ -131,7 +138,7 @@ impl End {
                 Err(CopyError::NotEmpty { place: end.shown })
             };
         };
-        let Ok(mark) = serde_json::from_str::<Mark>(&found) else {
+        let Some(mark) = Mark::read(&found) else {
             return Err(CopyError::OtherVersion { place: end.shown });
         };
         if mark.from != from {
@@ -222,7 +229,7 @@ impl End {
 
     async fn begin_again(&self, before: &str, mark: &str) -> Result<(), StoreError> {
         match &self.database {
-            Database::Sqlite(end) => end.begin_again(before, mark),
+            Database::Sqlite(end) => end.begin_again(before.to_owned(), mark.to_owned()).await,
             Database::Postgres(end) => end.begin_again(before, mark).await,
         }
     }
@@ -234,13 +241,14 @@ impl End {
         }
     }
 
+    /// Writes rows, and with them how far the copy is. `false`, and nothing is written, if they do not fit the rows that are there.
     pub(crate) async fn write(
         &self,
         table: &'static Table,
         batch: Batch,
         before: &str,
         mark: &str,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         match &self.database {
             Database::Sqlite(end) => end.write(table, batch, before.to_owned(), mark.to_owned()).await,
             Database::Postgres(end) => end.write(table, &batch, before, mark).await,
@@ -256,7 +264,7 @@ impl End {
 
     pub(crate) async fn finish(&self) -> Result<(), StoreError> {
         match &self.database {
-            Database::Sqlite(end) => end.finish(),
+            Database::Sqlite(end) => end.finish().await,
             Database::Postgres(end) => end.finish().await,
         }
     }
@@ -267,12 +275,13 @@ fn master_key_mark(place: &Place, folder: &DataFolder) -> Result<String, CopyErr
     key.map(|key| key.mark()).ok_or_else(|| CopyError::NoMasterKey { place: place.to_string() })
 }
 
-fn require_store(place: &Place, found: Found) -> Result<String, CopyError> {
+/// The mark of the master key of a store that is whole and of this program's schema.
+fn require_store(place: &Place, state: Option<State>) -> Result<String, CopyError> {
     let place = place.to_string();
-    match found {
-        Found::Store { key_mark } => Ok(key_mark),
-        Found::Nothing => Err(CopyError::NoStore { place }),
-        Found::OtherSchema(found) => Err(CopyError::OtherSchema { place, found }),
-        Found::UnfinishedCopy => Err(CopyError::SourceUnfinished { place }),
+    match state {
+        None => Err(CopyError::NoStore { place }),
+        Some(State { is_unfinished_copy: true, .. }) => Err(postgres::OpenError::UnfinishedCopy { place }.into()),
+        Some(State { schema: SCHEMA, key_mark, .. }) => Ok(key_mark),
+        Some(State { schema: found, .. }) => Err(CopyError::OtherSchema { place, found }),
     }
 }

@@ -1,9 +1,11 @@
 //! Owns copying a store into another one, of the same kind or not ([`copy`]): resumable, and compared at the end.
 //!
 //! ```text
-//! tables  what both databases hold, once                            table: what follows from a description
-//! rows    rows on their way, and the digest of a table
-//! end     a database of either kind; each kind's SQL is in `sqlite::copy` and `postgres::copy`
+//! tables    what both databases hold, once                         table: what follows from a description
+//! rows      rows on their way, and the digest of a table
+//! end       a database of either kind; each kind's SQL is in `sqlite::copy` and `postgres::copy`
+//! mark      what makes a database an unfinished copy, and where that goes on
+//! progress  how far it is, for whoever waits
 //! ```
 //!
 //! Rows are read in the order of a table's key, and written in batches. Each batch is one transaction, in which the destination notes behind which
@@ -17,18 +19,19 @@ pub(crate) mod tables;
 
 #[cfg(test)]
 mod catalogue_tests;
-
-use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+mod mark;
+mod progress;
 
 use bluetrace_authority::store::StoreError;
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
 use self::end::End;
 pub use self::end::Place;
-use self::rows::{Batch, Digester, Key, TableDigest};
+use self::mark::{Mark, Position};
+pub use self::progress::{Progress, Step};
+use self::rows::{Batch, Digester, TableDigest};
 use self::tables::TABLES;
 use crate::data_folder::DataFolderError;
 use crate::postgres::{self, PostgresOptions};
@@ -61,50 +64,6 @@ pub struct CopyOptions {
     pub ignore_connections: bool,
 }
 
-/// How far a copy is; it may be looked at all the time.
-#[derive(Debug, Default)]
-pub struct Progress {
-    step: AtomicU8,
-    done: AtomicU64,
-    total: AtomicU64,
-}
-
-/// What is being done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// The databases are opened, and their rows counted.
-    Beginning,
-    /// Rows are read from one and written to the other.
-    Copying,
-    /// Rows of both are read and compared.
-    Comparing,
-    /// Rows of one are read and examined.
-    Checking,
-}
-
-impl Progress {
-    /// What is being done, how many rows it was done with, and about how many there are.
-    pub fn now(&self) -> (Step, u64, u64) {
-        let step = match self.step.load(Ordering::Relaxed) {
-            1 => Step::Copying,
-            2 => Step::Comparing,
-            3 => Step::Checking,
-            _ => Step::Beginning,
-        };
-        (step, self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn begin(&self, step: Step, done: u64, total: u64) {
-        self.done.store(done, Ordering::Relaxed);
-        self.total.store(total, Ordering::Relaxed);
-        self.step.store(step as u8, Ordering::Relaxed);
-    }
-
-    pub(crate) fn add(&self, rows: usize) {
-        self.done.fetch_add(u64::try_from(rows).unwrap_or(0), Ordering::Relaxed);
-    }
-}
-
 /// Why a copy was not made. Each text is one line that says what is wrong and what to do.
 #[derive(Debug, Error)]
 pub enum CopyError {
@@ -132,7 +91,7 @@ pub enum CopyError {
         /// Where.
         place: String,
     },
-    /// The source has another schema than this program.
+    /// A store has another schema than this program.
     #[error(
         "{place} has schema {found}, which is not this program's; run `bluetrace store migrate` on it first, or use the newer version"
     )]
@@ -141,12 +100,6 @@ pub enum CopyError {
         place: String,
         /// Its schema.
         found: i64,
-    },
-    /// The source is an unfinished copy.
-    #[error("{place} is an unfinished copy of another store itself; finish that one first")]
-    SourceUnfinished {
-        /// Where.
-        place: String,
     },
     /// There is no master key.
     #[error(
@@ -205,6 +158,15 @@ pub enum CopyError {
         /// The column.
         column: &'static str,
     },
+    /// What was copied before the copy was broken off is not of this source.
+    #[error(
+        "rows of the source's table {table} do not fit what was copied before: the source, or the copy, has been changed meanwhile. End what \
+         uses it, and run the same command again, which begins anew"
+    )]
+    Changed {
+        /// The table.
+        table: &'static str,
+    },
     /// The comparison has found a difference.
     #[error(
         "the copy is not like the source: table {table} has {in_source} rows there and {in_destination} here. The source, or the copy, \
@@ -218,35 +180,6 @@ pub enum CopyError {
         /// Its rows in the destination.
         in_destination: u64,
     },
-}
-
-/// What a destination says of itself until the copy is finished.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Mark {
-    from: String,
-    at: Position,
-}
-
-/// Where a copy goes on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Position {
-    /// In the table of that name, behind a key.
-    In(String, Option<Key>),
-    /// All rows were copied.
-    Compare,
-    /// At the beginning, without what is there.
-    Again,
-}
-
-impl Mark {
-    fn first(from: &str) -> Self {
-        Self { from: from.to_owned(), at: Position::In(TABLES.first().map_or("", |table| table.name).to_owned(), None) }
-    }
-
-    fn spelt(&self) -> Result<String, CopyError> {
-        let spelt = serde_json::to_string(self);
-        Ok(spelt.map_err(|_| StoreError::Failed("the mark of the copy cannot be written".into()))?)
-    }
 }
 
 async fn copy_all(
@@ -265,22 +198,17 @@ async fn copy_all(
     progress.begin(Step::Copying, destination.count().await?, source.count().await?);
     let mark = copy_rows(&source, &destination, mark, progress).await?;
     destination.analyze().await?;
-    // what has changed in the source since the beginning is to be found
-    source.look_anew().await?;
-    destination.look_anew().await?;
-    progress.begin(Step::Comparing, 0, source.count().await?.saturating_add(destination.count().await?));
-    let (in_source, in_destination) = tokio::try_join!(digests(&source, progress), digests(&destination, progress))?;
-    let tables = TABLES.iter().map(|table| table.name);
-    let mut differing =
-        tables.clone().zip(in_source.iter().zip(&in_destination)).filter(|(_, (one, other))| one != other);
-    if let Some((table, (in_source, in_destination))) = differing.next() {
-        let (in_source, in_destination) = (in_source.rows, in_destination.rows);
-        let again = Mark { from: source_name, at: Position::Again };
-        destination.set_mark(&mark.spelt()?, &again.spelt()?).await?;
-        return Err(CopyError::Differs { table, in_source, in_destination });
+    let compared = compare(&source, &destination, progress).await;
+    match &compared {
+        Ok(_) => destination.finish().await?,
+        Err(CopyError::Differs { .. }) => begin_anew_next_time(&destination, &mark).await?,
+        Err(_) => {}
     }
-    destination.finish().await?;
-    Ok(tables.zip(in_destination.iter().map(|digest| digest.rows)).collect())
+    compared
+}
+
+async fn begin_anew_next_time(destination: &End, mark: &Mark) -> Result<(), CopyError> {
+    Ok(destination.set_mark(&mark.spelt()?, &mark.moved(Position::Again).spelt()?).await?)
 }
 
 /// Copies what is not copied yet, and returns the mark at the end.
@@ -297,18 +225,39 @@ async fn copy_rows(source: &End, destination: &End, mut mark: Mark, progress: &P
                 return Err(CopyError::Unreadable { table: table.name, column: found.column });
             }
             let Some(last) = batch.last.clone() else { continue };
-            let (rows, next) =
-                (batch.len(), Mark { at: Position::In(table.name.to_owned(), Some(last)), ..mark.clone() });
-            destination.write(table, batch, &mark.spelt()?, &next.spelt()?).await?;
+            let (rows, next) = (batch.len(), mark.moved(Position::In(table.name.to_owned(), Some(last))));
+            if !destination.write(table, batch, &mark.spelt()?, &next.spelt()?).await? {
+                begin_anew_next_time(destination, &mark).await?;
+                return Err(CopyError::Changed { table: table.name });
+            }
             mark = next;
             progress.add(rows);
         }
         let at = TABLES.get(place + 1).map_or(Position::Compare, |next| Position::In(next.name.to_owned(), None));
-        let next = Mark { at, ..mark.clone() };
+        let next = mark.moved(at);
         destination.set_mark(&mark.spelt()?, &next.spelt()?).await?;
         mark = next;
     }
     Ok(mark)
+}
+
+/// Reads all rows of both, and returns how many each table has.
+async fn compare(source: &End, destination: &End, progress: &Progress) -> Result<Vec<(&'static str, u64)>, CopyError> {
+    // what has changed in the source since the beginning is to be found
+    source.look_anew().await?;
+    destination.look_anew().await?;
+    progress.begin(Step::Comparing, 0, source.count().await?.saturating_add(destination.count().await?));
+    let (in_source, in_destination) = tokio::try_join!(digests(source, progress), digests(destination, progress))?;
+    let mut rows = Vec::new();
+    for (table, (one, other)) in TABLES.iter().zip(in_source.into_iter().zip(in_destination)) {
+        if one != other {
+            return Err(CopyError::Differs { table: table.name, in_source: one.rows, in_destination: other.rows });
+        }
+        if !table.is_counter() {
+            rows.push((table.name, one.rows));
+        }
+    }
+    Ok(rows)
 }
 
 async fn digests(end: &End, progress: &Progress) -> Result<Vec<TableDigest>, CopyError> {
@@ -318,17 +267,14 @@ async fn digests(end: &End, progress: &Progress) -> Result<Vec<TableDigest>, Cop
         let mut batches = end.read(table, None);
         while let Some(batch) = batches.recv().await {
             let batch = batch?;
-            // hashing ten thousand rows takes long enough for others to be kept waiting
-            digester = tokio::task::spawn_blocking(move || {
+            let rows = batch.len();
+            // hashing so many takes long enough for others to be kept waiting
+            let digesting = spawn_blocking(move || {
                 digester.take(&batch);
-                (digester, batch.len())
-            })
-            .await
-            .map(|(digester, rows)| {
-                progress.add(rows);
                 digester
-            })
-            .map_err(|_| StoreError::Failed("digesting has ended early".into()))?;
+            });
+            digester = digesting.await.map_err(|_| StoreError::Failed("digesting has ended early".into()))?;
+            progress.add(rows);
         }
         digests.push(digester.digest());
     }
@@ -340,14 +286,3 @@ pub(crate) type Batches = mpsc::Receiver<Result<Batch, StoreError>>;
 
 /// Most rows in one transaction, and in memory a few times.
 pub(crate) const BATCH: usize = 20_000;
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Beginning => "counting rows",
-            Self::Copying => "copying",
-            Self::Comparing => "comparing",
-            Self::Checking => "checking",
-        })
-    }
-}

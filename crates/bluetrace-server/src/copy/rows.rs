@@ -102,10 +102,14 @@ impl Batch {
         }
     }
 
+    /// The value of a column in a row, by the column's name.
+    pub(crate) fn named(&self, table: &Table, column: &str, row: usize) -> Value<'_> {
+        table.place_of(column).map_or(Value::Absent, |place| self.value(place, row))
+    }
+
     /// The numbers of a column that has some.
-    pub(crate) fn integers(&self, table: &Table, name: &str) -> impl Iterator<Item = i64> {
-        let place = table.columns.iter().position(|column| column.name == name);
-        let values = place.and_then(|place| self.columns.get(place));
+    pub(crate) fn integers(&self, table: &Table, column: &str) -> impl Iterator<Item = i64> {
+        let values = table.place_of(column).and_then(|place| self.columns.get(place));
         let values = if let Some(Values::Integers(values)) = values { values.as_slice() } else { &[] };
         values.iter().filter_map(|value| *value)
     }

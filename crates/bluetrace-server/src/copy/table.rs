@@ -193,6 +193,16 @@ impl Table {
         Self { name, columns, key: &[0], sqlite: Side::plain(), postgres: Side::plain() }
     }
 
+    /// Whether it has no rows, but tells which numbers were given.
+    pub(crate) fn is_counter(&self) -> bool {
+        self.name == "counter"
+    }
+
+    /// The place of a column.
+    pub(crate) fn place_of(&self, column: &str) -> Option<usize> {
+        self.columns.iter().position(|found| found.name == column)
+    }
+
     pub(crate) const fn side(&self, engine: Engine) -> &Side {
         match engine {
             Engine::Sqlite => &self.sqlite,

@@ -135,7 +135,7 @@ pub(crate) static TABLES: [Table; 14] = [
         ],
         key: &[0],
         sqlite: Side {
-            rest: Some("upload AS t WHERE t.account IS NOT NULL AND {after} ORDER BY t.id {limit}"),
+            rest: Some(VISIBLE_UPLOADS),
             after: None,
             write: Some(&["INSERT INTO upload (account, name, records, begun, forget_at, finished, counted, resolved,
                                                unknown, invalid)
@@ -143,7 +143,7 @@ pub(crate) static TABLES: [Table; 14] = [
             own: &[],
         },
         postgres: Side {
-            rest: Some("upload AS t WHERE t.account IS NOT NULL AND {after} ORDER BY t.id {limit}"),
+            rest: Some(VISIBLE_UPLOADS),
             after: None,
             write: Some(&["INSERT INTO upload (id, account, name, records, durable, begun, forget_at, finished,
                                                counted, resolved, unknown, invalid)
@@ -225,14 +225,12 @@ pub(crate) static TABLES: [Table; 14] = [
             Column::new("forget_at", Kind::Time),
             Column::new("seals", Kind::Id),
             // a key that is out of reach is in no file of the copy
-            Column::new("state", Kind::Small).in_both("CASE WHEN t.state = 0 THEN 0::bigint ELSE 2 END").in_sqlite("CASE WHEN t.state = 0 THEN 0 ELSE 2 END"),
+            Column::new("state", Kind::Small).in_both("CAST(CASE WHEN t.state = 0 THEN 0 ELSE 2 END AS bigint)"),
             Column::new("wrapped", Kind::Bytes(64)).optional().in_both("CASE WHEN t.state = 0 THEN b.wrapped END"),
         ],
         key: &[0],
         sqlite: Side {
-            rest: Some(
-                "sealing_key AS t LEFT JOIN sealing_key_bytes AS b ON b.id = t.id WHERE {after} ORDER BY t.id {limit}",
-            ),
+            rest: Some(KEYS_WITH_BYTES),
             after: None,
             write: Some(&[
                 "INSERT INTO sealing_key (id, issues_from, issues_until, last_expiry, forget_at, seals, state)
@@ -242,9 +240,7 @@ pub(crate) static TABLES: [Table; 14] = [
             own: &["state"],
         },
         postgres: Side {
-            rest: Some(
-                "sealing_key AS t LEFT JOIN sealing_key_bytes AS b ON b.id = t.id WHERE {after} ORDER BY t.id {limit}",
-            ),
+            rest: Some(KEYS_WITH_BYTES),
             after: None,
             write: Some(&[
                 "INSERT INTO sealing_key (id, issues_from, issues_until, last_expiry, forget_at, seals, state)
@@ -275,10 +271,7 @@ pub(crate) static TABLES: [Table; 14] = [
         ],
         key: &[0],
         sqlite: Side {
-            rest: Some(
-                "upload_code AS t LEFT JOIN upload AS u ON u.id = t.upload AND u.account IS NOT NULL
-                 WHERE {after} ORDER BY t.id {limit}",
-            ),
+            rest: Some(CODES_WITH_UPLOADS),
             after: None,
             write: Some(&["INSERT INTO upload_code (id, hash, characters, case_name, issued_by, issued, expires, revoked,
                                                     account, redeemed, upload, is_used, forget_at)
@@ -287,10 +280,7 @@ pub(crate) static TABLES: [Table; 14] = [
             own: &["upload"],
         },
         postgres: Side {
-            rest: Some(
-                "upload_code AS t LEFT JOIN upload AS u ON u.id = t.upload AND u.account IS NOT NULL
-                 WHERE {after} ORDER BY t.id {limit}",
-            ),
+            rest: Some(CODES_WITH_UPLOADS),
             after: None,
             write: Some(&["INSERT INTO upload_code (id, hash, characters, case_name, issued_by, issued, expires, revoked,
                                                     account, redeemed, upload, is_used, forget_at)
@@ -350,6 +340,19 @@ pub(crate) static TABLES: [Table; 14] = [
         },
     },
 ];
+
+const VISIBLE_UPLOADS: &str = "upload AS t WHERE t.account IS NOT NULL AND {after} ORDER BY t.id {limit}";
+
+const KEYS_WITH_BYTES: &str =
+    "sealing_key AS t LEFT JOIN sealing_key_bytes AS b ON b.id = t.id WHERE {after} ORDER BY t.id {limit}";
+
+const CODES_WITH_UPLOADS: &str = "upload_code AS t LEFT JOIN upload AS u ON u.id = t.upload AND u.account IS NOT NULL
+    WHERE {after} ORDER BY t.id {limit}";
+
+/// The tables of which there are rows; counters are not rows.
+pub(crate) fn countable() -> impl Iterator<Item = &'static Table> {
+    TABLES.iter().filter(|table| !table.is_counter())
+}
 
 /// Tables that hold nothing of their own: what they say follows from others, or matters to one kind of store alone.
 #[cfg(test)]

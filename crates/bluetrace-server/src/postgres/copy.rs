@@ -14,14 +14,14 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::error::{Result, Trouble};
 use super::ids::{DAY_S, Ids};
-use super::place::PostgresPlace;
+use super::place::{APPLICATION, PostgresPlace};
 use super::pool::PostgresOptions;
 use super::records;
-use super::schema::{self, OpenError, Opened, SCHEMA};
+use super::schema::{self, OpenError, Opened, SCHEMA, State};
 use super::session::{Session, Value as Parameter};
 use crate::copy::rows::{Batch, Key, KeyValue, Value, Values};
 use crate::copy::table::{Engine, Role, Storage, Table};
-use crate::copy::tables::TABLES;
+use crate::copy::tables::countable;
 use crate::copy::{BATCH, Batches};
 
 /// A database that is copied, written or checked.
@@ -30,21 +30,6 @@ pub(crate) struct PostgresEnd {
     session: Arc<Session>,
     shown: String,
     application: String,
-}
-
-/// What there is in a database that something is to be read from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// A store of this program's schema, with the mark of its master key.
-    Store {
-        /// The mark.
-        key_mark: String,
-    },
-    /// Nothing of this program.
-    Nothing,
-    /// A store of another schema.
-    OtherSchema(i64),
-    UnfinishedCopy,
 }
 
 impl PostgresEnd {
@@ -62,33 +47,9 @@ impl PostgresEnd {
         Ok(Self { session: Arc::new(session), shown, application: application.to_owned() })
     }
 
-    /// Looks what is there.
-    pub(crate) async fn look(&self) -> std::result::Result<Found, StoreError> {
-        let looked = async {
-            let exists = "SELECT to_regclass('bluetrace_state') IS NOT NULL";
-            if !self.session.one(exists, &[]).await?.try_get::<_, bool>(0)? {
-                return Ok(Found::Nothing);
-            }
-            let row = self
-                .session
-                .one(
-                    "SELECT max(value) FILTER (WHERE name = 'schema'), max(value) FILTER (WHERE name = 'master key'),
-                            coalesce(bool_or(name = 'copy'), false) FROM bluetrace_state",
-                    &[],
-                )
-                .await?;
-            let (Some(schema), Some(mark)) = (row.try_get::<_, Option<&str>>(0)?, row.try_get::<_, Option<&str>>(1)?)
-            else {
-                return Ok(Found::Nothing);
-            };
-            let schema = schema.parse().map_err(|_| Trouble::failed("the schema has no version"))?;
-            Ok(match schema {
-                _ if row.try_get(2)? => Found::UnfinishedCopy,
-                SCHEMA => Found::Store { key_mark: mark.to_owned() },
-                other => Found::OtherSchema(other),
-            })
-        };
-        looked.await.map_err(|trouble: Trouble| trouble.into())
+    /// What the database says of itself; `None` if nothing of this program is there.
+    pub(crate) async fn state(&self) -> std::result::Result<Option<State>, StoreError> {
+        Ok(State::look(&self.session).await?)
     }
 
     /// Makes the tables of a database that has none. An unfinished copy is left as it is.
@@ -112,15 +73,16 @@ impl PostgresEnd {
         }
     }
 
-    /// Whether others of this program are connected to the database, as far as that can be seen: they say so by their names.
+    /// Whether others of this program are connected to the database, as far as that can be seen: they say so by their names, this
+    /// program's or the one that the URL gives.
     pub(crate) async fn is_in_use(&self) -> std::result::Result<bool, StoreError> {
         for _ in 0..MOST_TRIES {
             let count = self
                 .session
                 .one(
                     "SELECT count(*) FROM pg_stat_activity
-                     WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = $1",
-                    &[(&self.application, Type::TEXT)],
+                     WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name IN ($1, $2)",
+                    &[(&APPLICATION, Type::TEXT), (&self.application, Type::TEXT)],
                 )
                 .await?;
             if count.try_get::<_, i64>(0).map_err(Trouble::from)? == 0 {
@@ -213,26 +175,33 @@ impl PostgresEnd {
         Ok(begun.await?)
     }
 
-    /// Writes rows, and with them how far the copy is.
+    /// Writes rows, and with them how far the copy is. `false` if they do not fit what is there.
     pub(crate) async fn write(
         &self,
         table: &'static Table,
         batch: &Batch,
         before: &str,
         mark: &str,
-    ) -> std::result::Result<(), StoreError> {
-        for _ in 0..MOST_TRIES {
+    ) -> std::result::Result<bool, StoreError> {
+        let uploads = if table.name == "uploaded_record" {
+            let Some(uploads) = self.uploads(table, batch).await? else { return Ok(false) };
+            Some(uploads)
+        } else {
+            None
+        };
+        // the numbers of uploads are drawn, and two may be given the same one
+        let tries = if table.name == "upload" { MOST_TRIES } else { 1 };
+        for _ in 0..tries {
             let write = self.transaction(async || {
-                self.insert(table, batch).await?;
+                self.insert(table, batch, uploads.as_ref()).await?;
                 self.replace_mark(before, mark).await
             });
             match write.await {
-                // two uploads were given the same number, or the drawing of one is met again
-                Err(Trouble::Duplicate) if table.name == "upload" => {}
-                written => return Ok(written?),
+                Err(Trouble::Duplicate) => {}
+                written => return Ok(written.map(|()| true)?),
             }
         }
-        Err(StoreError::Failed("no numbers are left for the uploads of a day".into()))
+        Ok(false)
     }
 
     pub(crate) async fn set_mark(&self, before: &str, mark: &str) -> std::result::Result<(), StoreError> {
@@ -253,11 +222,11 @@ impl PostgresEnd {
         Ok(())
     }
 
-    async fn insert(&self, table: &'static Table, batch: &Batch) -> Result<()> {
-        let uploads = if table.name == "uploaded_record" { Some(self.uploads(table, batch).await?) } else { None };
+    /// `uploads` are the numbers that the uploads of records have here.
+    async fn insert(&self, table: &'static Table, batch: &Batch, uploads: Option<&Vec<i64>>) -> Result<()> {
         let (mut names, mut values) = (Vec::new(), Vec::<Parameter<'_>>::new());
         for (column, sent) in table.columns.iter().zip(&batch.columns) {
-            match (&uploads, column.role) {
+            match (uploads, column.role) {
                 (Some(uploads), Role::Own) => values.push((uploads, Type::INT8_ARRAY)),
                 (Some(_), Role::Presence) => continue,
                 _ => values.push(array(sent)),
@@ -283,14 +252,13 @@ impl PostgresEnd {
         Ok(())
     }
 
-    /// The numbers that the uploads of these records have here. Asked for once for each upload, and not for each record.
-    async fn uploads(&self, table: &'static Table, batch: &Batch) -> Result<Vec<i64>> {
-        let place = |name| table.columns.iter().position(|column| column.name == name).unwrap_or(usize::MAX);
-        let (account_place, name_place) = (place("account"), place("name"));
+    /// The numbers that the uploads of these records have here; `None` if one is not here. Asked for once for each upload, and not
+    /// for each record.
+    async fn uploads(&self, table: &'static Table, batch: &Batch) -> Result<Option<Vec<i64>>> {
         let (mut accounts, mut names, mut counts) = (Vec::<i64>::new(), Vec::<&str>::new(), Vec::<usize>::new());
         for row in 0..batch.len() {
             let (Value::Integer(account), Value::Text(name)) =
-                (batch.value(account_place, row), batch.value(name_place, row))
+                (batch.named(table, "account", row), batch.named(table, "name", row))
             else {
                 return Err(Trouble::failed("a record names no upload"));
             };
@@ -312,13 +280,13 @@ impl PostgresEnd {
             )
             .await?;
         if rows.len() != counts.len() {
-            return Err(Trouble::failed("the copy lacks the upload of a record"));
+            return Ok(None);
         }
         let mut uploads = Vec::with_capacity(batch.len());
         for (row, count) in rows.iter().zip(counts) {
             uploads.extend(std::iter::repeat_n(row.try_get::<_, i64>(0)?, count));
         }
-        Ok(uploads)
+        Ok(Some(uploads))
     }
 
     async fn replace_mark(&self, before: &str, mark: &str) -> Result<()> {
@@ -388,11 +356,6 @@ fn array(values: &Values) -> Parameter<'_> {
         Values::Texts(values) => (values, Type::TEXT_ARRAY),
         Values::Bytes(values) => (values, Type::BYTEA_ARRAY),
     }
-}
-
-/// The tables of which there are rows; counters are not rows.
-fn countable() -> impl Iterator<Item = &'static Table> {
-    TABLES.iter().filter(|table| table.name != "counter")
 }
 
 /// How often something is tried again that somebody else was in the way of.

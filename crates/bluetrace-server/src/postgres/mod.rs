@@ -55,14 +55,15 @@ use bluetrace_protocol::{
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::JoinHandle;
 
-pub(crate) use self::copy::{Found, PostgresEnd};
+pub(crate) use self::copy::PostgresEnd;
 use self::ids::Ids;
 pub use self::place::{PlaceError, PostgresPlace};
 pub use self::pool::PostgresOptions;
 use self::pool::{Call, Job, Manner, Pool, Work};
 use self::records::Columns;
+use self::schema::Opened;
 pub use self::schema::{Inspection, OpenError};
-use self::schema::{Opened, SCHEMA};
+pub(crate) use self::schema::{SCHEMA, State};
 
 /// A store in a PostgreSQL database. Needs no async runtime of the caller's.
 pub struct PostgresStore {
@@ -124,7 +125,8 @@ impl PostgresStore {
         let looked = store.wait_for(store.run(Manner::Look, (key_mark.to_owned(), now), |session, (key_mark, now)| {
             Box::pin(schema::inspect(session, key_mark, *now))
         }));
-        looked.map_err(|error| OpenError::of(&shown, error))
+        let looked = looked.map_err(|error| OpenError::of(&shown, error))?;
+        looked.ok_or(OpenError::UnfinishedCopy { place: shown })
     }
 
     /// How many calls wait for a connection.

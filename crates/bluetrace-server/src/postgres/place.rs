@@ -109,7 +109,7 @@ impl PostgresPlace {
             .keepalives_retries(2)
             .tcp_user_timeout(2 * SILENCE);
         if config.get_application_name().is_none() {
-            config.application_name("bluetrace");
+            config.application_name(APPLICATION);
         }
         Ok(Self { hosts: one_for_each_host(&config), tls, shown: shown(&config) })
     }
@@ -230,6 +230,9 @@ fn shown(config: &Config) -> String {
     let (user, database) = (config.get_user().unwrap_or_default(), config.get_dbname().unwrap_or_default());
     format!("postgres://{user}@{hosts}/{database}")
 }
+
+/// What a connection calls itself, unless its URL says otherwise.
+pub(super) const APPLICATION: &str = "bluetrace";
 
 /// After so long without a byte the other end is asked whether it is still there.
 const SILENCE: Duration = Duration::from_secs(10);

@@ -98,27 +98,52 @@ pub struct Inspection {
     pub sealing_keys: Vec<SealingKeyRow>,
 }
 
-/// Looks at a database, and changes nothing.
-pub(super) async fn inspect(session: &Session, key_mark: &str, now: Timestamp) -> Result<Inspection> {
+/// What a database with our tables says of itself.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// The version of its schema.
+    pub(crate) schema: i64,
+    /// The mark of its authority's master key.
+    pub(crate) key_mark: String,
+    /// Whether it is a copy of another store that has not been finished.
+    pub(crate) is_unfinished_copy: bool,
+}
+
+impl State {
+    /// `None` if our tables are not there.
+    pub(super) async fn look(session: &Session) -> Result<Option<Self>> {
+        if tables(session).await?.are_ours { Self::read(session).await.map(Some) } else { Ok(None) }
+    }
+
+    async fn read(session: &Session) -> Result<Self> {
+        let row = session
+            .one(
+                "SELECT max(value) FILTER (WHERE name = 'schema'), max(value) FILTER (WHERE name = 'master key'),
+                        coalesce(bool_or(name = 'copy'), false)
+                 FROM bluetrace_state",
+                &[],
+            )
+            .await?;
+        let (schema, key_mark) = (row.try_get::<_, Option<&str>>(0)?, row.try_get::<_, Option<&str>>(1)?);
+        Ok(Self {
+            schema: version(schema.unwrap_or_default())?,
+            key_mark: key_mark.unwrap_or_default().to_owned(),
+            is_unfinished_copy: row.try_get(2)?,
+        })
+    }
+}
+
+/// Looks at a database, and changes nothing. `None` if it is an unfinished copy.
+pub(super) async fn inspect(session: &Session, key_mark: &str, now: Timestamp) -> Result<Option<Inspection>> {
     let tables = tables(session).await?;
     if !tables.are_ours {
-        let is_own = !tables.are_anybodys;
-        return Ok(Inspection { schema: 0, known_schema: SCHEMA, is_own, newest: None, sealing_keys: Vec::new() });
+        let (is_own, newest, sealing_keys) = (!tables.are_anybodys, None, Vec::new());
+        return Ok(Some(Inspection { schema: 0, known_schema: SCHEMA, is_own, newest, sealing_keys }));
     }
-    let row = session
-        .one(
-            "SELECT max(value) FILTER (WHERE name = 'schema'), max(value) FILTER (WHERE name = 'master key'),
-                    coalesce(bool_or(name = 'copy'), false)
-             FROM bluetrace_state",
-            &[],
-        )
-        .await?;
-    if row.try_get(2)? {
-        return Err(Trouble::Unavailable(
-            "it is an unfinished copy of another store; run the same `bluetrace store copy` again".into(),
-        ));
+    let State { schema, key_mark: found, is_unfinished_copy } = State::read(session).await?;
+    if is_unfinished_copy {
+        return Ok(None);
     }
-    let schema = row.try_get::<_, Option<&str>>(0)?.and_then(|version| version.parse().ok()).unwrap_or(0);
     let newest = session
         .one(
             "SELECT greatest((SELECT max(created) FROM account), (SELECT max(begun) FROM upload),
@@ -126,9 +151,10 @@ pub(super) async fn inspect(session: &Session, key_mark: &str, now: Timestamp) -
             &[],
         )
         .await?;
-    let is_own = row.try_get::<_, Option<&str>>(1)? == Some(key_mark);
+    let newest = convert::optional_time(&newest, 0)?;
+    let is_own = found == key_mark;
     let sealing_keys = if is_own && schema <= SCHEMA { keys::list(session, now).await? } else { Vec::new() };
-    Ok(Inspection { schema, known_schema: SCHEMA, is_own, newest: convert::optional_time(&newest, 0)?, sealing_keys })
+    Ok(Some(Inspection { schema, known_schema: SCHEMA, is_own, newest, sealing_keys }))
 }
 
 /// Brings the schema up to date, and marks a new database as this authority's. In a transaction.
@@ -152,7 +178,7 @@ pub(super) async fn prepare(session: &Session, key_mark: &str) -> Result<Opened>
             .await?;
     }
     let found = session.one("SELECT value FROM bluetrace_state WHERE name = 'schema' FOR UPDATE", &[]).await?;
-    let found: i64 = found.try_get::<_, &str>(0)?.parse().map_err(|_| Trouble::failed("the schema has no version"))?;
+    let found = version(found.try_get(0)?)?;
     if found > SCHEMA {
         return Ok(Opened::Newer(found));
     }
@@ -196,8 +222,12 @@ async fn tables(session: &Session) -> Result<Tables> {
     Ok(Tables { are_ours: row.try_get(0)?, are_anybodys: row.try_get(1)? })
 }
 
+fn version(text: &str) -> Result<i64> {
+    text.parse().map_err(|_| Trouble::failed("the schema has no version"))
+}
+
 /// The newest schema this program knows.
-pub(super) const SCHEMA: i64 = 2;
+pub(crate) const SCHEMA: i64 = 2;
 
 /// One for each version.
 const VERSIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bluetrace_authority::store::StoreError;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OptionalExtension as _, ToSql, TransactionBehavior, params_from_iter};
+use rusqlite::{Connection, OptionalExtension as _, ToSql, TransactionBehavior, ffi, params_from_iter};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -14,7 +14,7 @@ use super::error::TransactionError;
 use super::open::{APPLICATION, Access, Database, OpenError, SqliteOptions, UNFINISHED_COPY};
 use crate::copy::rows::{Batch, Key, KeyValue, Value};
 use crate::copy::table::{Engine, Table};
-use crate::copy::tables::TABLES;
+use crate::copy::tables::{TABLES, countable};
 use crate::copy::{BATCH, Batches};
 
 /// A database that is copied, written or checked.
@@ -35,11 +35,14 @@ impl SqliteEnd {
         Ok(Self { database, connection })
     }
 
-    /// One to write: a new one, an empty one, or an unfinished copy.
+    /// One to write: a new one, an empty one, or an unfinished copy. A store of an earlier schema is left as it is.
     pub(crate) fn open_or_make(path: &Path) -> std::result::Result<Self, OpenError> {
         let database = Database { path: path.into(), options: SqliteOptions::default() };
-        match database.prepare() {
+        let found = if path.exists() { database.require_present_schema() } else { database.prepare() };
+        match found {
             Ok(()) | Err(OpenError::UnfinishedCopy { .. }) => {}
+            // a file without tables
+            Err(OpenError::Older { found: 0, .. }) => database.prepare()?,
             Err(error) => return Err(error),
         }
         let connection = Arc::new(Mutex::new(database.open(Access::Write)?));
@@ -131,24 +134,37 @@ impl SqliteEnd {
     }
 
     /// Deletes all that was copied.
-    pub(crate) fn begin_again(&self, before: &str, mark: &str) -> Result<()> {
-        self.change(|transaction| {
-            for table in countable() {
-                transaction.execute(&format!("DELETE FROM {}", table.name), [])?;
-            }
-            transaction.execute("DELETE FROM sealing_key_bytes", [])?;
-            transaction.execute_batch(FRESH_COUNTERS)?;
-            replace_mark(transaction, before, mark)
-        })
-    }
-
-    /// Writes rows, and with them how far the copy is.
-    pub(crate) async fn write(&self, table: &'static Table, batch: Batch, before: String, mark: String) -> Result<()> {
+    pub(crate) async fn begin_again(&self, before: String, mark: String) -> Result<()> {
         self.aside(move |connection| {
             in_transaction(connection, |transaction| {
-                insert(transaction, table, &batch)?;
+                for table in countable() {
+                    transaction.execute(&format!("DELETE FROM {}", table.name), [])?;
+                }
+                transaction.execute("DELETE FROM sealing_key_bytes", [])?;
+                transaction.execute_batch(FRESH_COUNTERS)?;
                 replace_mark(transaction, &before, &mark)
             })
+        })
+        .await
+    }
+
+    /// Writes rows, and with them how far the copy is. `false` if they do not fit what is there.
+    pub(crate) async fn write(
+        &self,
+        table: &'static Table,
+        batch: Batch,
+        before: String,
+        mark: String,
+    ) -> Result<bool> {
+        self.aside(move |connection| {
+            let written = in_transaction(connection, |transaction| {
+                insert(transaction, table, &batch)?;
+                replace_mark(transaction, &before, &mark)
+            });
+            match written {
+                Err(error) if does_not_fit(&error) => Ok(false),
+                written => written.map(|()| true),
+            }
         })
         .await
     }
@@ -158,12 +174,15 @@ impl SqliteEnd {
     }
 
     /// Makes a database like every other of it, whole and in one file.
-    pub(crate) fn finish(&self) -> Result<()> {
-        self.change(|transaction| {
-            transaction.execute_batch("DROP TABLE copy_mark")?;
-            transaction.pragma_update(None, "application_id", APPLICATION)
-        })?;
-        self.with(|connection| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
+    pub(crate) async fn finish(&self) -> Result<()> {
+        self.aside(|connection| {
+            in_transaction(connection, |transaction| {
+                transaction.execute_batch("DROP TABLE copy_mark")?;
+                transaction.pragma_update(None, "application_id", APPLICATION)
+            })?;
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        })
+        .await
     }
 
     fn change<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
@@ -252,10 +271,17 @@ fn read(
     Ok(())
 }
 
+/// Whether there is a row of that key or name, or none that a row names, for which [`insert`] writes nothing.
+fn does_not_fit(error: &rusqlite::Error) -> bool {
+    let is_taken = |code| matches!(code, ffi::SQLITE_CONSTRAINT_PRIMARYKEY | ffi::SQLITE_CONSTRAINT_UNIQUE);
+    matches!(error, rusqlite::Error::StatementChangedRows(_))
+        || error.sqlite_error().is_some_and(|error| is_taken(error.extended_code))
+}
+
 /// Notes how far a copy is, unless it is not where it was.
 fn replace_mark(connection: &Connection, before: &str, mark: &str) -> rusqlite::Result<()> {
     let changed = connection.execute("UPDATE copy_mark SET mark = ?2 WHERE mark = ?1", [before, mark])?;
-    if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed)) }
+    if changed == 1 { Ok(()) } else { Err(rusqlite::Error::QueryReturnedNoRows) }
 }
 
 impl ToSql for Value<'_> {
@@ -277,11 +303,6 @@ impl ToSql for KeyValue {
             Self::Bytes(value) => ValueRef::Blob(value),
         }))
     }
-}
-
-/// The tables of which there are rows; counters are not rows.
-fn countable() -> impl Iterator<Item = &'static Table> {
-    TABLES.iter().filter(|table| table.name != "counter")
 }
 
 /// Nothing was given yet. The counter of notices has a row, since copying accounts raises it.

@@ -43,7 +43,7 @@ impl TransactionError {
         let lasting = |text| Self { text, is_temporary: false, affects_every_job: false, needs_reopening: false };
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => {
-                passing(format!("no room is left for {path}; free some space, and it goes on by itself"), false)
+                passing(format!("no room is left for {path}; free some space on its disk"), false)
             }
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 passing(format!("{path} is busy, another program is writing to it; try again"), false)

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use bluetrace_server::postgres::PostgresPlace;
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
 
@@ -61,12 +60,14 @@ impl fmt::Debug for StorePlace {
 }
 
 fn store_place(text: &str) -> Result<StorePlace, String> {
-    if PostgresPlace::is_meant(text) {
-        return Ok(StorePlace::Shared(StoreUrl(Zeroizing::new(text.to_owned()))));
-    }
-    // a folder of such a name is hardly meant, and its name may hold a password
-    if text.is_empty() || text.contains("://") {
+    if text.is_empty() {
         return Err("neither a folder nor the URL of a PostgreSQL database".to_owned());
     }
-    Ok(StorePlace::Folder(text.into()))
+    // a folder of such a name is hardly meant, and what is refused here is repeated, though it may hold a password
+    let is_url = text.contains("://");
+    Ok(if is_url {
+        StorePlace::Shared(StoreUrl(Zeroizing::new(text.to_owned())))
+    } else {
+        StorePlace::Folder(text.into())
+    })
 }

@@ -196,25 +196,32 @@ impl Progress {
     }
 
     fn show(&mut self, now: &Snapshot, elapsed: Duration) {
-        let (records, then) = std::mem::replace(&mut self.before, (now.records, elapsed));
-        let seconds = elapsed.saturating_sub(then).as_secs_f64();
-        let rate = if seconds > 0.0 { per_second(now.records.saturating_sub(records), seconds) } else { 0 };
-        let errors: u64 = now.errors.values().sum();
-        let line = format!(
-            "{} s: {} of {} devices online, {} uploads, {} records ({rate}/s), {} confirmed, {errors} errors",
-            elapsed.as_secs(),
-            now.online,
-            self.devices,
-            now.uploads,
-            now.records,
-            now.confirmed,
-        );
+        let line = self.line(now, elapsed);
         if self.is_watched {
             self.bar.set_message(line);
             self.bar.tick();
         } else {
             system::say(&line);
         }
+    }
+
+    fn line(&mut self, now: &Snapshot, elapsed: Duration) -> String {
+        let (records, then) = std::mem::replace(&mut self.before, (now.records, elapsed));
+        let seconds = elapsed.saturating_sub(then).as_secs_f64();
+        let rate = if seconds > 0.0 { per_second(now.records.saturating_sub(records), seconds) } else { 0 };
+        let errors: u64 = now.errors.values().sum();
+        // a load through which nothing gets has no end by itself: why has to be seen meanwhile
+        let most = now.errors.iter().max_by_key(|(_, count)| **count);
+        let most = most.map_or_else(String::new, |(what, _)| format!(", most of them: {what}"));
+        format!(
+            "{} s: {} of {} devices online, {} uploads, {} records ({rate}/s), {} confirmed, {errors} errors{most}",
+            elapsed.as_secs(),
+            now.online,
+            self.devices,
+            now.uploads,
+            now.records,
+            now.confirmed,
+        )
     }
 
     fn note(&self, text: &str) {
@@ -236,3 +243,19 @@ const RETRY_SERVER: Duration = Duration::from_millis(500);
 /// How often the line at a terminal changes, and how often there is a line elsewhere.
 const LIVE_EVERY: Duration = Duration::from_millis(250);
 const LINE_EVERY: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_watches_a_load_through_which_nothing_gets_sees_why() {
+        let mut progress = Progress::new(2);
+        let errors = [("connection lost: closed", 2), ("the server does not speak HTTP", 7)];
+        let errors = errors.map(|(what, count)| (what.to_owned(), count)).into();
+        let line = progress.line(&Snapshot { errors, ..Snapshot::default() }, Duration::from_secs(5));
+        assert!(line.ends_with("9 errors, most of them: the server does not speak HTTP"), "{line}");
+        let line = progress.line(&Snapshot::default(), Duration::from_secs(10));
+        assert!(line.ends_with("0 confirmed, 0 errors"), "{line}");
+    }
+}

@@ -91,28 +91,65 @@ async fn compare(store: &dyn Store, sent: Vec<SentUpload>, now: Timestamp) -> an
 }
 
 async fn stored(store: &dyn Store, key: UploadKey, acknowledged: u32, now: Timestamp) -> anyhow::Result<Stored> {
-    let (mut count, mut digest) = (0_u32, RecordsDigest::default());
-    loop {
-        let page = store.uploaded_records(key, count, RECORDS_AT_ONCE, now).await?;
-        let is_last = page.len() < usize::try_from(RECORDS_AT_ONCE)?;
-        for record in page {
-            // a malformed one was not sent, and the digest shows that
-            if let Uploaded::Record(uploaded) = record
-                && count < acknowledged
-            {
-                digest.add(&uploaded.record, uploaded.received);
-            }
-            count += 1;
-        }
-        if is_last {
-            return Ok(Stored { records: count.into(), digest: digest.value() });
+    // all at once, as a device of this process had them: a page after the other is asked for by places, and where a record is
+    // missing, the first one of the next page would be counted in its stead
+    let records = store.uploaded_records(key, 0, u32::MAX, now).await?;
+    let mut digest = RecordsDigest::default();
+    for record in records.iter().take(usize::try_from(acknowledged)?) {
+        // a malformed one was not sent, and the digest shows that
+        if let Uploaded::Record(uploaded) = record {
+            digest.add(&uploaded.record, uploaded.received);
         }
     }
+    Ok(Stored { records: u64::try_from(records.len())?, digest: digest.value() })
 }
 
 /// Uploads that are asked for at once.
 const PAGE: u32 = 1_000;
 
-/// Records that are asked for at once. They are asked for by their places: where one is missing in an upload of more, another is
-/// counted in its stead, and the upload is an altered one.
-const RECORDS_AT_ONCE: u32 = 50_000;
+#[cfg(test)]
+mod tests {
+    use bluetrace_authority::store::{
+        AccountOpened, CodeCheck, PasswordHash, PasswordSource, UploadBegun, UploadRequest,
+    };
+    use bluetrace_server::sqlite::SqliteStore;
+    use rusqlite::Connection;
+
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_missing_in_a_long_upload_is_missing_and_nothing_is_altered() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("authority.sqlite");
+        let store = SqliteStore::open(&path).unwrap();
+        let now = Timestamp::from_unix(1_700_000_000).unwrap();
+        let (account, id) = (Username::parse("alice").unwrap(), UploadId::parse("u-1").unwrap());
+        let hash = PasswordHash("hash".into());
+        let opened =
+            block_on(async { Ok(store.open_account(account.clone(), hash, PasswordSource::Operator, now).await?) })
+                .unwrap();
+        let AccountOpened::Opened(number) = opened else { panic!("{opened:?}") };
+        let (upload, forget_at, code) = (id.clone(), now.plus(1_000), CodeCheck::NotRequired);
+        let request = UploadRequest { account: number, upload, records: RECORDS, forget_at, code };
+        let begun = block_on(async { Ok(store.begin_upload(request, now).await?) }).unwrap();
+        let UploadBegun::Open { key, .. } = begun else { panic!("{begun:?}") };
+        let sql = |statement: String| Connection::open(&path).unwrap().execute(&statement, ()).unwrap();
+        sql(format!(
+            "WITH RECURSIVE n (place) AS (SELECT 0 UNION ALL SELECT place + 1 FROM n WHERE place + 1 < {RECORDS})
+             INSERT INTO uploaded_record (place, temp_id, start, expiry)
+             SELECT ({} << 20) + place, printf('%020d', place), 1700000000, 1700000899 FROM n",
+            key.0
+        ));
+        let digest = block_on(stored(&store, key, RECORDS, now)).unwrap().digest;
+        let (records, acknowledged) = (RECORDS, RECORDS);
+        let sent = SentUpload { account, id, records, acknowledged, digest };
+        let records = u64::from(RECORDS);
+        let whole = StoreCheck { uploads: 1, records, ..StoreCheck::default() };
+        let check = || block_on(compare(&store, vec![sent.clone()], now)).unwrap();
+        assert_eq!(check(), whole);
+        assert_eq!(sql(format!("DELETE FROM uploaded_record WHERE place = ({} << 20) + 42", key.0)), 1);
+        assert_eq!(check(), StoreCheck { records: records - 1, missing: 1, ..whole });
+    }
+
+    const RECORDS: u32 = 60_000;
+}
