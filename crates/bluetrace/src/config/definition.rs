@@ -85,5 +85,26 @@ pub(super) fn reason(error: &clap::Error) -> String {
     }
 }
 
+/// The same error without the value, if what it refuses is a secret: a URL that is mistyped still has its password in it.
+pub(super) fn without_secret(mut error: clap::Error, definition: &clap::Command) -> clap::Error {
+    let long = match error.get(ContextKind::InvalidArg) {
+        // as the help shows it: `--store <URL>`
+        Some(ContextValue::String(shown)) => shown.split(' ').next().and_then(|word| word.strip_prefix("--")),
+        _ => None,
+    };
+    if long.is_some_and(|long| has_secret(definition, long)) && error.get(ContextKind::InvalidValue).is_some() {
+        error.insert(ContextKind::InvalidValue, ContextValue::String(REDACTED.to_owned()));
+    }
+    error
+}
+
+fn has_secret(command: &clap::Command, long: &str) -> bool {
+    command.get_arguments().any(|argument| argument.is_hide_env_values_set() && argument.get_long() == Some(long))
+        || command.get_subcommands().any(|inner| has_secret(inner, long))
+}
+
+/// What stands in place of a secret.
+pub(super) const REDACTED: &str = "[redacted]";
+
 /// A command line without arguments.
 pub(super) const NOTHING: [&str; 1] = [SERVER];

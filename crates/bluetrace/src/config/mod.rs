@@ -24,7 +24,7 @@ use anyhow::anyhow;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _};
 
-use self::definition::{leaf, read_back, reason, subcommands, with_defaults, with_switches};
+use self::definition::{REDACTED, leaf, read_back, reason, subcommands, with_defaults, with_switches, without_secret};
 pub(crate) use self::environment::Environment;
 use self::file::{FILE_NAME, File};
 use self::setting::{Origin, Setting, sample, settings};
@@ -67,7 +67,8 @@ impl Typed {
 
     fn parse(words: Vec<OsString>) -> Result<Self, clap::Error> {
         let definition = with_switches(CommandLine::command());
-        let matches = definition.clone().try_get_matches_from(&words)?;
+        let matches = definition.clone().try_get_matches_from(&words);
+        let matches = matches.map_err(|error| without_secret(error, &definition))?;
         Ok(Self { words, definition, matches })
     }
 
@@ -141,7 +142,7 @@ impl fmt::Display for Configuration {
             writeln!(f, "# warning: {doubt}")?;
         }
         let assignment = |in_force: &InForce| match &in_force.value {
-            Some(_) if in_force.setting.is_secret => format!("{} = {REDACTED}", in_force.setting.key),
+            Some(_) if in_force.setting.is_secret => format!("{} = \"{REDACTED}\"", in_force.setting.key),
             Some(value) => format!("{} = {value}", in_force.setting.key),
             None => format!("#{} =", in_force.setting.key),
         };
@@ -167,8 +168,6 @@ const DATA_DIR: &str = "data_dir";
 
 /// The section of what has no heading in the help.
 const SERVER: &str = "server";
-
-const REDACTED: &str = "\"[redacted]\"";
 
 #[cfg(test)]
 mod tests {
@@ -208,6 +207,15 @@ mod tests {
 
         let (options, _) = server(&["server", "4", "5", "--config", &file], &environment).unwrap();
         assert_eq!((options.port, options.block_duration, options.retention), (4, 5, 120));
+    }
+
+    #[test]
+    fn a_secret_that_is_refused_is_not_repeated() {
+        for (argument, value) in [("--store", "mysql://desk:hidden@localhost"), ("--code-webhook", "http:/hidden")] {
+            let words = ["bluetrace", "server", argument, value].map(OsString::from).to_vec();
+            let shown = Typed::parse(words).unwrap_err().to_string();
+            assert!(shown.contains(argument) && shown.contains("[redacted]") && !shown.contains("hidden"), "{shown}");
+        }
     }
 
     #[test]
