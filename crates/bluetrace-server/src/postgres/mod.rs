@@ -53,7 +53,6 @@ use bluetrace_protocol::{
     ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::task::JoinHandle;
 
 pub(crate) use self::copy::PostgresEnd;
 use self::ids::Ids;
@@ -153,12 +152,9 @@ impl PostgresStore {
         T: Send + 'static,
     {
         let call = Arc::new(Call::new(with, work));
-        let (pool, handle) = (Arc::clone(&self.pool), self.handle.clone());
+        let done = perform(self.handle.clone(), Arc::clone(&self.pool), manner, Arc::clone(&call) as Arc<dyn Job>);
         Box::pin(async move {
-            // not before it is polled, as every future
-            let work = start(&handle, pool, manner, Arc::clone(&call) as Arc<dyn Job>);
-            let closed = || StoreError::Unavailable("the store is closed".into());
-            work.await.unwrap_or_else(|_| Err(closed()))?;
+            done.await?;
             call.take_answer().ok_or_else(closed)
         })
     }
@@ -191,7 +187,7 @@ impl PostgresStore {
     fn wait_for<T: Send + 'static>(&self, call: StoreFuture<'static, T>) -> Result<T, StoreError> {
         let (answer, answered) = mpsc::channel();
         self.handle.spawn(async move { answer.send(call.await) });
-        answered.recv().unwrap_or_else(|_| Err(StoreError::Unavailable("the store is closed".into())))
+        answered.recv().unwrap_or_else(|_| Err(closed()))
     }
 }
 
@@ -526,8 +522,14 @@ impl PostgresStore {
     }
 }
 
-fn start(handle: &Handle, pool: Arc<Pool>, manner: Manner, job: Arc<dyn Job>) -> JoinHandle<Result<(), StoreError>> {
-    handle.spawn(async move { pool.perform(manner, &*job).await })
+/// Does a job on the store's own threads, and not before it is polled, as every future.
+async fn perform(handle: Handle, pool: Arc<Pool>, manner: Manner, job: Arc<dyn Job>) -> Result<(), StoreError> {
+    let performing = handle.spawn(async move { pool.perform(manner, &*job).await });
+    performing.await.unwrap_or_else(|_| Err(closed()))
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".into())
 }
 
 /// How long [`PostgresStore::close`] waits for what is under way.

@@ -65,12 +65,17 @@ impl Workers {
         T: Send + 'static,
         F: Fn(&Connection) -> Result<T, JobError> + Send + 'static,
     {
+        let (reply, answer) = oneshot::channel();
+        self.queue(rows, Box::new(Task { work, manner, outcome: None, reply })).await?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Queues a job once there is room for its rows.
+    async fn queue(&self, rows: usize, job: Box<dyn Job>) -> Result<(), StoreError> {
         let rows = u32::try_from(rows).unwrap_or(u32::MAX).clamp(1, WRITER_QUEUE_ROWS);
         let room = Arc::clone(&self.room).acquire_many_owned(rows).await.map_err(|_| closed())?;
-        let (reply, answer) = oneshot::channel();
-        let job = Box::new(Task { work, manner, outcome: None, reply });
-        lock(&self.queue).as_ref().ok_or_else(closed)?.send(Queued { job, room }).map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        let queue = lock(&self.queue);
+        queue.as_ref().ok_or_else(closed)?.send(Queued { job, room }).map_err(|_| closed())
     }
 
     /// Runs `work` by itself and outside a transaction, for what SQLite does not do within one.
