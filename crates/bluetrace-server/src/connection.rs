@@ -18,13 +18,15 @@ use bluetrace_protocol::session::server::{
 };
 use bluetrace_protocol::{Clock, Moment, Uploaded};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, warn};
 
 use crate::complaints::Complaints;
 use crate::console::{Console, ConsoleEvent};
 use crate::limits::{Limits, OUTPUT_HIGH_WATER, OUTPUT_KEPT, READ_BUFFER_LARGE, READ_BUFFER_SMALL};
-use crate::listener::{LOGIN_TOO_SLOW, Peer};
+use crate::listener::{LOGIN_TOO_SLOW, Peer, Server};
 use crate::shutdown::Shutdown;
 use crate::stream::send_and_close;
 
@@ -62,6 +64,15 @@ impl Shared {
             }
         }
     }
+}
+
+/// Serves sessions at a port, in a task of their own, until `shutdown`: see [`Server::run`].
+///
+/// Compiled here, with what runs for every record, and not in each program that has a server.
+pub fn serve_port(server: Server, listener: TcpListener, shared: Arc<Shared>, shutdown: Shutdown) -> JoinHandle<()> {
+    let heard = shutdown.clone();
+    let each = move |stream, peer| serve(stream, peer, Arc::clone(&shared), heard.clone());
+    tokio::spawn(server.run(listener, shutdown, each))
 }
 
 /// Runs one connection to its end.

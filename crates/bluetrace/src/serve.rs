@@ -140,15 +140,11 @@ impl RunningServer {
             Arc::new(Shared { authority, clock, console, limits: limits.clone(), complaints: Complaints::default() });
         let server = Server { tls: tls.config(), allow_plaintext, limits, refusals: Refusals::OF_SESSIONS };
         let serving_http = http.map(|http| serve_http(http, server.clone(), Arc::clone(&shared), shutdown.clone()));
-        let each = {
-            let shutdown = shutdown.clone();
-            move |stream, peer| connection::serve(stream, peer, shared.clone(), shutdown.clone())
-        };
         Ok(Self {
             installation,
             address,
             switch,
-            serving: tokio::spawn(server.run(listener, shutdown, each)),
+            serving: connection::serve_port(server, listener, shared, shutdown),
             serving_http,
             forgetting: tokio::spawn(forgetting),
             keeping_keys: tokio::spawn(keeping_keys),
@@ -207,10 +203,10 @@ fn bind_http(place: Option<HttpPlace>) -> anyhow::Result<Option<TcpListener>> {
 
 fn serve_http(parts: HttpParts, server: Server, shared: Arc<Shared>, shutdown: Shutdown) -> JoinHandle<()> {
     let HttpParts { listener, max_connections, options } = parts;
-    let api = HttpApi::new(shared, options, shutdown.clone());
+    let api = HttpApi::new(shared, options, shutdown);
     let limits = Limits { max_connections, login_deadline: HTTP_HEAD_DEADLINE, ..server.limits };
     let server = Server { limits, refusals: Refusals::OF_HTTP, ..server };
-    tokio::spawn(server.run(listener, shutdown, move |stream, peer| api.clone().serve(stream, peer)))
+    api.serve_port(server, listener)
 }
 
 /// The queues of a server.

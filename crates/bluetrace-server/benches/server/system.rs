@@ -91,14 +91,9 @@ impl System {
         let options = HttpOptions { rates: None, codes, probes: Vec::new(), opentrace };
         let api = HttpApi::new(shared.clone(), options, shutdown.clone());
         let http_server = Server { refusals: Refusals::OF_HTTP, ..server.clone() };
-        let each = move |stream, peer| api.clone().serve(stream, peer);
-        tokio::spawn(http_server.run(http_listener, shutdown.clone(), each));
+        api.serve_port(http_server, http_listener);
         let (listener, address) = bind();
-        let each = {
-            let shutdown = shutdown.clone();
-            move |stream, peer| connection::serve(stream, peer, shared.clone(), shutdown.clone())
-        };
-        tokio::spawn(server.run(listener, shutdown, each));
+        connection::serve_port(server, listener, shared, shutdown);
         let members = Vec::new();
         let mut system = Self { address, http, tls, store, authority, members, clock, _switch: switch, folder };
         for number in 0..accounts {

@@ -37,6 +37,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tower_service::Service as _;
 use tracing::debug;
@@ -60,7 +62,7 @@ use crate::connection::Shared;
 use crate::limits::{
     HTTP_CONNECTION_AGE, HTTP_HEAD_DEADLINE, HTTP_UPLOAD_DEADLINE, Limits, MAX_HTTP_HEAD, MAX_HTTP_HEADERS,
 };
-use crate::listener::Peer;
+use crate::listener::{Peer, Server};
 use crate::shutdown::Shutdown;
 use crate::stream::close;
 
@@ -117,6 +119,12 @@ impl HttpApi {
             description: OnceLock::new(),
         });
         Self { router: router(api), limits, shutdown }
+    }
+
+    /// Serves a port, in a task of its own, until the shutdown: see [`Server::run`].
+    pub fn serve_port(self, server: Server, listener: TcpListener) -> JoinHandle<()> {
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(server.run(listener, shutdown, move |stream, peer| self.clone().serve(stream, peer)))
     }
 
     /// Serves the requests of one connection to its end.
