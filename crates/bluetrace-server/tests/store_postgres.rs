@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use bluetrace_authority::conformance::{block_on, together};
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, CodeCheck, CodeForm, CodeHash, CodeLimits, CodeRedeemed, ImportedTempId, KeyTerm,
-    Lockout, LoginRecorded, NewSealingKey, PasswordHash, PasswordSource, PresentedCode, SealingKeyId, SealingKeyState,
-    Shredded, Store, StoreError, StoreFuture, TempIdImported, TempIdsIssued, UploadBegun, UploadKey, UploadRequest,
-    Verdict, WRAPPED_KEY_BYTES, WrappedKey,
+    AccountId, AccountOpened, CodeCheck, CodeForm, CodeHash, CodeIssued, CodeLimits, CodeRedeemed, ImportedTempId,
+    KeyTerm, Lockout, LoginRecorded, NewNotice, NewSealingKey, NewUploadCode, PasswordHash, PasswordSource,
+    PresentedCode, SealingKeyId, SealingKeyState, Shredded, Store, StoreError, StoreFuture, TempIdImported,
+    TempIdsIssued, UploadBegun, UploadCompleted, UploadKey, UploadRequest, Verdict, WRAPPED_KEY_BYTES, WrappedKey,
 };
-use bluetrace_protocol::{Record, TempId, Timestamp, UploadId, Uploaded, UploadedRecord, Username, Window};
+use bluetrace_protocol::{
+    ExposureNotice, Record, TempId, Timestamp, UploadId, UploadSummary, Uploaded, UploadedRecord, Username, Window,
+};
 use bluetrace_server::postgres::{OpenError, PostgresOptions, PostgresPlace, PostgresStore};
 
 use crate::postgres::{CLUSTER, Cluster};
@@ -68,6 +70,76 @@ fn no_more_wrong_codes_are_looked_at_on_two_servers_than_on_one() {
         let refused = outcomes.iter().filter(|outcome| matches!(outcome, CodeRedeemed::Refused { .. })).count();
         assert_eq!(refused, 5, "{outcomes:?}");
     }
+}
+
+#[test]
+fn nobody_who_uses_an_upload_code_again_while_its_upload_ends_in_whatever_way_meets_a_deadlock() {
+    let database = CLUSTER.database();
+    // one that there is shows at once
+    CLUSTER.sql(&database, &format!("ALTER DATABASE {database} SET deadlock_timeout = '10ms'"));
+    let [one, other] = [(); 2].map(|()| server(&CLUSTER, &database));
+    let limits = CodeLimits { window_s: 60, max_wrong_by_account: 9, max_wrong: 9_999, max_live: 9_999 };
+    for round in 0..ROUNDS / 2 {
+        let people = [0, 1, 2, 3].map(|person| {
+            let username = format!("{person}-{round}");
+            let account = opened(&one, &username);
+            let hash = CodeHash([u8::try_from(round).unwrap(), person].repeat(16).try_into().unwrap());
+            let (case, issued_by) = (String::new(), String::new());
+            let form = CodeForm::Eight;
+            let new = NewUploadCode { hash, form, case, issued_by, expires: at(50), limits };
+            let CodeIssued::Issued(id) = block_on(one.issue_upload_code(new, at(0))).unwrap() else { panic!("taken") };
+            let code = CodeCheck::Required(Some(PresentedCode { hash, form: None, limits }));
+            let begin = move |upload| UploadRequest { code, ..request(account, upload, 0) };
+            (username, account, id, begun(&one, begin("u")), begin("u"), begin("again"))
+        });
+        let outcomes = all(people
+            .iter()
+            .enumerate()
+            .map(|(place, (username, account, id, key, first, second))| {
+                // a ring of people who have met the next one
+                let met = people[(place + 1) % people.len()].1;
+                let (one, other) = (&one, &other);
+                let complete = async move {
+                    for _ in 0..round % 6 {
+                        one.find_upload(*account, first.upload.clone(), at(1)).await?;
+                    }
+                    let notice = ExposureNotice { from: at(0), to: at(1), advice: "advice".into() };
+                    let notice = NewNotice { account: met, notice, forget_at: at(FORGET) };
+                    one.complete_upload(*key, UploadSummary::default(), vec![notice], at(1)).await
+                };
+                let begin_another = other.begin_upload(second.clone(), at(1));
+                let end = async move {
+                    match round % 4 {
+                        0 => _ = other.revoke_upload_code(*id, at(1)).await?,
+                        1 => _ = one.remove_account(name(username)).await?,
+                        2 => _ = other.expire(at(1)).await?,
+                        _ => {}
+                    }
+                    Ok::<_, StoreError>(())
+                };
+                Box::pin(async move {
+                    let (completed, another, ended) = tokio::join!(complete, begin_another, end);
+                    ended?;
+                    Ok((completed?, another?))
+                }) as StoreFuture<'_, _>
+            })
+            .collect());
+        for (completed, another) in outcomes {
+            let (is_complete, is_open) =
+                (completed == UploadCompleted::Now, matches!(another, UploadBegun::Open { summary: None, .. }));
+            assert!(!(is_complete && is_open), "one of them has used the code");
+            assert!(is_complete || is_open || round % 4 < 2, "{completed:?} {another:?}");
+        }
+    }
+    for store in [one, other] {
+        store.close();
+    }
+    // what a connection has counted is seen when it is gone
+    let connections = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+    while CLUSTER.sql(&database, connections) != "0" {}
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(CLUSTER.sql(&database, deadlocks), "0");
 }
 
 #[test]

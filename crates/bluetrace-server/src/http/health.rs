@@ -46,7 +46,8 @@ pub(crate) async fn ready(State(api): State<Arc<Api>>) -> Result<Json<HealthBody
     }
     match timeout(HTTP_READY_WAIT, api.ask_store()).await {
         Ok(Ok(())) => Ok(Json(HealthBody { status: "ok" })),
-        Ok(Err(problem)) => Err(problem),
+        // whatever is wrong with it: this server cannot work, and the log says why
+        Ok(Err(_)) => Err(Problem::new(ProblemCode::Unavailable, "the store cannot answer").retry_after(5)),
         Err(_) => Err(Problem::new(ProblemCode::Unavailable, "the store does not answer in time").retry_after(5)),
     }
 }

@@ -99,21 +99,11 @@ fn state(row: &Row) -> Result<CodeState> {
     Ok(if row.try_get(8)? { CodeState::Used { by, at } } else { CodeState::Redeemed { by, at } })
 }
 
-/// In a transaction. An upload's row is locked before its code's, here as everywhere.
+/// In a transaction.
 pub(super) async fn revoke(session: &Session, id: UploadCodeId, now: Timestamp) -> Result<CodeRevoked> {
-    let find = "SELECT is_used, upload FROM upload_code WHERE id = $1 AND forget_at > $2";
-    let seen = session.row(find, &[(&id.0, Type::INT8), (&now.as_unix(), Type::INT8)]).await?;
-    let Some(row) = seen else { return Ok(CodeRevoked::NoSuchCode) };
-    let upload: Option<i64> = row.try_get(1)?;
-    if let Some(upload) = upload {
-        session.row("SELECT 1 FROM upload WHERE id = $1 FOR UPDATE", &[(&upload, Type::INT8)]).await?;
-    }
     let find = "SELECT is_used, upload FROM upload_code WHERE id = $1 AND forget_at > $2 FOR UPDATE";
     let found = session.row(find, &[(&id.0, Type::INT8), (&now.as_unix(), Type::INT8)]).await?;
     let Some(row) = found else { return Ok(CodeRevoked::NoSuchCode) };
-    if row.try_get::<_, Option<i64>>(1)? != upload {
-        return Err(Trouble::Again);
-    }
     if row.try_get(0)? {
         return Ok(CodeRevoked::Used);
     }
@@ -123,7 +113,7 @@ pub(super) async fn revoke(session: &Session, id: UploadCodeId, now: Timestamp) 
             &[(&id.0, Type::INT8), (&now.as_unix(), Type::INT8)],
         )
         .await?;
-    if let Some(upload) = upload {
+    if let Some(upload) = row.try_get(1)? {
         drop_upload(session, UploadKey(upload)).await?;
     }
     Ok(CodeRevoked::Revoked)
@@ -222,10 +212,24 @@ pub(super) async fn redeem(
     }
 }
 
-/// Notes that an upload is complete: the code it was let in with is used.
-pub(super) async fn complete(session: &Session, upload: UploadKey) -> Result<()> {
-    session.execute("UPDATE upload_code SET is_used = true WHERE upload = $1", &[(&upload.0, Type::INT8)]).await?;
-    Ok(())
+/// Locks the codes that an upload was let in with, of which there may be none: before the upload itself.
+pub(super) async fn lock_of(session: &Session, upload: UploadKey) -> Result<Vec<i64>> {
+    let statement = "SELECT id FROM upload_code WHERE upload = $1 ORDER BY id FOR UPDATE";
+    let rows = session.rows(statement, &[(&upload.0, Type::INT8)]).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+/// Notes that an upload is complete: the codes it was let in with, which are locked, are used. Its own row is locked, too.
+pub(super) async fn complete(session: &Session, upload: UploadKey, locked: &[i64]) -> Result<()> {
+    let has_another = session
+        .one(
+            "WITH used AS (UPDATE upload_code SET is_used = true WHERE id = ANY ($2))
+             SELECT EXISTS (SELECT 1 FROM upload_code WHERE upload = $1 AND id <> ALL ($2))",
+            &[(&upload.0, Type::INT8), (&locked, Type::INT8_ARRAY)],
+        )
+        .await?;
+    // it was presented between the two locks
+    if has_another.try_get(0)? { Err(Trouble::Again) } else { Ok(()) }
 }
 
 /// By account, for an operator.

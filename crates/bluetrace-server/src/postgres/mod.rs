@@ -4,6 +4,12 @@
 //! that they both lock, or written only where the row is still what was read. The rules themselves are the store trait's, as in every
 //! store. What is acknowledged is committed with `synchronous_commit` on; a database that has it off is refused.
 //!
+//! Two that lock the same rows each in an order of its own may wait for each other, until the database breaks one of them off after a
+//! second. So there is one order, whichever of the rows somebody needs: **accounts** (by their ids), the **latch** of the guesses,
+//! **upload codes**, **uploads**, and then what belongs to them. Whoever knows a row only by one that comes later looks at that one without
+//! locking it, and looks again when both are locked: what has changed meanwhile is `Trouble::Again`. `expire` passes over rows that
+//! are locked, and so waits for nobody.
+//!
 //! No server keeps anything that another would need: any may answer any call, and die at any time. How the pieces fit:
 //!
 //! ```text

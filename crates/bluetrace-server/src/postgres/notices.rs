@@ -11,7 +11,19 @@ use super::convert;
 use super::error::Result;
 use super::session::Session;
 
-/// In a transaction. Leaves the notices of an upload of `uploader`; those for accounts that are gone are dropped.
+/// Locks the accounts that notices are for, as far as they are there.
+pub(super) async fn lock_accounts(session: &Session, notices: &[NewNotice]) -> Result<()> {
+    let ids: Vec<i64> = notices.iter().map(|notice| notice.account.0).collect();
+    if !ids.is_empty() {
+        // in their order, so that two who leave notices for the same accounts do not wait for each other
+        let statement = "SELECT 1 FROM account WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE";
+        session.rows(statement, &[(&ids, Type::INT8_ARRAY)]).await?;
+    }
+    Ok(())
+}
+
+/// In a transaction that has locked their accounts. Leaves the notices of an upload of `uploader`; those for accounts that are gone are
+/// dropped.
 pub(super) async fn leave(session: &Session, uploader: i64, notices: &[NewNotice]) -> Result<()> {
     let mut of_account: BTreeMap<i64, Vec<&NewNotice>> = BTreeMap::new();
     for notice in notices {
@@ -21,10 +33,6 @@ pub(super) async fn leave(session: &Session, uploader: i64, notices: &[NewNotice
         return Ok(());
     }
     let ids: Vec<i64> = of_account.keys().copied().collect();
-    // in their order, so that two who leave notices for the same accounts do not wait for each other
-    session
-        .rows("SELECT 1 FROM account WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE", &[(&ids, Type::INT8_ARRAY)])
-        .await?;
     let counts: Vec<i64> = of_account.values().map(|own| i64::try_from(own.len()).unwrap_or(i64::MAX)).collect();
     let numbered = session
         .rows(

@@ -26,7 +26,7 @@ pub(super) async fn begin(session: &Session, request: &UploadRequest, now: Times
     let found = session
         .row(
             "SELECT id, records, durable, forget_at, finished, counted, resolved, unknown, invalid FROM upload
-             WHERE account = $1 AND name = $2 FOR UPDATE",
+             WHERE account = $1 AND name = $2",
             &[(&account.0, Type::INT8), (&upload.reveal(), Type::TEXT)],
         )
         .await?;
@@ -42,7 +42,10 @@ pub(super) async fn begin(session: &Session, request: &UploadRequest, now: Times
             let needs_code = *code != CodeCheck::NotRequired && summary.is_none();
             if needs_code && !codes::lets_in(session, key, now).await? {
                 match codes::check(session, *account, upload, *code, now).await? {
-                    Ok(code) => codes::redeem(session, code, redemption(key), now).await?,
+                    Ok(code) => {
+                        lock_unfinished(session, key).await?;
+                        codes::redeem(session, code, redemption(key), now).await?;
+                    }
                     Err(refused) => return Ok(refused),
                 }
             }
@@ -60,6 +63,13 @@ pub(super) async fn begin(session: &Session, request: &UploadRequest, now: Times
     let key = insert(session, request, now).await?;
     codes::redeem(session, code, redemption(key), now).await?;
     Ok(UploadBegun::Open { key, durable: 0, summary: None })
+}
+
+/// Locks an upload that was seen unfinished, if it still is.
+async fn lock_unfinished(session: &Session, upload: UploadKey) -> Result<()> {
+    let statement = "SELECT 1 FROM upload WHERE id = $1 AND account IS NOT NULL AND finished IS NULL FOR UPDATE";
+    let found = session.row(statement, &[(&upload.0, Type::INT8)]).await?;
+    found.map(|_| ()).ok_or(Trouble::Again)
 }
 
 async fn insert(session: &Session, request: &UploadRequest, now: Timestamp) -> Result<UploadKey> {
@@ -118,6 +128,8 @@ pub(super) async fn complete(
     left: &[NewNotice],
     now: Timestamp,
 ) -> Result<UploadCompleted> {
+    notices::lock_accounts(session, left).await?;
+    let codes = codes::lock_of(session, upload).await?;
     let found = session
         .row(
             "SELECT account, finished FROM upload WHERE id = $1 AND account IS NOT NULL FOR UPDATE",
@@ -143,7 +155,7 @@ pub(super) async fn complete(
             ],
         )
         .await?;
-    codes::complete(session, upload).await?;
+    codes::complete(session, upload, &codes).await?;
     notices::leave(session, found.try_get(0)?, left).await?;
     Ok(UploadCompleted::Now)
 }

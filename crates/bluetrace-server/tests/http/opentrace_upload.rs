@@ -259,6 +259,35 @@ async fn one_token_many_times_at_once_is_one_upload() {
     assert!(uploads.len() == 1 && uploads[0].durable == 9_000, "{uploads:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_tokens_of_one_code_used_at_once_one_carries_its_upload_and_the_other_is_told_why_it_does_not() {
+    let site = Arc::new(Site::with_rates(None).await);
+    let app = App::of(&site, ALICE).await;
+    for round in 0..10 {
+        let code = code(&site).await;
+        let tokens = [app.upload_token(&site, &code).await, app.upload_token(&site, &code).await];
+        let records: Vec<_> = (0..2_000).map(|number| record(10_000 * round + number)).collect();
+        let bodies = tokens.map(|token| Arc::new(android(&token, &records)));
+        let mut requests = JoinSet::new();
+        for number in 0..4 {
+            let (site, body) = (Arc::clone(&site), Arc::clone(&bodies[number % 2]));
+            requests.spawn(async move { (number % 2, upload(&site, &body).await) });
+        }
+        let mut carried = Vec::new();
+        while let Some(Ok((which, answer))) = requests.join_next().await {
+            match answer.status {
+                200 => carried.push(which),
+                403 => _ = answer.expect_problem(403, "upload_not_authorised"),
+                _ => _ = answer.expect_problem(409, "upload_conflict"),
+            }
+        }
+        let winner = *carried.first().expect("one of them");
+        assert!(carried.iter().all(|which| *which == winner), "{carried:?}");
+        assert_eq!(upload(&site, &bodies[winner]).await.expect(200)["summary"]["records"], 2_000);
+        upload(&site, &bodies[1 - winner]).await.expect_problem(403, "upload_not_authorised");
+    }
+}
+
 #[tokio::test]
 async fn an_upload_that_was_cut_while_it_was_stored_goes_on_where_it_was() {
     let site = Site::over_sqlite().await;

@@ -206,6 +206,20 @@ async fn a_server_is_ready_until_it_ends() {
     }
 }
 
+#[tokio::test]
+async fn a_server_whose_store_fails_in_whatever_way_is_not_ready() {
+    let site = Site::over_sqlite().await;
+    let database = rusqlite::Connection::open(site.folder.path().join("authority.sqlite")).unwrap();
+    for (from, to, status) in [("created", "born", 503), ("born", "created", 200)] {
+        database.execute_batch(&format!("ALTER TABLE account RENAME COLUMN {from} TO {to}")).unwrap();
+        let answer = site.ask("GET", "/readyz", None, None).await;
+        match status {
+            200 => assert_eq!(answer.expect(200), json!({"status": "ok"})),
+            status => _ = answer.expect_problem(status, "unavailable"),
+        }
+    }
+}
+
 async fn description(site: &Site) -> Value {
     site.ask("GET", "/openapi.json", None, None).await.expect(200)
 }

@@ -9,7 +9,7 @@ use bluetrace_authority::store::{UploadBegun, UploadFound, UploadKey};
 use bluetrace_authority::upload_tokens::UploadGrant;
 use bluetrace_authority::uploads::RecordsAppended;
 use bluetrace_protocol::limits::MAX_RECORD_BATCH;
-use bluetrace_protocol::{Uid, Uploaded};
+use bluetrace_protocol::{Uid, UploadSummary, Uploaded};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::spool::Spooled;
@@ -17,7 +17,7 @@ use super::upload::{UploadedBody, no_spool};
 use super::verdicts::{Kind, VerdictCounts};
 use crate::http::Api;
 use crate::http::problem::{Problem, ProblemCode};
-use crate::http::v1::uploads::{completed, no_upload, too_many_codes};
+use crate::http::v1::uploads::{completed, too_many_codes};
 
 /// An upload whose body is there.
 pub(super) struct Upload<'a> {
@@ -62,21 +62,40 @@ impl UploadTurns {
 impl Upload<'_> {
     pub(super) async fn carry_out(mut self) -> Result<UploadedBody, Problem> {
         let sifted = self.sift().await?;
+        for _ in 0..MAX_BEGINS {
+            let found = self.begin(&sifted).await?;
+            if let Some(summary) = self.complete(&sifted, found).await? {
+                return Ok(UploadedBody { status: "SUCCESS", summary: summary.into(), verdicts: sifted.verdicts });
+            }
+            // another token of the same code has taken it away, or it was revoked: the next begin knows
+        }
+        let detail = "the token's upload code is carrying another upload; if that fails, ask for a new token";
+        Err(Problem::new(ProblemCode::UploadConflict, detail))
+    }
+
+    /// Begins the upload, or finds it where it stands.
+    async fn begin(&self, sifted: &Sifted) -> Result<UploadFound, Problem> {
         let (authority, now) = (&self.api.shared.authority, self.api.now());
         let begun = authority.begin_granted_upload(self.member, self.grant, sifted.kept, now).await;
-        let mut found = match begun.map_err(|error| self.api.failure(&error))? {
-            UploadBegun::Open { key, durable, summary } => UploadFound { key, records: sifted.kept, durable, summary },
-            UploadBegun::Conflict { .. } => return Err(another_upload()),
-            UploadBegun::NoAccount => return Err(self.api.account_gone(self.member)),
+        match begun.map_err(|error| self.api.failure(&error))? {
+            UploadBegun::Open { key, durable, summary } => {
+                Ok(UploadFound { key, records: sifted.kept, durable, summary })
+            }
+            UploadBegun::Conflict { .. } => Err(another_upload()),
+            UploadBegun::NoAccount => Err(self.api.account_gone(self.member)),
             UploadBegun::CodeRequired | UploadBegun::CodeRefused { .. } => {
                 let detail = "the token's upload code was revoked, or has served for another upload";
-                return Err(Problem::new(ProblemCode::UploadNotAuthorised, detail));
+                Err(Problem::new(ProblemCode::UploadNotAuthorised, detail))
             }
-            UploadBegun::TooManyCodes { until } => return Err(too_many_codes(until, now)),
-        };
-        found.durable = self.store(&sifted, found).await?;
-        let summary = completed(self.api, self.member, found).await?.summary.ok_or_else(no_upload)?;
-        Ok(UploadedBody { status: "SUCCESS", summary: summary.into(), verdicts: sifted.verdicts })
+            UploadBegun::TooManyCodes { until } => Err(too_many_codes(until, now)),
+        }
+    }
+
+    /// Stores what is missing, and traces all of it. `None`: the upload has gone meanwhile.
+    async fn complete(&mut self, sifted: &Sifted, found: UploadFound) -> Result<Option<UploadSummary>, Problem> {
+        let Some(durable) = self.store(sifted, found).await? else { return Ok(None) };
+        let completed = completed(self.api, self.member, UploadFound { durable, ..found }).await?;
+        Ok(completed.and_then(|found| found.summary))
     }
 
     /// Looks through the records for those that are there twice and those that are the uploader's own.
@@ -105,27 +124,31 @@ impl Upload<'_> {
         }
     }
 
-    /// Stores what is not durable yet, and returns how many records are. What is durable is compared: a token that has carried
-    /// one upload carries no other. While a batch is on its way to the disk the next one is read.
-    async fn store(&mut self, sifted: &Sifted, found: UploadFound) -> Result<u32, Problem> {
+    /// Stores what is not durable yet, and returns how many records are; `None` if the upload is gone. What is durable is compared:
+    /// a token that has carried one upload carries no other. While a batch is on its way to the disk the next one is read.
+    async fn store(&mut self, sifted: &Sifted, found: UploadFound) -> Result<Option<u32>, Problem> {
         let (api, member, spooled) = (self.api, self.member, &mut self.spooled);
         let (mut durable, mut first, mut place) = (found.durable, 0_u32, 0);
         let mut batch = sifted.next_kept(api, spooled, &mut place).await?;
         while !batch.is_empty() {
             let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
             let known = durable.saturating_sub(first).min(count);
-            compare(api, found.key, first, batch.iter().take(usize::try_from(known).unwrap_or(usize::MAX))).await?;
+            let durable_before = batch.iter().take(usize::try_from(known).unwrap_or(usize::MAX));
+            if !is_there(api, found.key, first, durable_before).await? {
+                return Ok(None);
+            }
             let reading = sifted.next_kept(api, spooled, &mut place);
             batch = if known < count {
                 let (stored, next) = tokio::join!(append(api, member, found.key, first, batch), reading);
-                durable = stored?;
+                let Some(stored) = stored? else { return Ok(None) };
+                durable = stored;
                 next?
             } else {
                 reading.await?
             };
             first = first.saturating_add(count);
         }
-        Ok(durable)
+        Ok(Some(durable))
     }
 }
 
@@ -160,47 +183,49 @@ impl Sifted {
     }
 }
 
-/// Makes records durable, and returns how many of the upload's first records are.
+/// Makes records durable, and returns how many of the upload's first records are; `None` if the upload is gone.
 async fn append(
     api: &Api,
     member: &Member,
     upload: UploadKey,
     first: u32,
     records: Vec<Uploaded>,
-) -> Result<u32, Problem> {
+) -> Result<Option<u32>, Problem> {
     let _room = api.budgets.batches.enter().await?;
     api.metrics.uploaded(u32::try_from(records.len()).unwrap_or(u32::MAX));
     let appended = api.shared.authority.append_records(member, upload, first, records).await;
     match appended.map_err(|error| api.failure(&error))? {
-        RecordsAppended::Durable(durable) => Ok(durable),
-        RecordsAppended::NoUpload => Err(no_upload()),
+        RecordsAppended::Durable(durable) => Ok(Some(durable)),
+        RecordsAppended::NoUpload => Ok(None),
         RecordsAppended::NoAccount => Err(api.account_gone(member)),
     }
 }
 
-/// Compares records with those that are durable from place `first` on.
+/// Compares records with those that are durable from place `first` on. `false`: they are gone, and the upload with them.
 ///
 /// What the device said is compared. The window is the authority's, and may be lost since with its key.
-async fn compare(
+async fn is_there(
     api: &Api,
     upload: UploadKey,
     first: u32,
     records: impl ExactSizeIterator<Item = &Uploaded>,
-) -> Result<(), Problem> {
+) -> Result<bool, Problem> {
     let count = u32::try_from(records.len()).unwrap_or(u32::MAX);
     if count == 0 {
-        return Ok(());
+        return Ok(true);
     }
     let asked = api.shared.authority.store().uploaded_records(upload, first, count, api.now()).await;
     let durable = asked.map_err(|error| api.failure(&error.into()))?;
+    if durable.len() < records.len() {
+        return Ok(false);
+    }
     let is_same = |one: &Uploaded, other: &Uploaded| match (one, other) {
         (Uploaded::Record(one), Uploaded::Record(other)) => {
             one.record.temp_id == other.record.temp_id && one.received == other.received && one.rssi == other.rssi
         }
         (one, other) => one == other,
     };
-    let is_same = durable.len() == records.len() && durable.iter().zip(records).all(|(one, other)| is_same(one, other));
-    if is_same { Ok(()) } else { Err(another_upload()) }
+    if durable.iter().zip(records).all(|(one, other)| is_same(one, other)) { Ok(true) } else { Err(another_upload()) }
 }
 
 fn another_upload() -> Problem {
@@ -212,3 +237,7 @@ impl fmt::Debug for UploadTurns {
         f.write_str("UploadTurns(..)")
     }
 }
+
+/// How often an upload is begun that another token of the same code takes the code away from. Of those who take it from each other one
+/// begins last, and is not disturbed any more.
+const MAX_BEGINS: usize = 3;

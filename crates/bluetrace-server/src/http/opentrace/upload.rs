@@ -75,7 +75,7 @@ pub(crate) struct UploadRequestBody {
         (status = OK, description = "It is complete and durable", body = UploadedBody),
         (status = UNAUTHORIZED, description = "`unauthenticated`: `token` is missing, not, or no longer, good", body = ProblemBody, content_type = "application/problem+json"),
         (status = FORBIDDEN, description = "`upload_not_authorised`: the token is another account's, or its code was revoked or is used", body = ProblemBody, content_type = "application/problem+json"),
-        (status = CONFLICT, description = "`upload_conflict`: the token has carried another upload", body = ProblemBody, content_type = "application/problem+json"),
+        (status = CONFLICT, description = "`upload_conflict`: the token has carried another upload, or its code is carrying one", body = ProblemBody, content_type = "application/problem+json"),
         (status = "default", description = "Any other problem", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]

@@ -98,7 +98,8 @@ pub(crate) async fn begin(
     match outcome.map_err(|error| api.failure(&error))? {
         UploadBegun::Open { key, durable, summary } => {
             let found = UploadFound { key, records, durable, summary };
-            Ok(Json(UploadBody::of(&upload, completed(&api, &member, found).await?)))
+            let found = completed(&api, &member, found).await?.ok_or_else(no_upload)?;
+            Ok(Json(UploadBody::of(&upload, found)))
         }
         UploadBegun::Conflict { records } => {
             let detail = "an upload of this id was begun with another number of records; choose another id";
@@ -193,7 +194,8 @@ pub(crate) async fn append(
         let receiver = Receiver::new(Arc::clone(&api), Arc::clone(&member), found, first);
         let durable = receiver.run(body).await?;
         let found = UploadFound { durable, ..found };
-        Ok(UploadBody::of(&upload, completed(&api, &member, found).await?))
+        let found = completed(&api, &member, found).await?.ok_or_else(no_upload)?;
+        Ok(UploadBody::of(&upload, found))
     });
     let received = received.await;
     received.unwrap_or_else(|_| Err(Problem::new(ProblemCode::Internal, "the upload failed"))).map(Json)
@@ -216,14 +218,14 @@ async fn find(api: &Api, member: &Member, upload: &UploadId) -> Result<UploadFou
     found.map_err(|error| api.failure(&error))?.ok_or_else(no_upload)
 }
 
-pub(crate) fn no_upload() -> Problem {
+fn no_upload() -> Problem {
     Problem::new(ProblemCode::NotFound, "this account has begun no upload of this id")
 }
 
-/// Traces an upload whose records are all durable, unless that was done before.
-pub(crate) async fn completed(api: &Api, member: &Member, found: UploadFound) -> Result<UploadFound, Problem> {
+/// Traces an upload whose records are all durable, unless that was done before. `None`: it is gone.
+pub(crate) async fn completed(api: &Api, member: &Member, found: UploadFound) -> Result<Option<UploadFound>, Problem> {
     if found.durable < found.records || found.summary.is_some() {
-        return Ok(found);
+        return Ok(Some(found));
     }
     let finished = api.shared.authority.finish_upload(member, found.key, api.now()).await;
     match finished.map_err(|error| api.failure(&error).durable(found.durable))? {
@@ -231,9 +233,9 @@ pub(crate) async fn completed(api: &Api, member: &Member, found: UploadFound) ->
             if let Some(report) = report {
                 api.shared.console.show(ConsoleEvent::ContactLog { username: member.username.clone(), report });
             }
-            Ok(UploadFound { summary: Some(summary), ..found })
+            Ok(Some(UploadFound { summary: Some(summary), ..found }))
         }
-        UploadFinished::NoUpload => Err(no_upload()),
+        UploadFinished::NoUpload => Ok(None),
         UploadFinished::NoAccount => Err(api.account_gone(member)),
     }
 }
