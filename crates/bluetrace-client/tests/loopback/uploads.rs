@@ -156,6 +156,11 @@ async fn an_upload_that_was_refused_waits_for_its_user_through_every_reconnectio
     let saved = folder.path().join(format!("{USER}_upload.txt"));
     wait_for(|| fs::read_to_string(&saved).unwrap().lines().next().unwrap().ends_with(" 0/2")).await;
 
+    authority.state.says_farewell.store(true, Ordering::Relaxed);
+    drop(rig.device.submit(Command::Download).await);
+    rig.until(|event| matches!(event, DeviceEvent::Resumed { .. })).await;
+    assert!(unfinished_upload(&mut rig).await.unwrap().is_refused);
+
     // one that would take it
     let (state, address) = authority.stop().await;
     *state.upload_code.lock().unwrap() = "";
