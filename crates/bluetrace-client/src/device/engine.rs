@@ -74,7 +74,7 @@ pub(super) struct Engine {
     pub(super) book: TempIdBook,
     pub(super) upload: Option<Upload>,
     /// A further upload that was asked for meanwhile.
-    pub(super) upload_next: Option<(Done, Option<UploadCode>)>,
+    pub(super) upload_next: Option<(Option<Done>, Option<UploadCode>)>,
 
     radio: Radio,
     pub(super) keeper: LogKeeper,
@@ -454,7 +454,7 @@ impl Engine {
             valid: self.valid,
             invalid: self.invalid,
             dropped: self.dropped,
-            upload: self.upload.as_ref().map(Upload::progress),
+            upload: self.upload.as_ref().map(|upload| upload.status(self.files.upload())),
         }
     }
 }

@@ -23,8 +23,8 @@ pub enum Command {
     Password(Password),
     /// Fetches a fresh `TempID` and shows it from then on.
     Download,
-    /// Uploads the contact log as it stands, with an upload code where the authority requires one. An upload that was not
-    /// taken goes first, with this code.
+    /// Uploads the contact log as it stands, with an upload code where the authority requires one. An upload of which the
+    /// authority has nothing goes with it, as one; another goes on first, and with this code if it was refused.
     Upload(Option<UploadCode>),
     /// Sends a beacon.
     Beacon(Target),
@@ -153,17 +153,23 @@ pub enum DeviceEvent {
     },
     /// There is nothing to upload.
     UploadEmpty,
-    /// An upload is under way already; the one asked for follows it.
+    /// An upload is under way already, and goes on as it is.
     UploadUnderWay {
         /// Records acknowledged of it.
         acknowledged: u32,
         /// Records in all.
         total: u32,
+        /// Contacts in the log that are not in it.
+        beyond: usize,
+        /// Whether another upload follows it by itself.
+        is_followed: bool,
     },
     /// These records are to be uploaded.
     UploadStarted {
         /// The records.
         records: Arc<[ContactLogEntry]>,
+        /// How many of them stood in an upload that the authority has not taken, and that this one replaces.
+        kept: usize,
         /// Whether the authority is connected. Otherwise they go when it is.
         is_connected: bool,
     },
@@ -192,12 +198,10 @@ pub enum DeviceEvent {
     UploadFailed {
         /// Why.
         why: String,
-        /// When it is tried again; `None` if not before the next login.
-        retry_in: Option<Duration>,
+        /// When it is tried again.
+        next_try: NextTry,
         /// Where it is kept.
         file: PathBuf,
-        /// Whether it takes an upload code: there was none, or it was not a good one.
-        needs_code: bool,
     },
     /// The PIN that a health official has to tell.
     HandshakePin {
@@ -207,7 +211,12 @@ pub enum DeviceEvent {
         expires: Timestamp,
     },
     /// Word from the health authority. Empty only after [`Command::Notices`].
-    Notices(Vec<ExposureNotice>),
+    Notices {
+        /// What it says.
+        notices: Vec<ExposureNotice>,
+        /// The device's time. A notice's own times are those of windows, of which the last may not be over.
+        now: Timestamp,
+    },
     /// What was asked cannot be done while the authority is away, or it refused.
     RequestFailed {
         /// Why.
@@ -248,6 +257,19 @@ pub enum DeviceEvent {
     },
     /// The device has ended. Always the last event.
     Ended(End),
+}
+
+/// When an upload that the authority did not take is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextTry {
+    /// By itself, after so long.
+    In(Duration),
+    /// By itself, in the next session.
+    NextSession,
+    /// When its user uploads again ([`Command::Upload`]), in whatever session or run.
+    WhenAsked,
+    /// As [`Self::WhenAsked`], with an upload code: there was none, or it was not a good one.
+    WithCode,
 }
 
 /// Why a device ended.
@@ -318,8 +340,23 @@ pub struct Status {
     pub invalid: u64,
     /// Datagrams that were no beacon.
     pub dropped: u64,
-    /// An unfinished upload: records acknowledged, and in all.
-    pub upload: Option<(u32, u32)>,
+    /// An upload that the authority does not have completely.
+    pub upload: Option<UnfinishedUpload>,
+}
+
+/// An upload that is kept until the authority has all of it, for longer than the contact log keeps its entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfinishedUpload {
+    /// Records acknowledged.
+    pub acknowledged: u32,
+    /// Records in all.
+    pub total: u32,
+    /// When the first and the last of them were heard.
+    pub heard: Option<(Timestamp, Timestamp)>,
+    /// Whether the authority has refused it, so that it waits for [`Command::Upload`].
+    pub is_refused: bool,
+    /// Where it is kept.
+    pub file: PathBuf,
 }
 
 /// Whether the authority is connected.

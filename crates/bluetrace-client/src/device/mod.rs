@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::engine::Engine;
-pub use self::event::{Command, Connection, Contact, DeviceEvent, End, Status};
+pub use self::event::{Command, Connection, Contact, DeviceEvent, End, NextTry, Status, UnfinishedUpload};
 use self::outbox::Done;
 pub(crate) use self::upload::random_upload_id;
 use crate::radio::Radio;

@@ -1,4 +1,5 @@
 //! Owns the upload on disk: a first line `<upload id> <count>` or `<upload id> <count> <upload code>`, then the records as in the contact log's file.
+//! One that the authority has refused has `<acknowledged>/<count>` for its count: it waits for its user, in later runs too.
 //!
 //! It is written before the upload begins and removed when the authority has it all, so that an upload survives its device. The code is
 //! in it for as long, since a person cannot be asked for it again: whoever reads the file reads the contacts, too, and once
@@ -19,12 +20,15 @@ pub(super) struct PendingUpload {
     pub(super) id: UploadId,
     pub(super) records: Arc<[ContactLogEntry]>,
     pub(super) code: Option<UploadCode>,
+    /// How many records were acknowledged when the authority refused it; `None` if it has not.
+    pub(super) refused_at: Option<u32>,
 }
 
 impl PendingUpload {
     /// Writes it to `path`. Blocks.
     pub(super) fn save(&self, path: &Path) -> io::Result<()> {
-        let mut text = Zeroizing::new(format!("{} {}", self.id.reveal(), self.records.len()));
+        let refused = self.refused_at.map_or_else(String::new, |acknowledged| format!("{acknowledged}/"));
+        let mut text = Zeroizing::new(format!("{} {refused}{}", self.id.reveal(), self.records.len()));
         // what would end the line is no code either
         if let Some(code) = self.code.as_ref().map(UploadCode::reveal).filter(|code| !code.contains(char::is_control)) {
             text.extend([" ", code]);
@@ -49,6 +53,10 @@ impl PendingUpload {
         let (id, rest) = lines.next().and_then(|first| first.split_once(' ')).ok_or_else(damaged)?;
         let (count, code) = rest.split_once(' ').map_or((rest, None), |(count, code)| (count, Some(code)));
         let code = code.map(|code| UploadCode::parse(code).ok_or_else(damaged)).transpose()?;
+        let (refused_at, count) = match count.split_once('/') {
+            Some((acknowledged, count)) => (Some(acknowledged.parse().map_err(|_| damaged())?), count),
+            None => (None, count),
+        };
         let id = UploadId::parse(id).map_err(|_| damaged())?;
         // every line was written with its date: one that needs this is damaged
         let records: Result<Vec<_>, _> = lines.map(|line| ContactLogEntry::parse(line, Timestamp::MIN)).collect();
@@ -57,7 +65,7 @@ impl PendingUpload {
         if records.is_empty() || undated || count.parse() != Ok(records.len()) {
             return Err(damaged());
         }
-        Ok(Some(Self { id, records: records.into(), code }))
+        Ok(Some(Self { id, records: records.into(), code, refused_at }))
     }
 }
 
@@ -71,11 +79,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("upload.txt");
         assert!(PendingUpload::load(&path).unwrap().is_none());
-        for code in [None, Some("H7QX-4CDF"), Some("h7qx 4cdf"), Some("")] {
-            let upload = PendingUpload { code: code.and_then(UploadCode::parse), ..example() };
+        let codes = [None, Some("H7QX-4CDF"), Some("h7qx 4cdf"), Some("")];
+        for (code, refused_at) in codes.into_iter().flat_map(|code| [None, Some(0), Some(2)].map(|at| (code, at))) {
+            let upload = PendingUpload { code: code.and_then(UploadCode::parse), refused_at, ..example() };
             upload.save(&path).unwrap();
             let loaded = PendingUpload::load(&path).unwrap().unwrap();
             assert_eq!((loaded.id, loaded.records, loaded.code), (upload.id, upload.records, upload.code));
+            assert_eq!(loaded.refused_at, refused_at);
         }
     }
 
@@ -95,6 +105,6 @@ mod tests {
     fn example() -> PendingUpload {
         let line = |id| format!("{id:020}, 13/05/2020 17:54:06, 13/05/2020 18:09:05, 13/05/2020 17:58:06");
         let records = (1..4).map(|id| ContactLogEntry::parse(&line(id), Timestamp::MIN).unwrap()).collect();
-        PendingUpload { id: UploadId::parse("u-1").unwrap(), records, code: None }
+        PendingUpload { id: UploadId::parse("u-1").unwrap(), records, code: None, refused_at: None }
     }
 }

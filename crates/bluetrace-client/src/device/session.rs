@@ -328,7 +328,8 @@ impl Engine {
         // asking again says that these have arrived, and brings what did not fit
         let asks_again = !notices.is_empty();
         if done.is_some() || asks_again {
-            self.outbox.tell(DeviceEvent::Notices(notices));
+            let now = self.now();
+            self.outbox.tell(DeviceEvent::Notices { notices, now });
         }
         self.outbox.done(done);
         if asks_again {

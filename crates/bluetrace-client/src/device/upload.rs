@@ -1,20 +1,22 @@
 //! Owns the device's upload: saved, begun, continued on whatever connection there is, complete.
 
+use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bluetrace_protocol::limits::MAX_CONTACT_LOG_ENTRIES;
 use bluetrace_protocol::message::ErrorCode;
 use bluetrace_protocol::session::client::ClientSession;
-use bluetrace_protocol::{UploadCode, UploadId, UploadSummary};
+use bluetrace_protocol::{ContactLog, ContactLogEntry, UploadCode, UploadId, UploadSummary};
 use rand::Rng;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::engine::Engine;
-use super::event::DeviceEvent;
+use super::event::{DeviceEvent, NextTry, UnfinishedUpload};
 use super::outbox::Done;
 use super::pending_upload::PendingUpload;
 use crate::files;
@@ -27,6 +29,8 @@ pub(super) struct Upload {
     acknowledged: u32,
     /// How many of them the front-end knows of.
     told: u32,
+    /// Whether the authority may have something of it. One of which it has nothing can become part of another.
+    may_be_begun: bool,
     state: State,
     /// Since the authority last acknowledged more than before.
     failures: u32,
@@ -37,34 +41,60 @@ pub(super) struct Upload {
 enum State {
     /// On its way to the disk.
     Saving(JoinHandle<io::Result<()>>),
-    /// The code that was refused is on its way out of the file; the authority does not want the upload in this session.
-    Forgetting(JoinHandle<io::Result<()>>),
+    /// Refused, which is on its way to the disk, and a code that was refused out of the file.
+    Marking(JoinHandle<io::Result<()>>),
     /// Not before then, on the next occasion.
     Waiting(Instant),
     /// The authority was asked to take it.
     Running,
-    /// The authority does not want it in this session.
+    /// The authority has failed too often in this session.
+    Failed,
+    /// The authority does not want it: it waits for its user. What made it go then may long be over, and who was refused may
+    /// have thought better of it.
     Refused,
 }
 
 impl Upload {
     /// One that an earlier run left.
     pub(super) fn found(pending: PendingUpload) -> Self {
-        Self { pending, acknowledged: 0, told: 0, state: State::Waiting(Instant::now()), failures: 0, done: None }
+        let acknowledged = pending.refused_at.unwrap_or_default();
+        let is_refused = pending.refused_at.is_some();
+        Self {
+            pending,
+            acknowledged,
+            told: 0,
+            may_be_begun: !is_refused || acknowledged > 0,
+            state: if is_refused { State::Refused } else { State::Waiting(Instant::now()) },
+            failures: 0,
+            done: None,
+        }
     }
 
     /// Waits until an upload is saved; for ever if none is being saved. Nothing is lost if the wait is given up.
     pub(super) async fn saved(upload: &mut Option<Self>) -> io::Result<()> {
         match upload {
-            Some(Self { state: State::Saving(work) | State::Forgetting(work), .. }) => {
+            Some(Self { state: State::Saving(work) | State::Marking(work), .. }) => {
                 work.await.map_err(io::Error::other).flatten()
             }
             Some(_) | None => std::future::pending().await,
         }
     }
 
+    /// How it stands, with the file that it is kept in.
+    pub(super) fn status(&self, file: PathBuf) -> UnfinishedUpload {
+        let (acknowledged, total) = self.progress();
+        let records = &self.pending.records;
+        UnfinishedUpload {
+            acknowledged,
+            total,
+            heard: records.first().zip(records.last()).map(|(first, last)| (first.received, last.received)),
+            is_refused: matches!(self.state, State::Marking(_) | State::Refused),
+            file,
+        }
+    }
+
     /// Records acknowledged, and in all.
-    pub(super) fn progress(&self) -> (u32, u32) {
+    fn progress(&self) -> (u32, u32) {
         (self.acknowledged, u32::try_from(self.pending.records.len()).unwrap_or(u32::MAX))
     }
 
@@ -76,57 +106,100 @@ impl Upload {
     }
 }
 
+impl State {
+    /// What is being written, if anything is.
+    fn into_work(self) -> Option<JoinHandle<io::Result<()>>> {
+        match self {
+            Self::Saving(work) | Self::Marking(work) => Some(work),
+            Self::Waiting(_) | Self::Running | Self::Failed | Self::Refused => None,
+        }
+    }
+}
+
 impl Engine {
     /// The user wants the log uploaded.
     pub(super) fn on_upload(&mut self, code: Option<UploadCode>, done: Done) {
-        match &mut self.upload {
-            // the code that it waited for
-            Some(upload) if code.is_some() && !matches!(upload.state, State::Saving(_) | State::Running) => {
-                upload.pending.code = code;
-                let is_connected = self.session.as_ref().is_some_and(ClientSession::is_member);
-                let (done, now) = if is_connected { (Some(done), None) } else { (None, Some(done)) };
-                let earlier = mem::replace(&mut upload.done, done).or(now);
-                let before = match mem::replace(&mut upload.state, State::Refused) {
-                    State::Forgetting(work) => Some(work),
-                    State::Saving(_) | State::Waiting(_) | State::Running | State::Refused => None,
-                };
-                upload.state = State::Saving(save(&upload.pending, self.files.upload(), before));
-                self.outbox.done(earlier);
+        match &self.upload {
+            Some(upload) if upload.may_be_begun || matches!(upload.state, State::Running) => {
+                self.go_on_first(code, done);
             }
-            Some(upload) => {
-                let (acknowledged, total) = upload.progress();
-                self.outbox.tell(DeviceEvent::UploadUnderWay { acknowledged, total });
-                // an official may have lifted what it waits for
-                if matches!(upload.state, State::Refused | State::Waiting(_)) {
-                    upload.state = State::Waiting(Instant::now());
-                }
-                let earlier = self.upload_next.replace((done, code));
-                self.outbox.done(earlier.map(|(done, _)| done));
-                self.begin_upload();
-            }
-            None => self.new_upload(code, done),
+            Some(_) | None => self.new_upload(code, Some(done)),
         }
     }
 
-    fn new_upload(&mut self, code: Option<UploadCode>, done: Done) {
-        if self.keeper.log().is_empty() {
-            self.outbox.tell(DeviceEvent::UploadEmpty);
-            return self.outbox.done(Some(done));
-        }
-        let id = random_upload_id(&mut self.generator);
-        let records: Arc<[_]> = self.keeper.log().to_entries().into();
-        let is_connected = self.session.as_ref().is_some_and(ClientSession::is_member);
-        self.outbox.tell(DeviceEvent::UploadStarted { records: Arc::clone(&records), is_connected });
-        let pending = PendingUpload { id, records, code };
-        let state = State::Saving(save(&pending, self.files.upload(), None));
-        // while the authority is away nobody waits for it
-        let done = if is_connected {
-            Some(done)
-        } else {
-            self.outbox.done(Some(done));
-            None
+    /// An upload that the authority may know goes on as it is, since its records have their places there. It takes the code
+    /// if it was waiting; else another upload follows it, if there is something for one.
+    fn go_on_first(&mut self, code: Option<UploadCode>, done: Done) {
+        let is_connected = self.is_connected();
+        let Some(upload) = &mut self.upload else { return };
+        let takes_code = code.is_some() && !matches!(upload.state, State::Saving(_) | State::Running);
+        let beyond = beyond(&upload.pending.records, self.keeper.log()).len();
+        let is_followed = !takes_code && (beyond > 0 || code.is_some());
+        let (acknowledged, total) = upload.progress();
+        self.outbox.tell(DeviceEvent::UploadUnderWay { acknowledged, total, beyond, is_followed });
+
+        let is_refused = matches!(upload.state, State::Marking(_) | State::Refused);
+        upload.state = match mem::replace(&mut upload.state, State::Refused) {
+            state @ (State::Saving(_) | State::Running) => state,
+            state @ (State::Marking(_) | State::Refused | State::Waiting(_) | State::Failed) => {
+                if takes_code || is_refused {
+                    upload.pending.code = code.clone().or(upload.pending.code.take());
+                    upload.pending.refused_at = None;
+                    State::Saving(save(&upload.pending, self.files.upload(), state.into_work()))
+                } else {
+                    // an official may have lifted what it waits for
+                    State::Waiting(Instant::now())
+                }
+            }
         };
-        self.upload = Some(Upload { pending, acknowledged: 0, told: 0, state, failures: 0, done });
+        // while the authority is away nobody waits for it
+        let (waits, over) = if is_connected { (Some(done), None) } else { (None, Some(done)) };
+        let earlier = if is_followed {
+            self.upload_next.replace((waits, code)).and_then(|(done, _)| done)
+        } else {
+            mem::replace(&mut upload.done, waits)
+        };
+        self.outbox.done(earlier);
+        self.outbox.done(over);
+        self.begin_upload();
+    }
+
+    /// An upload of the log, and of what is kept in one that the authority has nothing of: that one is replaced, under another
+    /// id, since what has been heard since the first attempt matters as much, and there is one code for all of it.
+    fn new_upload(&mut self, code: Option<UploadCode>, done: Option<Done>) {
+        let replaced = self.upload.take();
+        let mut records = replaced.as_ref().map(|upload| upload.pending.records.to_vec()).unwrap_or_default();
+        let kept = records.len();
+        let added = beyond(&records, self.keeper.log());
+        records.extend(added);
+        if records.is_empty() {
+            self.outbox.tell(DeviceEvent::UploadEmpty);
+            return self.outbox.done(done);
+        }
+        records.sort_by_key(|entry| entry.received);
+        let surplus = records.len().saturating_sub(MAX_CONTACT_LOG_ENTRIES);
+        records.drain(..surplus);
+        let records: Arc<[_]> = records.into();
+        let id = random_upload_id(&mut self.generator);
+        let is_connected = self.is_connected();
+        let kept = kept.saturating_sub(surplus);
+        self.outbox.tell(DeviceEvent::UploadStarted { records: Arc::clone(&records), kept, is_connected });
+        let mut pending = PendingUpload { id, records, code, refused_at: None };
+        let mut before = None;
+        if let Some(replaced) = replaced {
+            pending.code = pending.code.or(replaced.pending.code);
+            before = replaced.state.into_work();
+            self.outbox.done(replaced.done);
+        }
+        let state = State::Saving(save(&pending, self.files.upload(), before));
+        // while the authority is away nobody waits for it
+        let (done, over) = if is_connected { (done, None) } else { (None, done) };
+        self.outbox.done(over);
+        self.upload = Some(Upload { pending, acknowledged: 0, told: 0, may_be_begun: false, state, failures: 0, done });
+    }
+
+    fn is_connected(&self) -> bool {
+        self.session.as_ref().is_some_and(ClientSession::is_member)
     }
 
     pub(super) fn on_upload_saved(&mut self, saved: io::Result<()>) {
@@ -135,7 +208,7 @@ impl Engine {
             self.outbox.tell(DeviceEvent::FileFailing { file: self.files.upload(), why: in_words(error) });
         }
         if let Some(upload) = &mut self.upload {
-            let is_refused = matches!(upload.state, State::Forgetting(_));
+            let is_refused = matches!(upload.state, State::Marking(_));
             upload.state = if is_refused { State::Refused } else { State::Waiting(Instant::now()) };
         }
         self.begin_upload();
@@ -147,7 +220,7 @@ impl Engine {
         if Instant::now() < *at {
             return;
         }
-        let PendingUpload { id, records, code } = pending.clone();
+        let PendingUpload { id, records, code, refused_at: _ } = pending.clone();
         let Some((session, out)) = self.member() else { return };
         session.upload_with_code(&id, code, records, out);
         if let Some(upload) = &mut self.upload {
@@ -157,6 +230,7 @@ impl Engine {
 
     pub(super) fn on_upload_begun(&mut self, acknowledged: u32, total: u32) {
         let Some(upload) = &mut self.upload else { return };
+        upload.may_be_begun = true;
         upload.acknowledge(acknowledged);
         if acknowledged > 0 || upload.done.is_none() {
             self.outbox.tell(DeviceEvent::UploadContinued { acknowledged, total });
@@ -190,32 +264,40 @@ impl Engine {
     pub(super) fn on_upload_failed(&mut self, code: &str, message: String, retry_after: Option<Duration>) {
         let Some(upload) = &mut self.upload else { return };
         upload.failures = upload.failures.saturating_add(1);
-        // the authority knows best: trying sooner would only be refused again
-        let retry_in = wait_before_retry(code, upload.failures).map(|wait| retry_after.unwrap_or(wait));
-        let needs_code = code == ErrorCode::UploadNotAuthorised.as_str();
-        upload.state = match retry_in {
-            Some(wait) => State::Waiting(Instant::now() + wait),
-            // a code that is not good is not tried again at each login
-            None if needs_code && upload.pending.code.take().is_some() => {
-                State::Forgetting(save(&upload.pending, self.files.upload(), None))
+        let next_try = if code == ErrorCode::UploadNotAuthorised.as_str() {
+            // a code that is not good is not tried again, and an upload that was let in once needs none
+            upload.pending.code = None;
+            upload.may_be_begun = upload.acknowledged > 0;
+            NextTry::WithCode
+        } else {
+            next_try(code, upload.failures, retry_after)
+        };
+        upload.state = match next_try {
+            NextTry::In(wait) => State::Waiting(Instant::now() + wait),
+            NextTry::NextSession => State::Failed,
+            NextTry::WhenAsked | NextTry::WithCode => {
+                upload.pending.refused_at = Some(upload.acknowledged);
+                State::Marking(save(&upload.pending, self.files.upload(), None))
             }
-            None => State::Refused,
         };
         let done = upload.done.take();
-        self.outbox.tell(DeviceEvent::UploadFailed { why: message, retry_in, file: self.files.upload(), needs_code });
+        self.outbox.tell(DeviceEvent::UploadFailed { why: message, next_try, file: self.files.upload() });
         self.outbox.done(done);
         let next = self.upload_next.take();
-        self.outbox.done(next.map(|(done, _)| done));
+        self.outbox.done(next.and_then(|(done, _)| done));
     }
 
-    /// The connection was lost. The upload goes on with the next.
+    /// The connection was lost. The upload goes on with the next, unless it was refused.
     pub(super) fn on_upload_interrupted(&mut self) {
         let Some(upload) = &mut self.upload else { return };
         match upload.state {
-            State::Running => upload.state = State::Waiting(Instant::now()),
-            // a server that closes after each refusal is not asked in a loop
-            State::Refused => upload.state = State::Waiting(Instant::now() + wait_after(upload.failures)),
-            State::Saving(_) | State::Forgetting(_) | State::Waiting(_) => {}
+            State::Running => {
+                upload.may_be_begun = true;
+                upload.state = State::Waiting(Instant::now());
+            }
+            // a server that closes after each failure is not asked in a loop
+            State::Failed => upload.state = State::Waiting(Instant::now() + wait_after(upload.failures)),
+            State::Saving(_) | State::Marking(_) | State::Waiting(_) | State::Refused => {}
         }
     }
 
@@ -249,14 +331,32 @@ fn save(
     })
 }
 
-/// How long an upload waits that has failed so often, the last time with this code; `None` if this session does not try it
-/// again.
-fn wait_before_retry(code: &str, failures: u32) -> Option<Duration> {
+/// The entries of a log that are not among those of an upload, oldest first. What was heard twice in a second is there twice.
+fn beyond(records: &[ContactLogEntry], log: &ContactLog) -> Vec<ContactLogEntry> {
+    let mut held: HashMap<&ContactLogEntry, usize> = HashMap::with_capacity(records.len());
+    for record in records {
+        *held.entry(record).or_default() += 1;
+    }
+    let entries = log.iter().filter(|entry| match held.get_mut(*entry) {
+        Some(count @ 1..) => {
+            *count -= 1;
+            false
+        }
+        Some(0) | None => true,
+    });
+    entries.cloned().collect()
+}
+
+/// When an upload is tried again that has failed so often, the last time with this code. The authority knows best after how
+/// long: trying sooner would only be refused again.
+fn next_try(code: &str, failures: u32, retry_after: Option<Duration>) -> NextTry {
     let passing = [ErrorCode::Unavailable, ErrorCode::RateLimited, ErrorCode::NoUpload];
-    // the authority says that the same will not succeed: a few times, in case it is wrong
-    let is_worth_it = passing.iter().any(|passing| passing.as_str() == code)
-        || code == ErrorCode::Internal.as_str() && failures <= RETRIES_OF_A_FAULT;
-    is_worth_it.then(|| wait_after(failures))
+    let is_fault = code == ErrorCode::Internal.as_str();
+    if passing.iter().any(|passing| passing.as_str() == code) || is_fault && failures <= RETRIES_OF_A_FAULT {
+        return NextTry::In(retry_after.unwrap_or_else(|| wait_after(failures)));
+    }
+    // the authority says that the same will not succeed; a fault of its own may be mended by then
+    if is_fault { NextTry::NextSession } else { NextTry::WhenAsked }
 }
 
 fn wait_after(failures: u32) -> Duration {
@@ -277,24 +377,47 @@ const MOST_DOUBLINGS: u32 = 5;
 
 #[cfg(test)]
 mod tests {
+    use bluetrace_protocol::Timestamp;
+
     use super::*;
 
-    fn waits(code: &str) -> Vec<Option<u64>> {
-        (1..=8).map(|failures| wait_before_retry(code, failures).map(|wait| wait.as_secs())).collect()
+    fn tries(code: &str) -> Vec<NextTry> {
+        (1..=8).map(|failures| next_try(code, failures, None)).collect()
+    }
+
+    fn seconds(seconds: u64) -> NextTry {
+        NextTry::In(Duration::from_secs(seconds))
     }
 
     #[test]
     fn what_may_pass_is_tried_again_ever_more_seldom() {
         for code in ["unavailable", "rate_limited", "no_upload"] {
-            assert_eq!(waits(code), [5, 10, 20, 40, 80, 160, 160, 160].map(Some), "{code}");
+            assert_eq!(tries(code), [5, 10, 20, 40, 80, 160, 160, 160].map(seconds), "{code}");
         }
     }
 
     #[test]
-    fn a_fault_of_the_authority_is_tried_again_a_few_times_and_a_refusal_never() {
-        assert_eq!(waits("internal"), [Some(5), Some(10), Some(20), None, None, None, None, None]);
-        for code in ["bad_count", "too_large", "upload_not_authorised", "something new"] {
-            assert_eq!(waits(code), [None; 8], "{code}");
+    fn a_fault_of_the_authority_is_tried_again_a_few_times_and_a_refusal_never_by_itself() {
+        assert_eq!(tries("internal")[..3], [5, 10, 20].map(seconds));
+        assert_eq!(tries("internal")[3..], [NextTry::NextSession; 5]);
+        for code in ["bad_count", "too_large", "something new"] {
+            assert_eq!(tries(code), [NextTry::WhenAsked; 8], "{code}");
         }
+    }
+
+    #[test]
+    fn what_a_log_holds_beyond_an_upload_is_counted_as_often_as_it_was_heard() {
+        let entry = |line: &str| ContactLogEntry::parse(line, Timestamp::MIN).unwrap();
+        let line =
+            |id, second| format!("{id:020}, 13/05/2020 17:54:06, 13/05/2020 18:09:05, 13/05/2020 17:58:{second:02}");
+        let mut log = ContactLog::new(180);
+        for (id, second) in [(1, 1), (2, 2), (2, 2), (1, 3)] {
+            let ContactLogEntry { record, received } = entry(&line(id, second));
+            log.heard(record, received);
+        }
+        // what the log has forgotten meanwhile is no matter
+        let uploaded = [(9, 0), (1, 1), (2, 2)].map(|(id, second)| entry(&line(id, second)));
+        assert_eq!(beyond(&uploaded, &log), [(2, 2), (1, 3)].map(|(id, second)| entry(&line(id, second))));
+        assert_eq!(beyond(&[], &log).len(), 4);
     }
 }

@@ -3,7 +3,7 @@
 use bluetrace_protocol::{ContactLogEntry, ExposureNotice, ReadReport, Record, Timestamp, UploadSummary};
 
 use super::command::COMMANDS;
-use crate::device::{Connection, Contact, DeviceEvent, End, Status};
+use crate::device::{Connection, Contact, DeviceEvent, End, NextTry, Status, UnfinishedUpload};
 use crate::uplink::Transport;
 
 /// How a line is meant.
@@ -87,24 +87,22 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
         DeviceEvent::ContactForgotten { count: 1 } => vec![aside("1 contact is over and was forgotten")],
         DeviceEvent::ContactForgotten { count } => vec![aside(format!("{count} contacts are over and were forgotten"))],
         DeviceEvent::UploadEmpty => vec![plain("the contact log is empty: there is nothing to upload")],
-        DeviceEvent::UploadUnderWay { acknowledged, total } => vec![plain(format!(
-            "an earlier upload comes first: {acknowledged} of its {total} records are acknowledged"
-        ))],
-        DeviceEvent::UploadStarted { records, is_connected } => of_records(records, *is_connected),
+        DeviceEvent::UploadUnderWay { acknowledged, total, beyond, is_followed } => {
+            let mut lines = vec![plain(format!(
+                "an earlier upload comes first: {acknowledged} of its {total} records are acknowledged"
+            ))];
+            lines.extend(of_contacts_beyond(*beyond, *is_followed));
+            lines
+        }
+        DeviceEvent::UploadStarted { records, kept, is_connected } => of_records(records, *kept, *is_connected),
         DeviceEvent::UploadContinued { acknowledged, total } => {
             vec![aside(format!("going on with the upload: {acknowledged} of {total} records are acknowledged already"))]
         }
         DeviceEvent::RecordRefused { message } => vec![bad(format!("the authority refused a record: {message}"))],
         DeviceEvent::UploadComplete(summary) => vec![good(of_summary(summary))],
-        DeviceEvent::UploadFailed { why, retry_in: Some(wait), .. } => {
-            let wait = of_seconds(i64::try_from(wait.as_secs()).unwrap_or(i64::MAX));
-            vec![bad(format!("the upload did not go through: {why}; tried again in {wait}"))]
+        DeviceEvent::UploadFailed { why, next_try, file } => {
+            of_failed_upload(why, *next_try, &file.display().to_string())
         }
-        DeviceEvent::UploadFailed { why, retry_in: None, file, needs_code: true } => vec![
-            bad(format!("the authority does not take the upload: {why}")),
-            plain("ask the health official for a code, and give it with: Upload_contact_log <code>"),
-            aside(format!("the upload is kept in {} until then", file.display())),
-        ],
         DeviceEvent::HandshakePin { pin, expires } => vec![
             strong("PIN:"),
             plain(pin.reveal()),
@@ -112,12 +110,8 @@ pub(super) fn of_event(event: &DeviceEvent) -> Vec<Line> {
                 "until {expires} UTC. Ask the official for it, and do not say it yourself: who cannot tell it is none"
             )),
         ],
-        DeviceEvent::UploadFailed { why, retry_in: None, file, .. } => vec![bad(format!(
-            "the authority does not take the upload: {why}; it is kept in {} and tried again at the next login",
-            file.display()
-        ))],
-        DeviceEvent::Notices(notices) if notices.is_empty() => vec![plain("there are no new notices")],
-        DeviceEvent::Notices(notices) => notices.iter().flat_map(of_notice).collect(),
+        DeviceEvent::Notices { notices, .. } if notices.is_empty() => vec![plain("there are no new notices")],
+        DeviceEvent::Notices { notices, now } => notices.iter().flat_map(|notice| of_notice(notice, *now)).collect(),
         DeviceEvent::RequestFailed { why } => vec![bad(format!("that cannot be done: {why}"))],
         DeviceEvent::LogFileChangedOutside { file } => vec![bad(format!(
             "{} was changed by something else; it is written again from what this client holds",
@@ -205,7 +199,43 @@ fn of_report(file: &str, report: &ReadReport) -> Vec<Line> {
     lines
 }
 
-fn of_records(records: &[ContactLogEntry], is_connected: bool) -> Vec<Line> {
+fn of_contacts_beyond(count: usize, is_followed: bool) -> Option<Line> {
+    let noun = match count {
+        0 => return None,
+        1 => "1 contact in the log is".to_owned(),
+        many => format!("{many} contacts in the log are"),
+    };
+    let what = if is_followed {
+        "another upload takes what is there then, as soon as this one is complete"
+    } else {
+        "another upload takes what is there then: Upload_contact_log, once this one is complete"
+    };
+    Some(bad(format!("{noun} not in it; {what}")))
+}
+
+fn of_failed_upload(why: &str, next_try: NextTry, file: &str) -> Vec<Line> {
+    let refused = || bad(format!("the authority does not take the upload: {why}"));
+    let kept = || aside(format!("the upload is kept in {file} until then"));
+    match next_try {
+        NextTry::In(wait) => {
+            let wait = of_seconds(i64::try_from(wait.as_secs()).unwrap_or(i64::MAX));
+            vec![bad(format!("the upload did not go through: {why}; tried again in {wait}"))]
+        }
+        NextTry::NextSession => {
+            vec![bad(format!(
+                "the upload did not go through: {why}; it is kept in {file} and tried again at the next login"
+            ))]
+        }
+        NextTry::WhenAsked => vec![refused(), plain("to try it again: Upload_contact_log"), kept()],
+        NextTry::WithCode => vec![
+            refused(),
+            plain("ask the health official for a code, and give it with: Upload_contact_log <code>"),
+            kept(),
+        ],
+    }
+}
+
+fn of_records(records: &[ContactLogEntry], kept: usize, is_connected: bool) -> Vec<Line> {
     let shown = if records.len() > MOST_SHOWN { FIRST_SHOWN } else { records.len() };
     let mut lines = vec![match records.len() {
         1 => strong("uploading 1 record:"),
@@ -214,6 +244,12 @@ fn of_records(records: &[ContactLogEntry], is_connected: bool) -> Vec<Line> {
     lines.extend(records.iter().take(shown).map(|entry| plain(entry.record.reveal())));
     if records.len() > shown {
         lines.push(aside(format!("... and {} more", records.len() - shown)));
+    }
+    let added = records.len().saturating_sub(kept);
+    if kept > 0 && added > 0 {
+        lines.push(aside(format!(
+            "{kept} of them had waited in an upload that was not taken, {added} were heard since"
+        )));
     }
     if !is_connected {
         lines.push(bad("the authority is away: they are kept, and go by themselves when it is back"));
@@ -229,9 +265,11 @@ fn of_summary(summary: &UploadSummary) -> String {
     )
 }
 
-fn of_notice(notice: &ExposureNotice) -> [Line; 2] {
+/// A notice ends with the window of the last `TempID` that was heard, which may be yet to come: a meeting cannot be.
+fn of_notice(notice: &ExposureNotice, now: Timestamp) -> [Line; 2] {
+    let to = notice.to.min(now).max(notice.from);
     [
-        bad(format!("NOTICE: you met someone who has tested positive, between {} and {} UTC", notice.from, notice.to)),
+        bad(format!("NOTICE: you met someone who has tested positive, between {} and {to} UTC", notice.from)),
         plain(notice.advice.as_str()),
     ]
 }
@@ -275,10 +313,21 @@ fn of_status(status: &Status) -> Vec<Line> {
             &format!("{} valid, {} invalid, {} other datagrams dropped", status.valid, status.invalid, status.dropped),
         ),
     ]);
-    if let Some((acknowledged, total)) = status.upload {
-        lines.push(row("upload", &format!("{acknowledged} of {total} records acknowledged")));
+    if let Some(upload) = &status.upload {
+        lines.extend(of_unfinished(upload));
     }
     lines.push(row("time", &format!("{} UTC", status.now)));
+    lines
+}
+
+fn of_unfinished(upload: &UnfinishedUpload) -> Vec<Line> {
+    let UnfinishedUpload { acknowledged, total, heard, is_refused, file } = upload;
+    let waits = if *is_refused { "; it waits for Upload_contact_log" } else { "" };
+    let mut lines = vec![row("upload", &format!("{acknowledged} of {total} records acknowledged{waits}"))];
+    if let Some((first, last)) = heard {
+        lines.push(row("", &format!("kept until all are, whatever their age: heard from {first} to {last} UTC")));
+    }
+    lines.push(row("", &file.display().to_string()));
     lines
 }
 
@@ -328,3 +377,20 @@ fn of_end(end: &End) -> Vec<Line> {
 /// Of more records than this only the first are shown (PROTOCOL section 4.4).
 const MOST_SHOWN: usize = 100;
 const FIRST_SHOWN: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_shows_no_meeting_that_is_yet_to_come() {
+        let at = |text| Timestamp::parse(text).unwrap();
+        let (from, to) = (at("13/05/2020 17:54:06"), at("13/05/2020 18:09:05"));
+        let notice = ExposureNotice { from, to, advice: "Stay at home.".into() };
+        let shown = |now| of_notice(&notice, at(now))[0].text.clone();
+        assert!(shown("13/05/2020 18:00:00").ends_with("between 13/05/2020 17:54:06 and 13/05/2020 18:00:00 UTC"));
+        assert!(shown("14/05/2020 18:00:00").ends_with("between 13/05/2020 17:54:06 and 13/05/2020 18:09:05 UTC"));
+        // the device's clock is slow
+        assert!(shown("13/05/2020 17:00:00").ends_with("between 13/05/2020 17:54:06 and 13/05/2020 17:54:06 UTC"));
+    }
+}

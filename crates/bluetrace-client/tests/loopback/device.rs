@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use crate::support::{Authority, PASSWORD, Rig, RuntimeClock, SetClock, USER, config, now};
+use crate::support::{
+    Authority, PASSWORD, Rig, RuntimeClock, SetClock, USER, assert_uploaded_once, config, now, wait_for, write_log,
+};
 use bluetrace_client::device::{Command, Device, DeviceConfig, DeviceEvent, End, StartError};
 use bluetrace_client::{ConnectError, Servers, Target, Transport};
-use bluetrace_protocol::{Beacon, Clock as _, Password, Record, UploadCode};
+use bluetrace_protocol::{Beacon, Clock as _, Password, Record};
 use tempfile::TempDir;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -211,29 +213,12 @@ async fn a_log_changed_from_outside_is_told_once_and_comes_back() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_cut_goes_on_where_it_was() {
-    let authority = Authority::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    write_log(&folder, 1_000);
-    authority.state.cut_after.store(400, Ordering::Relaxed);
-    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    let done = rig.device.submit(Command::Upload(None)).await;
-    rig.until(|event| matches!(event, DeviceEvent::Resumed { .. })).await;
-    rig.until(|event| matches!(event, DeviceEvent::UploadContinued { acknowledged: 400, total: 1_000 })).await;
-    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(summary) if summary.records == 1_000)).await;
-    done.await.unwrap();
-    assert_uploaded_once(&authority, 1_000);
-    assert!(!folder.path().join(format!("{USER}_upload.txt")).exists());
-    assert_eq!(authority.state.logins.load(Ordering::Relaxed), 1, "it came back with its token");
-}
-
-#[tokio::test]
 async fn a_device_goes_on_at_the_next_server_when_one_fails_in_the_middle_of_an_upload() {
     let first = Authority::start().await;
     let second = Authority::again(Arc::clone(&first.state), (Ipv4Addr::LOCALHOST, 0).into()).await;
     let both = format!("{},{}", first.server(), second.server());
     let folder = tempfile::tempdir().unwrap();
-    write_log(&folder, 1_000);
+    write_log(folder.path(), 1_000);
     first.state.cut_after.store(400, Ordering::Relaxed);
     let config = DeviceConfig { servers: Servers::parse(&both, 1).unwrap(), ..config(&first, folder.path()) };
     let mut rig = Rig::logged_in(config).await;
@@ -281,118 +266,12 @@ async fn a_server_that_takes_its_leave_is_told_and_met_again() {
 }
 
 #[tokio::test]
-async fn an_upload_that_the_authority_does_not_take_is_kept_and_goes_when_it_is_asked_for_again() {
-    let authority = Authority::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    write_log(&folder, 3);
-    *authority.state.upload_error.lock().unwrap() = "upload_not_authorised";
-    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    drop(rig.device.submit(Command::Upload(None)).await);
-    rig.until(|event| matches!(event, DeviceEvent::UploadFailed { retry_in: None, .. })).await;
-    assert!(folder.path().join(format!("{USER}_upload.txt")).exists());
-    *authority.state.upload_error.lock().unwrap() = "";
-    drop(rig.device.submit(Command::Upload(None)).await);
-    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(_))).await;
-    assert_uploaded_once(&authority, 3);
-}
-
-#[tokio::test]
-async fn an_upload_waits_as_long_as_the_authority_says() {
-    let authority = Authority::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    write_log(&folder, 3);
-    authority.state.retry_after_s.store(1, Ordering::Relaxed);
-    *authority.state.upload_error.lock().unwrap() = "rate_limited";
-    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    drop(rig.device.submit(Command::Upload(None)).await);
-    let told = Some(Duration::from_secs(1));
-    rig.until(|event| matches!(event, DeviceEvent::UploadFailed { retry_in, .. } if *retry_in == told)).await;
-    *authority.state.upload_error.lock().unwrap() = "";
-    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(_))).await;
-}
-
-#[tokio::test]
-async fn an_upload_waits_for_its_code_and_keeps_it_until_it_is_complete() {
-    let authority = Authority::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    write_log(&folder, 1_000);
-    *authority.state.upload_code.lock().unwrap() = "H7QX-4CDF";
-    let saved = folder.path().join(format!("{USER}_upload.txt"));
-    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    let code = UploadCode::parse;
-    drop(rig.device.submit(Command::Upload(None)).await);
-    rig.until(|event| matches!(event, DeviceEvent::UploadFailed { retry_in: None, needs_code: true, .. })).await;
-    drop(rig.device.submit(Command::Upload(code("wrong"))).await);
-    rig.until(|event| matches!(event, DeviceEvent::UploadFailed { retry_in: None, needs_code: true, .. })).await;
-    wait_for(|| fs::read_to_string(&saved).is_ok_and(|text| !text.contains("wrong"))).await;
-
-    // the right one outlives the connection, the session and the device
-    authority.state.cut_after.store(400, Ordering::Relaxed);
-    drop(rig.device.submit(Command::Upload(code("H7QX-4CDF"))).await);
-    rig.until(|event| matches!(event, DeviceEvent::Disconnected { .. })).await;
-    drop(rig.events);
-    rig.device.join().await;
-    assert!(fs::read_to_string(&saved).unwrap().lines().next().unwrap().ends_with(" 1000 H7QX-4CDF"));
-    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(summary) if summary.records == 1_000)).await;
-    assert!(!saved.exists());
-    assert_uploaded_once(&authority, 1_000);
-    let given = authority.state.codes_given.lock().unwrap().clone();
-    let given: Vec<_> = given.iter().map(Option::as_deref).collect();
-    assert_eq!(given, [None, Some("wrong"), Some("H7QX-4CDF"), Some("H7QX-4CDF")], "and nothing else was tried");
-}
-
-#[tokio::test]
-async fn a_code_given_with_the_command_goes_with_the_upload() {
-    let authority = Authority::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    write_log(&folder, 3);
-    *authority.state.upload_code.lock().unwrap() = "H7QX-4CDF";
-    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    rig.device.run(Command::Upload(UploadCode::parse("H7QX-4CDF"))).await;
-    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(_))).await;
-    assert_uploaded_once(&authority, 3);
-}
-
-#[tokio::test]
 async fn the_pin_is_shown_on_demand() {
     let authority = Authority::start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
     rig.device.run(Command::HandshakePin).await;
     rig.until(|event| matches!(event, DeviceEvent::HandshakePin { pin, .. } if pin.reveal() == "H7QX4C")).await;
-}
-
-#[tokio::test]
-async fn a_device_whose_account_was_removed_ends_and_keeps_its_upload() {
-    let authority = Authority::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    write_log(&folder, 3);
-    *authority.state.upload_error.lock().unwrap() = "no_account";
-    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    drop(rig.device.submit(Command::Upload(None)).await);
-    rig.until(|event| matches!(event, DeviceEvent::Ended(End::NoAccount))).await;
-    assert_eq!(authority.state.uploads_refused.load(Ordering::Relaxed), 1);
-    assert!(folder.path().join(format!("{USER}_upload.txt")).exists());
-}
-
-#[tokio::test]
-async fn an_upload_survives_the_device() {
-    let authority = Authority::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    write_log(&folder, 1_000);
-    authority.state.cut_after.store(400, Ordering::Relaxed);
-    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    drop(rig.device.submit(Command::Upload(None)).await);
-    rig.until(|event| matches!(event, DeviceEvent::Disconnected { .. })).await;
-    drop(rig.events);
-    rig.device.join().await;
-    assert!(folder.path().join(format!("{USER}_upload.txt")).exists());
-
-    let mut rig = Rig::logged_in(config(&authority, folder.path())).await;
-    rig.until(|event| matches!(event, DeviceEvent::UploadComplete(summary) if summary.records == 1_000)).await;
-    assert_uploaded_once(&authority, 1_000);
-    assert!(!folder.path().join(format!("{USER}_upload.txt")).exists());
 }
 
 #[tokio::test]
@@ -484,7 +363,7 @@ async fn of_two_devices_of_a_new_user_the_first_to_log_in_has_the_files() {
 async fn a_contact_log_that_is_there_is_locked_before_the_login() {
     let authority = Authority::start().await;
     let folder = tempfile::tempdir().unwrap();
-    write_log(&folder, 1);
+    write_log(folder.path(), 1);
     let _first = Rig::asked_for_a_password(config(&authority, folder.path())).await;
     let error = Device::start(config(&authority, folder.path())).await.unwrap_err();
     assert!(matches!(error, StartError::InUse { .. }), "{error}");
@@ -534,30 +413,4 @@ async fn a_server_that_changes_its_certificate_in_between_ends_the_device() {
 
 fn target(address: SocketAddr) -> Target {
     Target { host: address.ip().to_string(), port: address.port() }
-}
-
-fn write_log(folder: &TempDir, entries: usize) {
-    let now = now();
-    let line = |id| format!("{id:020}, {now}, {}, {now}\n", now.plus(899));
-    let text: String = (0..entries).map(line).collect();
-    fs::write(folder.path().join(format!("{USER}_contactlog.txt")), text).unwrap();
-}
-
-fn assert_uploaded_once(authority: &Authority, entries: usize) {
-    let uploads = authority.state.uploads.lock().unwrap();
-    assert_eq!(uploads.len(), 1);
-    let records = uploads.values().next().unwrap();
-    assert_eq!(records.len(), entries);
-    for (id, record) in records.iter().enumerate() {
-        assert!(record.starts_with(&format!("{id:020}, ")));
-    }
-}
-
-async fn wait_for(mut is_true: impl FnMut() -> bool) {
-    let until = Instant::now() + crate::support::PATIENCE;
-    while !is_true() {
-        assert!(Instant::now() < until, "it did not come to that");
-        // a file says nothing when it changes
-        sleep(Duration::from_millis(5)).await;
-    }
 }

@@ -7,3 +7,5 @@ mod device;
 mod support;
 #[cfg(test)]
 mod terminal;
+#[cfg(test)]
+mod uploads;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::{Authority, PASSWORD, USER, WallClock, now};
+use crate::support::{Authority, PASSWORD, USER, WallClock, write_log};
 use bluetrace_client::Transport;
 use bluetrace_client::device::StartError;
 use bluetrace_client::terminal::{ExitStatus, Paint, Stage, TerminalOptions, run_terminal};
@@ -175,13 +175,6 @@ fn options(authority: &Authority, folder: &Path) -> TerminalOptions {
         stage: Stage::Terminal,
         paint: Paint::Bare,
     }
-}
-
-fn write_log(folder: &Path, entries: usize) {
-    let now = now();
-    let line = |id| format!("{id:020}, {now}, {}, {now}\n", now.plus(899));
-    let text: String = (0..entries).map(line).collect();
-    fs::write(folder.join(format!("{USER}_contactlog.txt")), text).unwrap();
 }
 
 #[track_caller]

@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) const USER: &str = "+61410999999";
@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) issued: AtomicUsize,
     /// A connection is cut after so many records; 0 for never.
     pub(crate) cut_after: AtomicUsize,
+    /// What becomes of [`Self::upload_error`] with that cut.
+    pub(crate) error_after_cut: Mutex<&'static str>,
     /// The next request is answered with a farewell, as when the server shuts down.
     pub(crate) says_farewell: AtomicBool,
     /// Every begin of an upload is answered with this error, if it is not empty; how often is counted.
@@ -233,6 +235,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, state: &State) -> Op
                 received += 1;
                 if received == state.cut_after.load(Ordering::Relaxed) {
                     state.cut_after.store(0, Ordering::Relaxed);
+                    *state.upload_error.lock().unwrap() = *state.error_after_cut.lock().unwrap();
                     return None;
                 }
                 let summary = json!({"records": total, "resolved": total, "unknown": 0, "invalid": 0});
@@ -369,6 +372,32 @@ impl Rig {
         });
         let Ok(event) = found.await else { panic!("it did not come; there were {seen:?}") };
         event
+    }
+}
+
+pub(crate) fn write_log(folder: &Path, entries: usize) {
+    let now = now();
+    let line = |id| format!("{id:020}, {now}, {}, {now}\n", now.plus(899));
+    let text: String = (0..entries).map(line).collect();
+    std::fs::write(folder.join(format!("{USER}_contactlog.txt")), text).unwrap();
+}
+
+pub(crate) fn assert_uploaded_once(authority: &Authority, entries: usize) {
+    let uploads = authority.state.uploads.lock().unwrap();
+    assert_eq!(uploads.len(), 1);
+    let records = uploads.values().next().unwrap();
+    assert_eq!(records.len(), entries);
+    for (id, record) in records.iter().enumerate() {
+        assert!(record.starts_with(&format!("{id:020}, ")));
+    }
+}
+
+pub(crate) async fn wait_for(mut is_true: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !is_true() {
+        assert!(Instant::now() < until, "it did not come to that");
+        // a file says nothing when it changes
+        sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! Owns a device as a character of the demonstration: a real device, and waiting for what it should do.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,6 +38,13 @@ pub(crate) struct Surroundings {
     pub(crate) server: SocketAddr,
     pub(crate) home: PathBuf,
     pub(crate) retention_s: u32,
+}
+
+impl fmt::Display for Person {
+    /// Name and number: who stands behind a number in the authority's lines.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} ({})", self.name, self.phone_number)
+    }
 }
 
 impl Person {

@@ -136,6 +136,8 @@ async fn blocked(actor: &mut Actor) -> anyhow::Result<String> {
 
 async fn log_in(narrator: &mut Narrator, actors: [&mut Actor; 3]) -> anyhow::Result<()> {
     narrator.step("Three devices log in, and TempIDs arrive");
+    let [a, b, c] = actors.each_ref().map(|actor| actor.person.to_string());
+    narrator.tell(&format!("The people, by name and number: {a}, {b}, {c}."));
     for actor in actors {
         actor.log_in().await?;
         let (shown, until) = temp_id_of(actor).await?;
@@ -313,10 +315,10 @@ async fn trace(narrator: &mut Narrator, authority: &DemoAuthority) -> anyhow::Re
         narrator.quote("authority", "...");
     }
     let met = authority.people_met().await?;
-    for (phone_number, encounters) in &met {
-        let Encounters { count, from, to } = encounters;
+    for person in [&USER_C, &USER_A] {
+        let Some(Encounters { count, from, to }) = met.get(person.phone_number) else { continue };
         let when = if from == to { format!("at {from}") } else { format!("from {from} to {to}") };
-        narrator.tell(&format!("{phone_number} was met: {count} beacons, {when}"));
+        narrator.tell(&format!("{person} was met: {count} beacons, {when}"));
     }
     let expected = [USER_C.phone_number, USER_A.phone_number];
     ensure!(met.keys().map(String::as_str).eq(expected), "others were traced than were met");
@@ -328,18 +330,20 @@ async fn show_notices(narrator: &mut Narrator, met: [&mut Actor; 2], device_b: &
     narrator.step("The people who were met are told");
     for actor in met {
         let notice = actor.expect("showed a notice", |event| match event {
-            DeviceEvent::Notices(mut notices) => notices.pop(),
+            DeviceEvent::Notices { mut notices, now } => notices.pop().map(|notice| (notice, now)),
             _ => None,
         });
-        let notice = notice.await?;
-        narrator.quote(actor.person.name, &format!("exposed from {} to {}", notice.from, notice.to));
+        let (notice, now) = notice.await?;
+        // its last window may not be over
+        let to = notice.to.min(now);
+        narrator.quote(actor.person.name, &format!("exposed between {} and {to}", notice.from));
         narrator.quote(actor.person.name, &notice.advice);
     }
     narrator.checked("A and C learn when, and what to do; not by whom");
     device_b.run(Command::Notices).await;
     let notices = device_b
         .expect("asked for notices", |event| match event {
-            DeviceEvent::Notices(notices) => Some(notices.len()),
+            DeviceEvent::Notices { notices, .. } => Some(notices.len()),
             _ => None,
         })
         .await?;
