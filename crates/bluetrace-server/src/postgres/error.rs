@@ -72,10 +72,23 @@ impl From<Error> for Trouble {
             return Self::of_database(database);
         }
         match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
-            Some(source) => Self::Lost(format!("the database cannot be reached ({})", source.kind())),
+            Some(source) => Self::Lost(unreachable(source)),
             None if error.is_closed() => Self::Lost("the database has closed the connection".into()),
             None => Self::failed("the database holds what this program cannot read; restore it from a backup"),
         }
+    }
+}
+
+/// Of errors without a number of the system's, the driver has made one and the standard library the other.
+fn unreachable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => {
+            "the database takes no writes: it is a standby, or default_transaction_read_only is on".into()
+        }
+        _ if error.to_string().starts_with("failed to lookup address") => {
+            "the name of the database's host cannot be resolved".into()
+        }
+        kind => format!("the database cannot be reached ({kind})"),
     }
 }
 
