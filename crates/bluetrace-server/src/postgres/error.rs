@@ -105,3 +105,21 @@ impl From<Trouble> for StoreError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_database_cannot_be_reached_is_said_as_far_as_it_is_known() {
+        let unresolved = io::Error::other("failed to lookup address information: Name or service not known");
+        assert!(unreachable(&unresolved).contains("name of the database's host"));
+        let of_the_driver = io::Error::new(io::ErrorKind::PermissionDenied, "database does not allow writes");
+        assert!(unreachable(&of_the_driver).contains("takes no writes"));
+        let of_a_socket_file = io::Error::from_raw_os_error(EACCES);
+        assert!(unreachable(&of_a_socket_file).contains("cannot be reached (permission denied)"));
+    }
+
+    /// Of every Unix that this runs on.
+    const EACCES: i32 = 13;
+}

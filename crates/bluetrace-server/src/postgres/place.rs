@@ -183,13 +183,13 @@ fn without_scheme(url: &str) -> Option<&str> {
     ["postgres", "postgresql"].iter().any(|known| scheme.eq_ignore_ascii_case(known)).then_some(rest)
 }
 
-/// Whether a name that is shown holds what was meant as a password or a parameter.
+/// Whether a host or the database, which are shown, holds what was meant as a password or a parameter.
 fn holds_more_than_a_place(config: &Config) -> bool {
     let hosts = config.get_hosts().iter().map(|host| match host {
         Host::Tcp(name) => name.clone(),
         Host::Unix(path) => path.to_string_lossy().into_owned(),
     });
-    let mut names = hosts.chain([config.get_dbname(), config.get_user()].into_iter().flatten().map(str::to_owned));
+    let mut names = hosts.chain(config.get_dbname().map(str::to_owned));
     names.any(|name| name.contains(NEITHER_HOST_NOR_DATABASE))
 }
 
@@ -269,7 +269,7 @@ fn shown(config: &Config) -> String {
     format!("postgres://{user}@{hosts}/{database}")
 }
 
-/// What separates the parts of a URL, and stands in no name that is shown.
+/// What separates the parts of a URL, and stands in no name that is shown but a user's.
 const NEITHER_HOST_NOR_DATABASE: [char; 5] = ['@', '&', ';', '=', '?'];
 
 /// What a connection calls itself, unless its URL says otherwise.
