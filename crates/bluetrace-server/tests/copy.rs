@@ -103,7 +103,7 @@ fn a_copy_that_cannot_go_on_because_something_has_changed_meanwhile_is_begun_ane
              BEGIN SELECT RAISE(ABORT, 'broken'); END",
         );
         for to in [shared.place(), folder.place()] {
-            assert!(matches!(run(&source.place(), &to), Err(CopyError::Broken(_))));
+            assert!(matches!(run(&source.place(), &to), Err(CopyError::Refused { .. })));
         }
         shared.sql(&format!("ALTER TABLE uploaded_record DROP CONSTRAINT broken; {in_copy}"));
         folder.sql(&format!("DROP TRIGGER fail; {in_copy}"));
@@ -202,7 +202,7 @@ fn an_unfinished_copy_of_a_program_that_copied_otherwise_is_not_gone_on_with() {
     let (source, folder) = (filled(10), Folder::new());
     drop(SqliteStore::open(&folder.database()).unwrap());
     folder.sql("CREATE TRIGGER fail BEFORE INSERT ON notice BEGIN SELECT RAISE(ABORT, 'broken'); END");
-    assert!(matches!(run(&source.place(), &folder.place()), Err(CopyError::Broken(_))));
+    assert!(matches!(run(&source.place(), &folder.place()), Err(CopyError::Refused { .. })));
     folder.sql(r#"DROP TRIGGER fail; UPDATE copy_mark SET mark = replace(mark, '"layout":', '"layout":1')"#);
     assert!(matches!(run(&source.place(), &folder.place()), Err(CopyError::OtherVersion { .. })));
 }

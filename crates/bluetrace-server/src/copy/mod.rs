@@ -263,7 +263,7 @@ async fn copy_rows(source: &End, destination: &End, mut mark: Mark, progress: &P
             // what the rules of the schema forbid is in the source all the same
             let writing = writing.map_err(|error| match error {
                 StoreError::Failed(why) => {
-                    let why = why.strip_suffix("; this is a defect of this program").unwrap_or(&why).to_owned();
+                    let why = why.replace("; this is a defect of this program", "");
                     CopyError::Refused { table: table.name, why }
                 }
                 away @ StoreError::Unavailable(_) => away.into(),
