@@ -285,9 +285,9 @@ fn require_folder(place: &Place, folder: &DataFolder) -> Result<(), CopyError> {
 }
 
 fn lock(place: &Place, folder: &DataFolder) -> Result<ServerLock, CopyError> {
-    folder.lock_for_server().map_err(|error| match error {
-        DataFolderError::InUse { .. } => CopyError::Served { place: place.to_string() },
-        other => other.into(),
+    folder.lock_for_server().map_err(|error| {
+        let is_served = matches!(error, DataFolderError::InUse { .. });
+        if is_served { CopyError::Served { place: place.to_string() } } else { error.into() }
     })
 }
 

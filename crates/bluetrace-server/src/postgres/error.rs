@@ -81,14 +81,13 @@ impl From<Error> for Trouble {
 
 /// Of errors without a number of the system's, the driver has made one and the standard library the other.
 fn unreachable(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => {
-            "the database takes no writes: it is a standby, or default_transaction_read_only is on".into()
-        }
-        _ if error.to_string().starts_with("failed to lookup address") => {
-            "the name of the database's host cannot be resolved".into()
-        }
-        kind => format!("the database cannot be reached ({kind})"),
+    let kind = error.kind();
+    if kind == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none() {
+        "the database takes no writes: it is a standby, or default_transaction_read_only is on".into()
+    } else if error.to_string().starts_with("failed to lookup address") {
+        "the name of the database's host cannot be resolved".into()
+    } else {
+        format!("the database cannot be reached ({kind})")
     }
 }
 
