@@ -37,7 +37,9 @@ fn a_copy_that_is_broken_off_goes_on_where_it_was_and_no_server_starts_on_it() {
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$;
          CREATE TRIGGER fail BEFORE INSERT ON uploaded_record FOR EACH ROW WHEN (NEW.place = 22000) EXECUTE FUNCTION fail()",
     );
-    assert!(matches!(run(&source.place(), &shared.place()), Err(CopyError::Broken(_))));
+    let refused = run(&source.place(), &shared.place()).unwrap_err();
+    assert!(matches!(refused, CopyError::Refused { table: "uploaded_record", .. }), "{refused:?}");
+    assert!(refused.to_string().contains("store check") && !refused.to_string().contains("defect"), "{refused}");
     assert_eq!(shared.sql("SELECT count(*) FROM uploaded_record"), "20000", "what was copied is kept");
     let refused = shared.open().unwrap_err().to_string();
     assert!(refused.contains("unfinished copy") && refused.contains("store copy"), "{refused}");
@@ -76,6 +78,7 @@ fn a_source_that_has_changed_meanwhile_is_found_and_copied_anew() {
     let found = run(&source.place(), &shared.place()).unwrap_err();
     assert!(matches!(found, CopyError::Differs { table: "uploaded_record", .. }), "{found:?}");
     assert!(found.to_string().contains("run the same command again"), "{found}");
+    assert!(found.to_string().contains("rows in both, and not the same ones"), "{found}");
     run(&source.place(), &shared.place()).unwrap();
     assert_eq!(shared.sql("SELECT rssi FROM uploaded_record WHERE place = 5"), "-1");
 }
@@ -100,7 +103,7 @@ fn a_copy_that_cannot_go_on_because_something_has_changed_meanwhile_is_begun_ane
              BEGIN SELECT RAISE(ABORT, 'broken'); END",
         );
         for to in [shared.place(), folder.place()] {
-            assert!(matches!(run(&source.place(), &to), Err(CopyError::Broken(_))));
+            assert!(matches!(run(&source.place(), &to), Err(CopyError::Refused { .. })));
         }
         shared.sql(&format!("ALTER TABLE uploaded_record DROP CONSTRAINT broken; {in_copy}"));
         folder.sql(&format!("DROP TRIGGER fail; {in_copy}"));
@@ -158,6 +161,8 @@ fn only_a_place_that_fits_is_a_source_or_a_destination() {
 
     let lock = source.folder().lock_for_server().unwrap();
     assert!(run(&source.place(), &shared.place()).unwrap_err().to_string().contains("in use by another server"));
+    let nowhere = Place::Folder(DataFolder::open_existing(empty.path().join("nowhere")));
+    assert!(matches!(run(&nowhere, &shared.place()), Err(CopyError::NoFolder { .. })));
     drop(lock);
     let store = shared.open().unwrap();
     let refused = run_with(&source.place(), &shared.place(), false).unwrap_err();
@@ -197,7 +202,7 @@ fn an_unfinished_copy_of_a_program_that_copied_otherwise_is_not_gone_on_with() {
     let (source, folder) = (filled(10), Folder::new());
     drop(SqliteStore::open(&folder.database()).unwrap());
     folder.sql("CREATE TRIGGER fail BEFORE INSERT ON notice BEGIN SELECT RAISE(ABORT, 'broken'); END");
-    assert!(matches!(run(&source.place(), &folder.place()), Err(CopyError::Broken(_))));
+    assert!(matches!(run(&source.place(), &folder.place()), Err(CopyError::Refused { .. })));
     folder.sql(r#"DROP TRIGGER fail; UPDATE copy_mark SET mark = replace(mark, '"layout":', '"layout":1')"#);
     assert!(matches!(run(&source.place(), &folder.place()), Err(CopyError::OtherVersion { .. })));
 }

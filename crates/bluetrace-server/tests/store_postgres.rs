@@ -345,6 +345,15 @@ fn over_tls_the_certificate_and_its_name_are_verified_before_the_password_is_tol
 }
 
 #[test]
+fn a_database_that_takes_no_writes_is_said_to_take_none() {
+    let database = CLUSTER.database();
+    CLUSTER.sql(&database, &format!("ALTER DATABASE {database} SET default_transaction_read_only = on"));
+    let place = PostgresPlace::parse(&CLUSTER.url(&database), None).unwrap();
+    let refused = PostgresStore::open(place, options(), "mark", [1; 32]).unwrap_err().to_string();
+    assert!(refused.contains("takes no writes") && refused.contains("default_transaction_read_only"), "{refused}");
+}
+
+#[test]
 fn a_host_that_answers_nothing_is_passed_over_after_its_time() {
     // it accepts, as the kernel of a paused machine does, and says nothing
     let paused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{anyhow, bail};
+use anyhow::{anyhow, bail, ensure};
 use bluetrace_authority::passwords::PasswordPool;
 use bluetrace_authority::store::Store;
 use bluetrace_authority::{Authority, MasterKey, Policy};
@@ -55,6 +55,14 @@ impl Installation {
         Ok(Self { authority: Arc::new(authority), database })
     }
 
+    /// Where its store is, without a password.
+    pub(crate) fn store_shown(folder: &DataFolder, store: Option<&StoreUrl>) -> anyhow::Result<String> {
+        Ok(match store {
+            None => format!("SQLite, {}", folder.database().display()),
+            Some(url) => shared_place(url)?.to_string(),
+        })
+    }
+
     /// Says so if a server could not begin in a folder because the database that it would share has servers already, whose master
     /// key is not there. Makes nothing.
     pub(crate) fn refuse_without_key(folder: &AuthorityFolder, now: Timestamp) -> anyhow::Result<()> {
@@ -69,18 +77,36 @@ impl Installation {
         if found.schema > 0 && !found.is_own { Err(bring_the_key(&shown, &folder)) } else { Ok(()) }
     }
 
-    /// Opens the authority that lives in a folder already, for a look or a change from the command line.
+    /// Opens the authority that lives in a folder already, for a look or a change from the command line. A database that is empty
+    /// stays so: a look marks nothing as this authority's.
     pub(crate) fn open_existing(folder: &AuthorityFolder, passwords: Arc<dyn PasswordPool>) -> anyhow::Result<Self> {
+        if let Some(url) = &folder.store
+            && DataFolder::open_existing(&folder.data_dir).existing_master_key()?.is_some()
+        {
+            let place = shared_place(url)?;
+            let shown = place.to_string();
+            ensure!(
+                PostgresStore::is_begun(place, PostgresOptions::default())?,
+                "there is no store in {shown}; start a server on it, or run `bluetrace store migrate`"
+            );
+        }
+        Self::open_or_begin(folder, passwords)
+    }
+
+    /// The same, and makes the tables of a database that has none.
+    pub(crate) fn open_or_begin(folder: &AuthorityFolder, passwords: Arc<dyn PasswordPool>) -> anyhow::Result<Self> {
         let path = folder.data_dir.display();
         match &folder.store {
             None if !DataFolder::open_existing(&folder.data_dir).has_database()? => {
+                let missing = if folder.data_dir.exists() { "" } else { ", which is not there" };
                 bail!(
-                    "there is no authority in {path}; name its folder with --data-dir, or start `bluetrace server` once"
+                    "there is no authority in {path}{missing}; name its data folder (--data-dir, or --check-store of a load), or start \
+                     `bluetrace server` once"
                 )
             }
             Some(_) if DataFolder::open_existing(&folder.data_dir).existing_master_key()?.is_none() => bail!(
-                "there is no master key in {path}; name the folder of a server of this authority with --data-dir, \
-                 or put a copy of its master.key there"
+                "there is no master key in {path}; name the data folder of a server of this authority (--data-dir, or --check-store of \
+                 a load), or put a copy of its master.key there"
             ),
             _ => {}
         }

@@ -48,6 +48,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
     Installation::refuse_without_key(&options.folder, SystemClock.now())?;
     let folder = DataFolder::open(&options.folder.data_dir)?;
     let lock = folder.lock_for_server()?;
+    let store = Installation::store_shown(&folder, options.folder.store.as_ref())?;
     let codes = registration::code_sender(options.registration.clone())?;
     let passwords = Arc::new(ThreadPool::start(system::cores()).context("cannot start the password threads")?);
     let installation = Installation::open(&folder, options.folder.store.as_ref(), policy(&options), passwords.clone())?;
@@ -83,7 +84,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
         installation,
         listener,
     })?;
-    info!(address = %server.address, data_dir = %folder.path().display(), "serving");
+    info!(address = %server.address, data_dir = %folder.path().display(), %store, "serving");
     asked_to_end.await;
     info!("ending: no new connections; finishing what is under way");
     server.stop().await

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use bluetrace_authority::passwords::InlinePool;
 use bluetrace_protocol::Clock as _;
 use bluetrace_server::check::check;
 use bluetrace_server::copy::{CopyError, CopyOptions, Place, Progress, Step, copy};
 use bluetrace_server::data_folder::DataFolder;
-use bluetrace_server::postgres::{PostgresOptions, PostgresStore};
+use bluetrace_server::postgres::{PostgresOptions, PostgresPlace, PostgresStore};
 use bluetrace_server::sqlite;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, interval_at};
@@ -46,7 +46,7 @@ fn migrate(options: &AuthorityFolder) -> anyhow::Result<()> {
         bail!("a server of an older version is at work on {}; end it first", folder.path().display());
     }
     // whoever opens a store brings it up to date, and says why it cannot
-    Installation::open_existing(options, Arc::new(InlinePool))?.database.close();
+    Installation::open_or_begin(options, Arc::new(InlinePool))?.database.close();
     to_stdout(|out| {
         match found {
             0 => writeln!(out, "made the tables of schema {known}")?,
@@ -102,7 +102,14 @@ fn copy_store(arguments: &CopyArguments) -> anyhow::Result<()> {
 fn place(named: &StorePlace) -> anyhow::Result<Place> {
     Ok(match named {
         StorePlace::Folder(path) => Place::Folder(DataFolder::open_existing(path)),
-        StorePlace::Shared(url) => Place::Shared(shared_place(url)?),
+        StorePlace::Shared(url) => {
+            // not repeated: it may hold a password
+            ensure!(
+                PostgresPlace::is_meant(&url.0),
+                "one of both is neither a folder that is there nor the URL of a database; write postgres://USER@HOST/DATABASE"
+            );
+            Place::Shared(shared_place(url)?)
+        }
     })
 }
 

@@ -230,6 +230,28 @@ fn a_port_that_another_program_has_and_a_server_that_is_elsewhere_are_found() {
 }
 
 #[test]
+fn one_time_codes_that_nobody_may_see_and_a_file_with_the_database_s_password_are_warned_of() {
+    let place = Place::new();
+    place.server().stop("TERM");
+    assert_eq!(doctor(&place, &["0"]).level("one-time codes"), ["warning"]);
+    assert_eq!(doctor(&place, &["0", "--http", "off"]).level("one-time codes"), ["ok"], "nobody can register");
+    assert_eq!(doctor(&place, &["0", "--code-command", "sh"]).level("one-time codes"), ["ok"]);
+
+    let file = place.path("bluetrace.toml");
+    for (store, mode, levels) in [
+        ("postgres://desk:secret@127.0.0.1:1/trace", 0o644, ["warning"]),
+        ("postgres://desk:secret@127.0.0.1:1/trace", 0o600, ["ok"]),
+        ("postgres://desk@127.0.0.1:1/trace", 0o644, ["ok"]),
+    ] {
+        fs::write(&file, format!("[server]\nstore = \"{store}\"\n")).unwrap();
+        set_mode(&file, mode);
+        let found = doctor(&place, &["0"]);
+        assert_eq!(found.level("configuration"), levels, "{store} {mode:o}: {found:?}");
+        assert!(!format!("{found:?}").contains("secret"), "{found:?}");
+    }
+}
+
+#[test]
 fn files_with_passwords_that_others_may_read_are_errors() {
     let place = Place::with_accounts();
     place.server().stop("TERM");

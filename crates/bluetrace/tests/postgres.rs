@@ -92,6 +92,33 @@ fn every_command_of_an_operator_works_on_the_shared_database() {
 }
 
 #[test]
+fn a_command_that_looks_into_an_empty_database_leaves_it_empty() {
+    let url = CLUSTER.url(&CLUSTER.database());
+    let place = Place::new();
+    fs::create_dir(place.path("data")).unwrap();
+    fs::write(place.path("data/master.key"), "07".repeat(32)).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = place.bluetrace(arguments);
+        finish(command.args(["--data-dir", "data"]).env("BLUETRACE_STORE", &url), "")
+    };
+    for arguments in [
+        &["user", "list"][..],
+        &["code", "list"],
+        &["keys", "list"],
+        &["export", "uploads"],
+        &["pin", "somebody"],
+        &["user", "remove", "somebody", "--yes"],
+    ] {
+        run(arguments).assert_complains(&["there is no store in postgres://", "bluetrace store migrate"]);
+    }
+    let examined = run(&["doctor", "0"]);
+    assert!(examined.shown.contains("is empty"), "{examined:?}");
+    let migrated = run(&["store", "migrate"]).assert_success();
+    assert!(migrated.shown.contains("made the tables"), "{migrated:?}");
+    run(&["user", "list"]).assert_success();
+}
+
+#[test]
 fn a_server_with_another_master_key_is_refused_in_one_line() {
     let url = CLUSTER.url(&CLUSTER.database());
     let [first, second] = [Place::with_accounts(), Place::with_accounts()];

@@ -35,6 +35,12 @@ fn a_store_moves_to_postgresql_and_back_and_devices_go_on() {
     let refused = place.run(&["store", "copy", "data", "mysql://desk:secret@localhost/trace"]);
     refused.assert_complains(&["postgres://USER@HOST/DATABASE"]);
     assert!(!refused.errors.contains("secret"), "{refused:?}");
+    for mistyped in ["postgres:/desk:secret@h/trace", "desk:secret@h/trace", "Postgres://desk:secret@x@localhost/trace"]
+    {
+        let refused = place.run(&["store", "copy", mistyped, "data"]);
+        assert_ne!(refused.status, Some(0), "{refused:?}");
+        assert!(refused.errors.contains("URL") && !refused.errors.contains("secret"), "{refused:?}");
+    }
     drop(session);
     server.stop("TERM");
 

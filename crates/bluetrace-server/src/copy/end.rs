@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 
 use bluetrace_authority::store::StoreError;
 
@@ -9,7 +10,7 @@ use super::mark::{Mark, Position};
 use super::rows::{Batch, Key};
 use super::table::{Engine, Table};
 use super::{Batches, CopyError, CopyOptions};
-use crate::data_folder::{DataFolder, ServerLock};
+use crate::data_folder::{DataFolder, DataFolderError, ServerLock};
 use crate::postgres::{self, PostgresEnd, PostgresPlace, SCHEMA, State};
 use crate::sqlite::SqliteEnd;
 
@@ -66,10 +67,11 @@ impl End {
     pub(crate) async fn open_source(place: &Place, options: &CopyOptions) -> Result<Self, CopyError> {
         let end = match place {
             Place::Folder(folder) => {
+                require_folder(place, folder)?;
                 if !folder.has_database()? {
                     return Err(CopyError::NoStore { place: place.to_string() });
                 }
-                let lock = folder.lock_for_server()?;
+                let lock = lock(place, folder)?;
                 Self::open_folder(place, folder, SqliteEnd::open(&folder.database())?, lock)?
             }
             Place::Shared(shared) => {
@@ -85,10 +87,13 @@ impl End {
     /// For a look beside whatever is at work, at one moment. The master key's mark is empty where there is none in the folder.
     pub(crate) async fn open_to_look(place: &Place, options: &CopyOptions) -> Result<Self, CopyError> {
         let (database, key_mark) = match place {
-            Place::Folder(folder) if !folder.has_database()? => {
-                return Err(CopyError::NoStore { place: place.to_string() });
+            Place::Folder(folder) => {
+                require_folder(place, folder)?;
+                if !folder.has_database()? {
+                    return Err(CopyError::NoStore { place: place.to_string() });
+                }
+                (Database::Sqlite(SqliteEnd::open(&folder.database())?), String::new())
             }
-            Place::Folder(folder) => (Database::Sqlite(SqliteEnd::open(&folder.database())?), String::new()),
             Place::Shared(shared) => {
                 let end = PostgresEnd::open(shared, &options.postgres, options.seed).await?;
                 let key_mark = require_store(place, end.state().await?)?;
@@ -109,11 +114,12 @@ impl End {
     ) -> Result<(Self, Mark), CopyError> {
         let end = match place {
             Place::Folder(folder) => {
+                require_folder(place, folder)?;
                 // said before a file is made there
                 if master_key_mark(place, folder)? != source.key_mark {
                     return Err(CopyError::OtherMasterKey { from: source.shown.clone(), to: place.to_string() });
                 }
-                let lock = folder.lock_for_server()?;
+                let lock = lock(place, folder)?;
                 Self::open_folder(place, folder, SqliteEnd::open_or_make(&folder.database())?, lock)?
             }
             Place::Shared(shared) => {
@@ -268,6 +274,21 @@ impl End {
             Database::Postgres(end) => end.finish().await,
         }
     }
+}
+
+fn require_folder(place: &Place, folder: &DataFolder) -> Result<(), CopyError> {
+    // whatever else keeps it from being looked at is said by whoever opens a file in it
+    match fs::metadata(folder.path()) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(CopyError::NoFolder { place: place.to_string() }),
+        _ => Ok(()),
+    }
+}
+
+fn lock(place: &Place, folder: &DataFolder) -> Result<ServerLock, CopyError> {
+    folder.lock_for_server().map_err(|error| {
+        let is_served = matches!(error, DataFolderError::InUse { .. });
+        if is_served { CopyError::Served { place: place.to_string() } } else { error.into() }
+    })
 }
 
 fn master_key_mark(place: &Place, folder: &DataFolder) -> Result<String, CopyError> {

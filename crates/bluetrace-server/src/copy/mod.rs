@@ -86,9 +86,21 @@ pub enum CopyError {
     #[error("{0}; what was copied is kept: run the same command again when that is mended, and it goes on")]
     Broken(StoreError),
     /// There is no authority in the source.
-    #[error("there is no store in {place}")]
+    #[error("there is no store in {place}; start a server on it, or name the place where one is")]
     NoStore {
         /// Where.
+        place: String,
+    },
+    /// There is no such folder.
+    #[error("there is no folder {place}; name the data folder of an authority")]
+    NoFolder {
+        /// Where it should be.
+        place: String,
+    },
+    /// A server is at work on a folder.
+    #[error("the data folder {place} is in use by another server or copy; end it first")]
+    Served {
+        /// The folder.
         place: String,
     },
     /// A store has another schema than this program.
@@ -129,7 +141,9 @@ pub enum CopyError {
         place: String,
     },
     /// There is something in the destination.
-    #[error("{place} is not empty; name a new folder or database")]
+    #[error(
+        "{place} is not empty; if it is the finished copy of this source, nothing is left to do, and else name a new folder or database"
+    )]
     NotEmpty {
         /// Where.
         place: String,
@@ -158,6 +172,17 @@ pub enum CopyError {
         /// The column.
         column: &'static str,
     },
+    /// Rows that the destination does not take.
+    #[error(
+        "the destination does not take rows of the source's table {table}: {why}; what was copied is kept. The source may be \
+         damaged: `bluetrace store check` tells"
+    )]
+    Refused {
+        /// The table.
+        table: &'static str,
+        /// What the destination says.
+        why: String,
+    },
     /// What was copied before the copy was broken off is not of this source.
     #[error(
         "rows of the source's table {table} do not fit what was copied before: the source, or the copy, has been changed meanwhile. End what \
@@ -169,8 +194,8 @@ pub enum CopyError {
     },
     /// The comparison has found a difference.
     #[error(
-        "the copy is not like the source: table {table} has {in_source} rows there and {in_destination} here. The source, or the copy, \
-         has been changed meanwhile: end what uses it, and run the same command again, which begins anew"
+        "the copy is not like the source: table {table} has {}. The source, or the copy, has been changed meanwhile: end what uses it, \
+         and run the same command again, which begins anew", difference(*in_source, *in_destination)
     )]
     Differs {
         /// The first table that differs.
@@ -180,6 +205,14 @@ pub enum CopyError {
         /// Its rows in the destination.
         in_destination: u64,
     },
+}
+
+fn difference(in_source: u64, in_destination: u64) -> String {
+    if in_source == in_destination {
+        format!("{in_source} rows in both, and not the same ones")
+    } else {
+        format!("{in_source} rows in the source and {in_destination} in the copy")
+    }
 }
 
 async fn copy_all(
@@ -226,7 +259,16 @@ async fn copy_rows(source: &End, destination: &End, mut mark: Mark, progress: &P
             }
             let Some(last) = batch.last.clone() else { continue };
             let (rows, next) = (batch.len(), mark.moved(Position::In(table.name.to_owned(), Some(last))));
-            if !destination.write(table, batch, &mark.spelt()?, &next.spelt()?).await? {
+            let writing = destination.write(table, batch, &mark.spelt()?, &next.spelt()?).await;
+            // what the rules of the schema forbid is in the source all the same
+            let writing = writing.map_err(|error| match error {
+                StoreError::Failed(why) => {
+                    let why = why.replace("; this is a defect of this program", "");
+                    CopyError::Refused { table: table.name, why }
+                }
+                away @ StoreError::Unavailable(_) => away.into(),
+            });
+            if !writing? {
                 begin_anew_next_time(destination, &mark).await?;
                 return Err(CopyError::Changed { table: table.name });
             }

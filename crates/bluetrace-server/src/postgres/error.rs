@@ -72,10 +72,22 @@ impl From<Error> for Trouble {
             return Self::of_database(database);
         }
         match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
-            Some(source) => Self::Lost(format!("the database cannot be reached ({})", source.kind())),
+            Some(source) => Self::Lost(unreachable(source)),
             None if error.is_closed() => Self::Lost("the database has closed the connection".into()),
             None => Self::failed("the database holds what this program cannot read; restore it from a backup"),
         }
+    }
+}
+
+/// Of errors without a number of the system's, the driver has made one and the standard library the other.
+fn unreachable(error: &io::Error) -> String {
+    let kind = error.kind();
+    if kind == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none() {
+        "the database takes no writes: it is a standby, or default_transaction_read_only is on".into()
+    } else if error.to_string().starts_with("failed to lookup address") {
+        "the name of the database's host cannot be resolved".into()
+    } else {
+        format!("the database cannot be reached ({kind})")
     }
 }
 
@@ -91,4 +103,22 @@ impl From<Trouble> for StoreError {
             }
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_database_cannot_be_reached_is_said_as_far_as_it_is_known() {
+        let unresolved = io::Error::other("failed to lookup address information: Name or service not known");
+        assert!(unreachable(&unresolved).contains("name of the database's host"));
+        let of_the_driver = io::Error::new(io::ErrorKind::PermissionDenied, "database does not allow writes");
+        assert!(unreachable(&of_the_driver).contains("takes no writes"));
+        let of_a_socket_file = io::Error::from_raw_os_error(EACCES);
+        assert!(unreachable(&of_a_socket_file).contains("cannot be reached (permission denied)"));
+    }
+
+    /// Of every Unix that this runs on.
+    const EACCES: i32 = 13;
 }

@@ -134,6 +134,17 @@ impl PostgresStore {
         looked.ok_or(OpenError::UnfinishedCopy { place: shown })
     }
 
+    /// Whether a database has this program's tables, of whatever schema and authority. Changes nothing. Blocks meanwhile.
+    ///
+    /// # Errors
+    /// [`OpenError`] says in one line what is wrong and what to do.
+    pub fn is_begun(place: PostgresPlace, options: PostgresOptions) -> Result<bool, OpenError> {
+        let shown = place.to_string();
+        let store = Self::start(place, options, [0; 32])?;
+        let looked = store.wait_for(store.run(Manner::Look, (), |session, ()| Box::pin(State::look(session))));
+        looked.map(|state| state.is_some()).map_err(|error| OpenError::of(&shown, error))
+    }
+
     /// How many calls wait for a connection.
     pub fn waiting(&self) -> usize {
         self.pool.waiting()

@@ -40,6 +40,12 @@ pub enum PlaceError {
     /// It is no URL of a database.
     #[error("the store is no URL of a database; write postgres://USER@HOST/DATABASE")]
     Url,
+    /// A character stands where it cannot mean itself, and what is behind it may be a part of the password.
+    #[error(
+        "the URL of the store can be read in more than one way; a `@`, `/`, `:`, `?`, `#` or `%` in a password is written %40, %2F, %3A, \
+         %3F, %23 or %25, and parameters stand behind one `?`, with `&` between them"
+    )]
+    Ambiguous,
     /// Something that is needed is missing.
     #[error("the URL of the store names no {0}; write postgres://USER@HOST/DATABASE")]
     Missing(&'static str),
@@ -65,7 +71,7 @@ pub enum PlaceError {
 impl PostgresPlace {
     /// Whether a text means such a place, well-formed or not.
     pub fn is_meant(text: &str) -> bool {
-        text.starts_with("postgres://") || text.starts_with("postgresql://")
+        without_scheme(text).is_some()
     }
 
     /// Reads a URL, and the files it names. `password` is used if the URL has none.
@@ -73,11 +79,16 @@ impl PostgresPlace {
     /// # Errors
     /// [`PlaceError`] says what is wrong, without repeating the URL.
     pub fn parse(url: &str, password: Option<&str>) -> Result<Self, PlaceError> {
-        if !Self::is_meant(url) {
-            return Err(PlaceError::Url);
+        // the driver knows the scheme in lower case
+        let url = format!("postgres://{}", without_scheme(url).ok_or(PlaceError::Url)?);
+        let own = OwnParameters::split(&url);
+        if own.is_ambiguous() {
+            return Err(PlaceError::Ambiguous);
         }
-        let own = OwnParameters::split(url);
         let mut config = Config::from_str(&own.url).map_err(|_| PlaceError::Url)?;
+        if holds_more_than_a_place(&config) {
+            return Err(PlaceError::Ambiguous);
+        }
         if config.get_user().is_none() {
             return Err(PlaceError::Missing("user"));
         }
@@ -153,6 +164,33 @@ impl OwnParameters {
         }
         own
     }
+
+    /// Whether somebody who meant something else may have written it: the driver takes the first `@` for the end of the password,
+    /// and what is left of that for a host and a database, which are shown.
+    fn is_ambiguous(&self) -> bool {
+        let front = self.url.split('?').next().unwrap_or_default();
+        let mut escapes = self.url.split('%').skip(1);
+        let paths = self.root_certificates.iter().chain(&self.password_file);
+        front.matches('@').count() > 1
+            || !escapes.all(|rest| rest.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit)))
+            || paths.into_iter().any(|path| path.to_string_lossy().contains(NEITHER_HOST_NOR_DATABASE))
+    }
+}
+
+/// What stands behind `postgres://`, whose letters may be of either case.
+fn without_scheme(url: &str) -> Option<&str> {
+    let (scheme, rest) = url.split_once("://")?;
+    ["postgres", "postgresql"].iter().any(|known| scheme.eq_ignore_ascii_case(known)).then_some(rest)
+}
+
+/// Whether a host or the database, which are shown, holds what was meant as a password or a parameter.
+fn holds_more_than_a_place(config: &Config) -> bool {
+    let hosts = config.get_hosts().iter().map(|host| match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(path) => path.to_string_lossy().into_owned(),
+    });
+    let mut names = hosts.chain(config.get_dbname().map(str::to_owned));
+    names.any(|name| name.contains(NEITHER_HOST_NOR_DATABASE))
 }
 
 fn is_this_machine(host: &Host) -> bool {
@@ -231,6 +269,9 @@ fn shown(config: &Config) -> String {
     format!("postgres://{user}@{hosts}/{database}")
 }
 
+/// What separates the parts of a URL, and stands in no name that is shown but a user's.
+const NEITHER_HOST_NOR_DATABASE: [char; 5] = ['@', '&', ';', '=', '?'];
+
 /// What a connection calls itself, unless its URL says otherwise.
 pub(super) const APPLICATION: &str = "bluetrace";
 
@@ -251,6 +292,29 @@ mod tests {
         assert!(!format!("{place:?}").contains("ecret"));
         let error = PostgresPlace::parse("postgres://desk:secret@localhost/trace?nonsense=secret", None).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("secret"));
+    }
+
+    #[test]
+    fn what_may_be_a_part_of_a_password_is_refused_and_not_repeated() {
+        for url in [
+            "postgres://bt:p@ssw0rd@127.0.0.1:5/bt",
+            "postgres://bt:a@b/ssw0rd@h:1/bt",
+            "postgres://bt@127.0.0.1/bt&password=ssw0rd",
+            "postgres://bt@127.0.0.1/bt;password=ssw0rd",
+            "postgres://bt@127.0.0.1/bt password=ssw0rd",
+            "postgres://bt:ssw0rd%@127.0.0.1/bt",
+            "postgres://bt:%ssw0rd@127.0.0.1/bt",
+            "postgres://bt:x@127.0.0.1/bt%40ssw0rd",
+            "postgres://bt:x@ssw0rd%40127.0.0.1/bt",
+            "postgres://bt@127.0.0.1/bt?password_file=/nowhere;password=ssw0rd",
+        ] {
+            let error = PostgresPlace::parse(url, None).unwrap_err();
+            assert!(matches!(error, PlaceError::Ambiguous), "{url}: {error:?}");
+            assert!(!format!("{error} {error:?}").contains("ssw0rd") && error.to_string().contains("%40"), "{error}");
+        }
+        let place = PostgresPlace::parse("Postgres://bt:p%40s%2Fs%25@127.0.0.1:5/bt", None).unwrap();
+        assert_eq!(place.hosts[0].get_password(), Some(&b"p@s/s%"[..]));
+        assert_eq!(place.to_string(), "postgres://bt@127.0.0.1:5/bt");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Owns the words of `bluetrace store`.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use zeroize::Zeroizing;
@@ -63,11 +63,33 @@ fn store_place(text: &str) -> Result<StorePlace, String> {
     if text.is_empty() {
         return Err("neither a folder nor the URL of a PostgreSQL database".to_owned());
     }
-    // a folder of such a name is hardly meant, and what is refused here is repeated, though it may hold a password
-    let is_url = text.contains("://");
+    // a folder of such a name is hardly meant, and what is refused here is repeated, though it may hold a password; so would the
+    // name of a folder be that is not there
+    let is_scheme = text.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("postgres"));
+    let is_url = text.contains("://") || ((text.contains('@') || is_scheme) && !Path::new(text).exists());
     Ok(if is_url {
         StorePlace::Shared(StoreUrl(Zeroizing::new(text.to_owned())))
     } else {
         StorePlace::Folder(text.into())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_hold_a_password_and_is_no_folder_is_not_shown() {
+        for text in ["postgres:/bt:pw@h/x", "bt:pw@h/x", "postgres//bt:pw/x", "POSTGRES:bt-pw", "Postgres://bt:pw@h/x"]
+        {
+            let shown = format!("{:?}", store_place(text).unwrap());
+            assert!(!shown.contains("pw"), "{text}: {shown}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("postgres@home");
+        std::fs::create_dir(&inner).unwrap();
+        for text in [inner.to_str().unwrap(), "bluetrace-data"] {
+            assert!(matches!(store_place(text).unwrap(), StorePlace::Folder(_)), "{text}");
+        }
+    }
 }

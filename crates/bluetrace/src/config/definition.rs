@@ -95,6 +95,14 @@ pub(super) fn without_secret(mut error: clap::Error, definition: &clap::Command)
     if long.is_some_and(|long| has_secret(definition, long)) && error.get(ContextKind::InvalidValue).is_some() {
         error.insert(ContextKind::InvalidValue, ContextValue::String(REDACTED.to_owned()));
     }
+    // a URL where none is taken, such as one too many, is a mistake of the same kind
+    for kind in [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand] {
+        if let Some(ContextValue::String(text)) = error.get(kind)
+            && (text.contains("://") || (text.contains('@') && text.contains(':')))
+        {
+            error.insert(kind, ContextValue::String(REDACTED.to_owned()));
+        }
+    }
     error
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, bail};
 use toml::de::{DeTable, DeValue};
+use tracing::warn;
 
 use super::setting::{Layer, Layers, Origin, Setting, see_sample};
 
@@ -30,8 +32,14 @@ impl File {
                     let found_in = (!is_named && path == in_folder).then(|| DEFAULT_FOLDER.into());
                     return Ok(Some(Self { path, text, found_in }));
                 }
-                Err(error) if !is_named && error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if !is_named && error.kind() == ErrorKind::NotFound => {}
+                // somebody who has become another user is often in a folder that this one may not enter
+                Err(error) if !is_named && path == Path::new(FILE_NAME) && is_out_of_sight(&path) => {
+                    let path = std::path::absolute(&path).unwrap_or(path);
+                    warn!("cannot look for {}: {error}; going on without", path.display());
+                }
                 Err(error) => {
+                    let path = std::path::absolute(&path).unwrap_or(path);
                     let path = path.display();
                     bail!(
                         "cannot read the configuration {path}: {error}; see that it is there and readable, or name another with --config"
@@ -107,6 +115,11 @@ impl File {
     fn line(&self, at: usize) -> usize {
         1 + self.text.bytes().take(at).filter(|byte| *byte == b'\n').count()
     }
+}
+
+/// Whether nobody can say if there is such a file.
+fn is_out_of_sight(path: &Path) -> bool {
+    fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
 fn unknown_section(section: &str, settings: &[Setting]) -> String {

@@ -21,6 +21,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::anyhow;
+use bluetrace_server::postgres::PostgresPlace;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _};
 
@@ -49,6 +50,14 @@ struct InForce {
     /// As TOML; `None` if it is not set.
     value: Option<String>,
     origin: Origin,
+}
+
+impl InForce {
+    /// Where the shared database is, without a password, if this setting says so and can be used.
+    fn store(&self) -> Option<PostgresPlace> {
+        let value = self.value.as_deref().filter(|_| self.setting.id == STORE)?;
+        PostgresPlace::parse(value.trim_matches('"'), None).ok()
+    }
 }
 
 /// The command line as it was typed: what is known before anything else is read.
@@ -122,6 +131,20 @@ impl Typed {
     }
 }
 
+impl Configuration {
+    /// Whether the file has the password of a database in it.
+    pub(crate) fn holds_password(&self) -> bool {
+        self.settings.iter().any(|InForce { setting, value, origin }| {
+            let url = value.as_deref().filter(|_| setting.id == STORE && matches!(origin, Origin::File { .. }));
+            url.and_then(|url| url.split_once("://")).is_some_and(|(_, place)| {
+                let (front, parameters) = place.split_once('?').unwrap_or((place, ""));
+                front.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+                    || parameters.split('&').any(|parameter| parameter.starts_with("password="))
+            })
+        })
+    }
+}
+
 /// Carries out `bluetrace config`.
 pub(crate) fn run(options: &ConfigOptions, configuration: &Configuration) -> anyhow::Result<()> {
     let text = match options.action {
@@ -154,7 +177,11 @@ impl fmt::Display for Configuration {
                 writeln!(f, "\n[{section}]")?;
             }
             let origin = if in_force.value.is_some() { in_force.origin.to_string() } else { "not set".to_owned() };
-            writeln!(f, "{:width$} # {origin}", assignment(in_force))?;
+            write!(f, "{:width$} # {origin}", assignment(in_force))?;
+            match in_force.store() {
+                Some(place) => writeln!(f, "; {place}")?,
+                None => writeln!(f)?,
+            }
         }
         Ok(())
     }
@@ -165,6 +192,9 @@ const CONFIG: &str = "config";
 
 /// The setting that is needed to find the file.
 const DATA_DIR: &str = "data_dir";
+
+/// The setting that may hold the password of a database.
+const STORE: &str = "store";
 
 /// The section of what has no heading in the help.
 const SERVER: &str = "server";
@@ -215,6 +245,33 @@ mod tests {
             let words = ["bluetrace", "server", argument, value].map(OsString::from).to_vec();
             let shown = Typed::parse(words).unwrap_err().to_string();
             assert!(shown.contains(argument) && shown.contains("[redacted]") && !shown.contains("hidden"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_is_one_too_many_is_not_repeated() {
+        let url = "postgres://desk:hidden@localhost/x";
+        for words in [&["store", "copy", "a", "b", url][..], &["server", url], &["export", url], &["store", url]] {
+            let words = ["bluetrace"].iter().chain(words).map(OsString::from).collect();
+            let shown = Typed::parse(words).unwrap_err().to_string();
+            assert!(shown.contains("[redacted]") && !shown.contains("hidden"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_store_is_shown_without_its_password_and_a_file_that_holds_it_is_known() {
+        let home = TempDir::new().unwrap();
+        for (url, holds_password) in [
+            ("postgres://desk:hidden@localhost/trace", true),
+            ("postgres://desk@localhost/trace?password=hidden", true),
+            ("postgres://desk@localhost/trace?password_file=/nowhere/hidden", false),
+        ] {
+            let file = write(&home, &format!("[server]\nstore = \"{url}\"\n"));
+            let (_, configuration) = server(&["server", "--config", &file], &Environment::default()).unwrap();
+            let shown = configuration.to_string();
+            assert_eq!(shown.contains(":2; postgres://desk@localhost:5432/trace\n"), holds_password, "{shown}");
+            assert!(shown.contains("[redacted]") && !shown.contains("hidden"), "{shown}");
+            assert_eq!(configuration.holds_password(), holds_password, "{url}");
         }
     }
 

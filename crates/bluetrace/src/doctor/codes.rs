@@ -8,7 +8,8 @@ use crate::registration;
 
 impl Report {
     /// How people who register are sent their codes. Nothing is sent.
-    pub(super) fn one_time_codes(&mut self, options: &RegistrationOptions) {
+    /// `is_open` says whether anybody can register: the server has an HTTPS API.
+    pub(super) fn one_time_codes(&mut self, options: &RegistrationOptions, is_open: bool) {
         let check = "one-time codes";
         if let Some(token) = &options.webhook_token_file {
             // that it cannot be read is said below
@@ -27,6 +28,11 @@ impl Report {
                 "see --code-command, --code-webhook and --code-webhook-token-file",
             ),
             Ok(_) if options.webhook.is_some() => self.ok(check, "a webhook sends them"),
+            Ok(_) if options.command.is_none() && is_open => self.warning(
+                check,
+                "nothing sends them: they are shown on the server's console alone, and whoever runs the server as a service never sees them",
+                "to let people register, say --code-command or --code-webhook",
+            ),
             Ok(_) if options.command.is_none() => {
                 self.ok(check, "nothing sends them: they are shown on the server's console");
             }

@@ -139,6 +139,21 @@ impl Report {
         is_changed
     }
 
+    /// Whether others may read a file that holds the password of the database, which is a warning.
+    pub(super) fn is_read_by_others(&mut self, check: &'static str, file: &Path) -> bool {
+        let Ok(metadata) = fs::metadata(file) else { return false };
+        let is_read = metadata.mode() & FOR_OTHERS != 0;
+        if is_read {
+            let path = file.display();
+            self.warning(
+                check,
+                format!("others may read {path} (mode {}), which holds the password of the database", mode(&metadata)),
+                format!("chmod 600 {path}, or put the password into a file of its own (password_file=FILE)"),
+            );
+        }
+        is_read
+    }
+
     /// A file that the server imports at its start, named or by its usual name in the working folder.
     pub(super) fn import_file(&mut self, usual: &'static str, named: Option<&Path>, holds: &str) {
         let file = named.unwrap_or(Path::new(usual));

@@ -18,7 +18,7 @@ use bluetrace_protocol::Clock as _;
 use bluetrace_server::data_folder::DataFolder;
 use serde::Serialize;
 
-use crate::command_line::{DoctorOptions, ServerOptions};
+use crate::command_line::{DoctorOptions, HttpPlace, ServerOptions};
 use crate::config::Configuration;
 use crate::system::{self, SystemClock};
 
@@ -51,7 +51,7 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
     report.http(server, folder.is_served().unwrap_or(false), tls.as_ref());
     report.import_file("credentials.txt", server.credentials.as_deref(), "passwords");
     report.import_file("tempIDs.txt", server.tempids.as_deref(), "whose TempID is whose");
-    report.one_time_codes(&server.registration);
+    report.one_time_codes(&server.registration, !matches!(server.http, Some(HttpPlace::Off)));
     report.open_files(server.max_connections);
 
     let is_sound = report.count(Level::Error) == 0;
@@ -66,7 +66,7 @@ pub(crate) fn exposed_files(server: &ServerOptions) -> Vec<String> {
     report.folder(&server.folder.data_dir);
     report.import_file("credentials.txt", server.credentials.as_deref(), "passwords");
     report.import_file("tempIDs.txt", server.tempids.as_deref(), "whose TempID is whose");
-    report.one_time_codes(&server.registration);
+    report.one_time_codes(&server.registration, !matches!(server.http, Some(HttpPlace::Off)));
     let errors = report.findings.into_iter().filter(|finding| finding.level == Level::Error);
     errors.map(|Finding { found, remedy, .. }| format!("{found}; {}", remedy.unwrap_or_default())).collect()
 }
@@ -103,7 +103,10 @@ impl Report {
             Ok(Configuration { file, doubts, .. }) => {
                 let found =
                     file.as_ref().map_or("there is no bluetrace.toml".to_owned(), |file| file.display().to_string());
-                if !file.as_ref().is_some_and(|file| self.is_changed_by_others(check, file)) {
+                let is_changed = file.as_ref().is_some_and(|file| self.is_changed_by_others(check, file));
+                let is_read = configuration.as_ref().is_ok_and(Configuration::holds_password)
+                    && file.as_ref().is_some_and(|file| self.is_read_by_others(check, file));
+                if !is_changed && !is_read {
                     self.ok(check, found);
                 }
                 for doubt in doubts {
