@@ -18,6 +18,7 @@ use std::net::TcpStream;
 use std::process::Stdio;
 use std::sync::LazyLock;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use postgres::Cluster;
 use serde_json::{Value, json};
@@ -250,7 +251,7 @@ fn while_the_database_is_away_a_server_stays_up_and_says_so_and_then_goes_on_by_
     let cluster = Cluster::start_durable();
     let url = cluster.url(&cluster.database());
     let place = Place::with_accounts();
-    let options = ["--store", &url, "--tempid-scheme", "sealed", "--http", "127.0.0.1:0"];
+    let options = ["--store", &url, "--tempid-scheme", "sealed", "--http", "127.0.0.1:0", "--no-rate-limits"];
     let mut command = place.bluetrace(&["server", "0", "60", "--bind", "127.0.0.1", "--data-dir", "data"]);
     let server = RunningServer::run(command.args(options), &place.path("server.log"));
     let http =
@@ -259,6 +260,11 @@ fn while_the_database_is_away_a_server_stays_up_and_says_so_and_then_goes_on_by_
     let mut session = Session::login(server.address, ILL);
     assert_eq!(session.request(r#"{"commandType":"DT"}"#)["commandType"], "DT");
     assert_eq!(ready().0, 200);
+    let ask = |path: &str, token, body: &str| support::http::ask(http.parse().unwrap(), "POST", path, token, body);
+    let (_, app) = ask("/v1/login", None, &support::http::login(ILL));
+    let token = app["accessToken"].as_str();
+    assert_eq!(ask("/getTempIDs", token, r#"{"data":null}"#).0, 200);
+    let last_look = Instant::now();
 
     cluster.stop();
     let (status, head) = ready();
@@ -272,6 +278,12 @@ fn while_the_database_is_away_a_server_stays_up_and_says_so_and_then_goes_on_by_
     late.say(MET.0);
     late.hear();
     assert!(late.ask(MET.1).starts_with('4'));
+    // longer than a server remembers a caller without asking
+    while last_look.elapsed() < Duration::from_secs(6) {
+        assert_eq!(ask("/getTempIDs", token, r#"{"data":null}"#).0, 200, "nor do those of a session over HTTP");
+    }
+    let (status, refused) = ask("/v1/uploads/u-2/records", token, "");
+    assert_eq!((status, &refused["code"]), (503, &"unavailable".into()), "{refused}");
 
     cluster.wake();
     wait_until("the server is ready again", || ready().0 == 200);

@@ -8,7 +8,7 @@ use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use bluetrace_authority::store::{AccountId, SessionId};
-use bluetrace_authority::{AccessToken, Member};
+use bluetrace_authority::{AccessToken, AuthorityError, Member};
 use tokio::time::Instant;
 
 use super::Api;
@@ -25,7 +25,8 @@ pub(crate) struct Caller(pub(crate) Arc<Member>);
 pub(crate) struct Origin(pub(crate) IpAddr);
 
 /// Members who have just been looked up: a session that makes many requests costs the store one look in
-/// [`HTTP_CALLER_MEMORY`]. So long another server's end of a session may go unnoticed here; this one's is noticed at once.
+/// [`HTTP_CALLER_MEMORY`]. So long another server's end of a session may go unnoticed here; this one's is noticed at once. While
+/// the store is away, whoever was known goes on for as long as his access token is good.
 #[derive(Debug, Default)]
 pub(crate) struct Callers(Mutex<HashMap<SessionId, (Arc<Member>, Instant)>>);
 
@@ -40,8 +41,18 @@ impl Callers {
             return Ok(Some(member));
         }
         let asked = Instant::now();
-        let Some(member) = authority.caller(claim, now).await.map_err(|error| api.failure(&error))? else {
-            return Ok(None);
+        let member = match authority.caller(claim, now).await {
+            Ok(Some(member)) => member,
+            Ok(None) => {
+                self.forget_session(claim.session());
+                return Ok(None);
+            }
+            // what can be done without the store is: whatever else is asked for says that it is away
+            Err(error @ AuthorityError::Unavailable(_)) => {
+                let problem = api.failure(&error);
+                return self.last_known(claim.session()).map(Some).ok_or(problem);
+            }
+            Err(error) => return Err(api.failure(&error)),
         };
         let member = Arc::new(member);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,6 +69,11 @@ impl Callers {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (member, since) = known.get(&session)?;
         (since.elapsed() < HTTP_CALLER_MEMORY).then(|| Arc::clone(member))
+    }
+
+    fn last_known(&self, session: SessionId) -> Option<Arc<Member>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&session).map(|(member, _)| Arc::clone(member))
     }
 
     /// Forgets a session that has ended.
