@@ -16,10 +16,10 @@ pub struct Excerpt<T> {
 }
 
 impl<T> Excerpt<T> {
-    /// Appends an entry.
-    pub fn push(&mut self, entry: T) {
+    /// Appends an entry, which is made only if it is to be shown.
+    pub fn push_with(&mut self, entry: impl FnOnce() -> T) {
         if self.more == 0 && self.shown.len() < SHOW_ALL {
-            self.shown.push(entry);
+            self.shown.push(entry());
             return;
         }
         if self.more == 0 {
@@ -49,7 +49,7 @@ impl<T> Default for Excerpt<T> {
 impl<T> FromIterator<T> for Excerpt<T> {
     fn from_iter<I: IntoIterator<Item = T>>(entries: I) -> Self {
         let mut excerpt = Self::default();
-        entries.into_iter().for_each(|entry| excerpt.push(entry));
+        entries.into_iter().for_each(|entry| excerpt.push_with(|| entry));
         excerpt
     }
 }

@@ -51,6 +51,7 @@ pub struct Keyring {
 pub struct Unsealed {
     /// What it says.
     pub opened: Opened,
+    key: SealingKeyId,
     term: KeyTerm,
 }
 
@@ -106,6 +107,11 @@ impl Keyring {
     /// Opens an id of which no moment is known, with whichever key does: as many tries as there are keys.
     pub fn open_at_any_time(&self, sealed: &SealedTempId) -> Option<Unsealed> {
         self.keys.iter().rev().find_map(|key| key.open(sealed))
+    }
+
+    /// Whether the key is still there that opened an id.
+    pub fn has_key_of(&self, unsealed: &Unsealed) -> bool {
+        self.keys.iter().rev().any(|key| key.id == unsealed.key)
     }
 
     /// How many keys it has.
@@ -390,7 +396,7 @@ struct OpenKey {
 
 impl OpenKey {
     fn open(&self, sealed: &SealedTempId) -> Option<Unsealed> {
-        self.key.open(sealed).ok().map(|opened| Unsealed { opened, term: self.term })
+        self.key.open(sealed).ok().map(|opened| Unsealed { opened, key: self.id, term: self.term })
     }
 
     fn seals(&self) -> u64 {

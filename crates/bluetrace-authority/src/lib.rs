@@ -24,6 +24,7 @@ mod registration_rule;
 pub mod store;
 pub mod temp_ids;
 mod tokens;
+pub mod trace;
 pub mod upload_tokens;
 pub mod uploads;
 pub mod withdrawals;

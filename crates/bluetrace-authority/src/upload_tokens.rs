@@ -219,6 +219,7 @@ mod tests {
     use crate::memory::MemoryStore;
     use crate::passwords::{HashCost, InlinePool};
     use crate::store::Store as _;
+    use crate::trace::UploadTrace;
 
     #[test]
     fn a_token_is_good_for_two_hours_and_as_long_as_its_session() {
@@ -245,7 +246,7 @@ mod tests {
             let begun = block_on(authority.begin_granted_upload(&member, &grant, 0, now)).unwrap();
             let UploadBegun::Open { key, .. } = begun else { panic!("{begun:?}") };
             if *token == second {
-                block_on(authority.finish_upload(&member, key, now)).unwrap();
+                block_on(authority.finish_upload(&member, key, UploadTrace::default(), now)).unwrap();
             }
         }
         assert_eq!(block_on(authority.upload_token(&member, &code, now)).unwrap(), UploadTokenIssued::Refused);

@@ -1,4 +1,4 @@
-//! Who is told what after uploads that hold the same encounters.
+//! Who is told what after an upload, however it was traced, and after uploads that hold the same encounters.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers fail as their tests do")]
 
 use std::sync::Arc;
@@ -8,10 +8,45 @@ use bluetrace_authority::conformance::block_on;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::passwords::{HashCost, InlinePool};
 use bluetrace_authority::store::UploadBegun;
+use bluetrace_authority::trace::UploadTrace;
 use bluetrace_authority::uploads::UploadFinished;
 use bluetrace_authority::{Authority, MasterKey, Member, Policy};
 use bluetrace_protocol::message::BeginUpload;
-use bluetrace_protocol::{Clock, Moment, Password, Timestamp, Uploaded, UploadedRecord, Username};
+use bluetrace_protocol::{
+    Clock, Moment, Password, Record, Timestamp, UploadSummary, Uploaded, UploadedRecord, Username,
+};
+
+#[test]
+fn what_is_traced_while_it_is_stored_leads_to_the_same_as_what_is_read_back() {
+    let outcome = |traced: usize| {
+        let desk = Desk::new();
+        let (met, ill) = (desk.member("met"), desk.member("ill"));
+        let late = match desk.shown_by(&met, 2 * HOUR) {
+            Uploaded::Record(record) => Uploaded::Record(UploadedRecord { received: Some(at(3 * HOUR)), ..record }),
+            Uploaded::Malformed => Uploaded::Malformed,
+        };
+        let unknown = Uploaded::Record(UploadedRecord {
+            record: Record::parse("12345678901234567890, 01/01/1970 00:00:00, 01/01/1970 00:14:59").unwrap(),
+            received: None,
+            rssi: None,
+            seen: None,
+        });
+        let (own, again) = (desk.shown_by(&ill, 0), desk.shown_by(&met, HOUR));
+        let log = vec![desk.shown_by(&met, 0), unknown, again.clone(), Uploaded::Malformed, own, late, again];
+        let finished = desk.upload_traced(&ill, log, traced);
+        (finished, desk.told(&met), desk.told(&ill))
+    };
+    let (read_back, told, told_ill) = outcome(0);
+    let UploadFinished::Complete { summary, .. } = read_back else { panic!("{read_back:?}") };
+    assert_eq!(summary, UploadSummary { records: 7, resolved: 5, unknown: 1, invalid: 1 });
+    assert_eq!((&*told, &*told_ill), (&[(0, HOUR + WINDOW)][..], &[][..]));
+    for traced in 1..=7 {
+        let (finished, told_now, told_ill_now) = outcome(traced);
+        let UploadFinished::Complete { summary: now, report } = finished else { panic!("{finished:?}") };
+        assert_eq!((now, told_now, told_ill_now), (summary, told.clone(), told_ill.clone()), "{traced} traced before");
+        assert_eq!(report.unwrap().matches.shown().len(), 5);
+    }
+}
 
 #[test]
 fn a_log_that_is_uploaded_again_alarms_nobody_again() {
@@ -66,12 +101,22 @@ impl Desk {
     }
 
     fn upload(&self, member: &Member, records: Vec<Uploaded>) {
+        let finished = self.upload_traced(member, records, 0);
+        assert!(matches!(finished, UploadFinished::Complete { .. }), "{finished:?}");
+    }
+
+    /// Uploads records, of which so many are traced while they are stored.
+    fn upload_traced(&self, member: &Member, records: Vec<Uploaded>, traced: usize) -> UploadFinished {
         let begin = BeginUpload { records: u32::try_from(records.len()).unwrap(), upload: None, code: None };
         let outcome = block_on(self.authority.begin_upload(member, begin, at(UPLOADED))).unwrap();
         let UploadBegun::Open { key, .. } = outcome else { panic!("{outcome:?}") };
+        let mut trace = UploadTrace::default();
+        for record in &records[..traced] {
+            let one = std::slice::from_ref(record);
+            block_on(self.authority.trace_upload(member, &mut trace, one, at(UPLOADED))).unwrap();
+        }
         block_on(self.authority.append_records(member, key, 0, records)).unwrap();
-        let finished = block_on(self.authority.finish_upload(member, key, at(UPLOADED))).unwrap();
-        assert!(matches!(finished, UploadFinished::Complete { .. }), "{finished:?}");
+        block_on(self.authority.finish_upload(member, key, trace, at(UPLOADED))).unwrap()
     }
 
     /// A record of an id that a member shows from this second on, heard at once.

@@ -14,7 +14,8 @@ use bluetrace_authority::store::{
     ImportedTempId, KeyTerm, NewSealingKey, Owner, SealingKeyId, SealingKeyRow, SealingKeyState, Store, UploadBegun,
     UploadKey,
 };
-use bluetrace_authority::uploads::{Trace, UploadFinished};
+use bluetrace_authority::trace::{Trace, UploadTrace};
+use bluetrace_authority::uploads::UploadFinished;
 use bluetrace_authority::{Authority, MasterKey, Member, Policy, Scheme};
 use bluetrace_protocol::message::BeginUpload;
 use bluetrace_protocol::{
@@ -428,7 +429,7 @@ impl Desk {
     }
 
     fn finish(&self, member: &Member, upload: UploadKey, now: i64) -> UploadSummary {
-        let finished = block_on(self.authority.finish_upload(member, upload, at(now))).unwrap();
+        let finished = block_on(self.authority.finish_upload(member, upload, UploadTrace::default(), at(now))).unwrap();
         let UploadFinished::Complete { summary, .. } = finished else { panic!("{finished:?}") };
         summary
     }

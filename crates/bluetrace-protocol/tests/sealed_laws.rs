@@ -97,7 +97,7 @@ fn a_text_is_read_as_node_reads_it() {
         assert_eq!(sealed_as_reference(&format!("{front}{end}{back}")), None, "{end} ends the text");
     }
     // a tag that is cut short is filled up with zeros
-    let mut zero_at_end = sealed.to_bytes();
+    let mut zero_at_end = *sealed.as_bytes();
     zero_at_end[SEALED_BYTES - 1] = 0;
     let whole = SealedTempId::from_slice(&zero_at_end).unwrap();
     let cut: String = whole.reveal().chars().take(80).collect();
@@ -205,7 +205,7 @@ proptest! {
         let sealed = key.seal(&uid, start, expiry, iv);
         let read = SealedTempId::parse(&sealed.reveal()).unwrap();
         prop_assert_eq!(read, sealed);
-        prop_assert_eq!(SealedTempId::from_slice(&sealed.to_bytes()), Some(sealed));
+        prop_assert_eq!(SealedTempId::from_slice(sealed.as_bytes()), Some(sealed));
         let opened = key.open(&read).unwrap();
         prop_assert_eq!((opened.uid, opened.start, opened.expiry), (uid, start, expiry));
         prop_assert_eq!(Uid::parse(&uid.reveal()), Ok(uid));
@@ -232,7 +232,7 @@ proptest! {
     #[test]
     fn any_flipped_bit_is_refused(uid in uids(), start: i32, expiry: i32, iv: [u8; IV_BYTES]) {
         let key = SealingKey::new(&[6; 32]);
-        let bytes = key.seal(&uid, start, expiry, iv).to_bytes();
+        let bytes = *key.seal(&uid, start, expiry, iv).as_bytes();
         for bit in 0..8 * SEALED_BYTES {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);

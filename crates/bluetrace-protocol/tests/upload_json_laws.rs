@@ -72,6 +72,32 @@ fn what_is_no_json_object_of_this_form_is_refused() {
 }
 
 #[test]
+fn a_record_ends_where_its_object_does_and_at_no_bracket_within_a_text() {
+    let long = format!(r#"{{"msg":"{}}}"}}"#, "x".repeat(700));
+    let records = [
+        r#"{}"#,
+        r#"{"a":"}"}"#,
+        r#"{"a":"},{","b":1}"#,
+        r#"{"a":"\\"}"#,
+        r#"{"a":"\"}"}"#,
+        r#"{"a":"\\\"}","b":"\\\\"}"#,
+        r#"{"a":"\u003d"}"#,
+        r#"{"a":{"b":"}"},"c":[{}]}"#,
+        r#"{"a":[1,"]"]}"#,
+        &long,
+        "1",
+    ];
+    let body = format!("{{\"records\":[{}]}}", records.join(","));
+    for step in [1, 3, usize::MAX] {
+        assert_eq!(
+            read(body.as_bytes(), step).0,
+            records.map(|record| Some(record.to_owned())),
+            "{step} bytes at a time"
+        );
+    }
+}
+
+#[test]
 fn every_strict_prefix_of_a_body_has_no_end() {
     let body = r#"{"records":[{"msg":"\\"},null],"events":[{}],"token":"t"}"#;
     for length in 0..body.len() {

@@ -8,6 +8,7 @@ use std::task::Poll;
 
 use bluetrace_authority::accounts::LoggedIn;
 use bluetrace_authority::store::{NoticeId, UploadBegun, UploadKey};
+use bluetrace_authority::trace::UploadTrace;
 use bluetrace_authority::uploads::{RecordsAppended, UploadFinished};
 use bluetrace_authority::{Authority, AuthorityError, Member};
 use bluetrace_protocol::frame::LineDecoder;
@@ -399,7 +400,7 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
             }
         }
         Question::Finish { upload, then } => {
-            match authority.finish_upload(then.who(), UploadKey(upload.0), now).await {
+            match authority.finish_upload(then.who(), UploadKey(upload.0), UploadTrace::default(), now).await {
                 Ok(UploadFinished::Complete { summary, report }) => {
                     if let Some(report) = report {
                         console.show(ConsoleEvent::ContactLog { username: then.who().username.clone(), report });

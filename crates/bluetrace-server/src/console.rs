@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use bluetrace_authority::excerpt::Excerpt;
-use bluetrace_authority::uploads::{Match, UploadReport};
+use bluetrace_authority::trace::{Match, UploadReport};
 use bluetrace_protocol::{Record, TempId, Username};
 use tracing::warn;
 

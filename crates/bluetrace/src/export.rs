@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bluetrace_authority::Authority;
 use bluetrace_authority::passwords::InlinePool;
 use bluetrace_authority::store::{Store, UploadRow};
-use bluetrace_authority::uploads::{Trace, TracedRecord};
+use bluetrace_authority::trace::{Trace, TracedRecord};
 use bluetrace_protocol::{Clock as _, Timestamp};
 use serde::Serialize;
 

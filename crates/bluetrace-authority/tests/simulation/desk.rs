@@ -13,6 +13,7 @@ use bluetrace_authority::accounts::LoggedIn;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::passwords::{HashCost, InlinePool};
 use bluetrace_authority::store::{Lockout, NoticeId, Store, UploadBegun, UploadKey};
+use bluetrace_authority::trace::UploadTrace;
 use bluetrace_authority::uploads::{RecordsAppended, UploadFinished};
 use bluetrace_authority::{Authority, MasterKey, Member, Policy};
 use bluetrace_protocol::frame::LineDecoder;
@@ -299,7 +300,13 @@ impl Desk {
                 let place = notes.upload.expect("an upload was begun");
                 let is_live = now < model.uploads[place].forget_at;
                 let was_finished = model.uploads[place].finished.is_some();
-                let answer = at_once(authority.finish_upload(&then.who().member, UploadKey(upload.0), now)).unwrap();
+                let answer = at_once(authority.finish_upload(
+                    &then.who().member,
+                    UploadKey(upload.0),
+                    UploadTrace::default(),
+                    now,
+                ))
+                .unwrap();
                 if is_live {
                     let (summary, notices) = model.finish(place, now);
                     let UploadFinished::Complete { summary: counted, report } = &answer else { panic!("{answer:?}") };

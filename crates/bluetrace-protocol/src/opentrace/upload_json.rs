@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::mem::take;
 
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 use thiserror::Error;
 
 use crate::limits::{MAX_UPLOAD_JSON_KEY, MAX_UPLOAD_JSON_RECORD, MAX_UPLOAD_JSON_TOKEN};
@@ -254,7 +254,8 @@ impl ValueScan {
     /// Finds the byte that ends the value: a `,`, `]`, `}` or `:` that is neither within brackets nor in a text. Returns what is
     /// before it, the byte, and what is behind it; `None` if the value goes on.
     fn split_at_end<'a>(&mut self, bytes: &'a [u8]) -> Option<(&'a [u8], u8, &'a [u8])> {
-        let mut rest = bytes;
+        let is_at_begin = self.depth == 0 && !self.is_in_text;
+        let mut rest = if is_at_begin { after_flat_object(bytes) } else { bytes };
         loop {
             if self.is_in_text {
                 rest = self.after_text(rest)?;
@@ -297,6 +298,27 @@ impl ValueScan {
         }
     }
 }
+
+/// What is behind the object that bytes begin with, where it is short and flat, as the records of apps are: so it need not be walked
+/// through text by text. Of all else, and of an object that may be otherwise, nothing is passed over.
+fn after_flat_object(bytes: &[u8]) -> &[u8] {
+    let Some((b'{', rest)) = bytes.split_first() else { return bytes };
+    let near = rest.get(..MAX_FLAT_OBJECT).unwrap_or(rest);
+    let Some((object, behind)) = memchr(b'}', near).and_then(|end| rest.split_at_checked(end)) else { return bytes };
+    // a bracket may stand in a text, and so may the end; and an escaped quote ends none: then it is walked through. Bits are folded
+    // without a branch, so that many bytes are looked at together
+    let quotes = object.iter().fold(0, |odd, byte| odd ^ u8::from(*byte == b'"'));
+    let is_nested = object
+        .iter()
+        .fold(0, |any, byte| any | u8::from(*byte == b'{') | u8::from(*byte == b'[') | u8::from(*byte == b']'));
+    let pairs = object.iter().zip(object.get(1..).unwrap_or_default());
+    let is_escape = |byte: u8, next: u8| u8::from(byte == b'\\') & (u8::from(next == b'"') | u8::from(next == b'\\'));
+    let escapes = pairs.fold(0, |any, (byte, next)| any | is_escape(*byte, *next));
+    if quotes | is_nested | escapes == 0 { behind.get(1..).unwrap_or_default() } else { bytes }
+}
+
+/// The longest object that is looked at as a whole: those of apps have about 220 bytes.
+const MAX_FLAT_OBJECT: usize = 512;
 
 /// What is behind the white space of JSON.
 fn after_space(bytes: &[u8]) -> &[u8] {

@@ -70,11 +70,7 @@ pub struct Uid([u8; UID_BYTES]);
 
 /// A sealed `TempID`: 61 bytes of the right form, which some key may open or not.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SealedTempId {
-    ciphertext: [u8; PLAINTEXT_BYTES],
-    iv: [u8; IV_BYTES],
-    tag: [u8; TAG_BYTES],
-}
+pub struct SealedTempId([u8; SEALED_BYTES]);
 
 /// What a sealed `TempID` says to who has its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,7 +123,7 @@ impl SealingKey {
         of_start.copy_from_slice(&start.to_be_bytes());
         of_expiry.copy_from_slice(&expiry.to_be_bytes());
         let tag = self.0.encrypt_inout_detached(&iv.into(), &[], text.as_mut_slice().into()).expect("29 bytes are few");
-        SealedTempId { ciphertext: text, iv, tag: tag.into() }
+        SealedTempId::of_parts(&text, &iv, &tag.into())
     }
 
     /// Opens an id.
@@ -135,9 +131,9 @@ impl SealingKey {
     /// # Errors
     /// [`SealedError::NotOurs`] unless this key sealed exactly this.
     pub fn open(&self, sealed: &SealedTempId) -> Result<Opened, SealedError> {
-        let mut text = sealed.ciphertext;
+        let (mut text, iv, tag) = sealed.parts().ok_or(SealedError::NotOurs)?;
         self.0
-            .decrypt_inout_detached(&sealed.iv.into(), &[], text.as_mut_slice().into(), &sealed.tag.into())
+            .decrypt_inout_detached(&iv.into(), &[], text.as_mut_slice().into(), &tag.into())
             .ok()
             .and_then(|()| Opened::read(&text))
             .ok_or(SealedError::NotOurs)
@@ -225,20 +221,29 @@ impl SealedTempId {
 
     /// The id of exactly 61 bytes.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
-        let (ciphertext, rest) = bytes.split_first_chunk()?;
-        let (iv, tag) = rest.split_first_chunk()?;
-        Some(Self { ciphertext: *ciphertext, iv: *iv, tag: tag.try_into().ok()? })
+        bytes.try_into().ok().map(Self)
     }
 
     /// Its 61 bytes.
-    pub fn to_bytes(&self) -> [u8; SEALED_BYTES] {
+    pub const fn as_bytes(&self) -> &[u8; SEALED_BYTES] {
+        &self.0
+    }
+
+    fn of_parts(ciphertext: &[u8; PLAINTEXT_BYTES], iv: &[u8; IV_BYTES], tag: &[u8; TAG_BYTES]) -> Self {
         let mut bytes = [0; SEALED_BYTES];
-        let (ciphertext, rest) = bytes.split_at_mut(PLAINTEXT_BYTES);
-        let (iv, tag) = rest.split_at_mut(IV_BYTES);
-        ciphertext.copy_from_slice(&self.ciphertext);
-        iv.copy_from_slice(&self.iv);
-        tag.copy_from_slice(&self.tag);
-        bytes
+        let (of_ciphertext, rest) = bytes.split_at_mut(PLAINTEXT_BYTES);
+        let (of_iv, of_tag) = rest.split_at_mut(IV_BYTES);
+        of_ciphertext.copy_from_slice(ciphertext);
+        of_iv.copy_from_slice(iv);
+        of_tag.copy_from_slice(tag);
+        Self(bytes)
+    }
+
+    /// Ciphertext, IV and tag; never `None`.
+    fn parts(&self) -> Option<([u8; PLAINTEXT_BYTES], [u8; IV_BYTES], [u8; TAG_BYTES])> {
+        let (ciphertext, rest) = self.0.split_first_chunk()?;
+        let (iv, tag) = rest.split_first_chunk()?;
+        Some((*ciphertext, *iv, tag.try_into().ok()?))
     }
 
     /// Its text, for the wire or the store. Never for a log.
@@ -249,7 +254,7 @@ impl SealedTempId {
     /// Writes the characters of its text.
     pub(crate) fn encode(&self, text: &mut [u8; SEALED_CHARACTERS]) {
         // 84 characters are what 61 bytes need
-        _ = STANDARD.encode_slice(self.to_bytes(), text);
+        _ = STANDARD.encode_slice(self.0, text);
     }
 }
 

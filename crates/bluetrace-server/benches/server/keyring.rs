@@ -127,7 +127,7 @@ impl Ring {
 /// The same id under another key.
 fn reseal(key: &SealingKey, record: &Record) -> String {
     let sealed = SealedTempId::parse(record.temp_id.reveal()).unwrap();
-    let bytes = sealed.to_bytes();
+    let bytes = sealed.as_bytes();
     let iv = *bytes.get(29..).and_then(<[u8]>::first_chunk).unwrap();
     let seconds = |moment: Timestamp| i32::try_from(moment.as_unix()).unwrap();
     key.seal(&Uid::from_bytes([5; 21]), seconds(record.window.start()), seconds(record.window.expiry()), iv).reveal()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use bluetrace_authority::Policy;
 use bluetrace_authority::store::Lockout;
-use bluetrace_authority::uploads::{Trace, TracedRecord};
+use bluetrace_authority::trace::{Trace, TracedRecord};
 use bluetrace_protocol::limits::MAX_FAILED_LOGINS;
 use bluetrace_protocol::{Clock as _, Password, Record, Timestamp};
 use bluetrace_server::console::Console;

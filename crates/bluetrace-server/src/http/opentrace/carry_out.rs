@@ -1,4 +1,4 @@
-//! Owns what becomes of an upload whose body is there: sifted for what is in it twice, stored in batches, and traced.
+//! Owns what becomes of an upload whose body is there: sifted for what is in it twice, stored in batches, and traced meanwhile.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bluetrace_authority::Member;
 use bluetrace_authority::store::{UploadBegun, UploadFound, UploadKey};
+use bluetrace_authority::trace::UploadTrace;
 use bluetrace_authority::upload_tokens::UploadGrant;
 use bluetrace_authority::uploads::RecordsAppended;
 use bluetrace_protocol::limits::MAX_RECORD_BATCH;
@@ -91,17 +92,18 @@ impl Upload<'_> {
         }
     }
 
-    /// Stores what is missing, and traces all of it. `None`: the upload has gone meanwhile.
+    /// Stores what is missing, and finishes the upload. `None`: it has gone meanwhile.
     async fn complete(&mut self, sifted: &Sifted, found: UploadFound) -> Result<Option<UploadSummary>, Problem> {
-        let Some(durable) = self.store(sifted, found).await? else { return Ok(None) };
-        let completed = completed(self.api, self.member, UploadFound { durable, ..found }).await?;
+        let mut trace = UploadTrace::default();
+        let Some(durable) = self.store(sifted, found, &mut trace).await? else { return Ok(None) };
+        let completed = completed(self.api, self.member, UploadFound { durable, ..found }, trace).await?;
         Ok(completed.and_then(|found| found.summary))
     }
 
     /// Looks through the records for those that are there twice and those that are the uploader's own.
     async fn sift(&mut self) -> Result<Sifted, Problem> {
         let _place = self.api.budgets.sifting.enter().await?;
-        let (mut sifted, mut marks) = (Sifted::default(), HashSet::new());
+        let (mut sifted, mut marks) = (Sifted::default(), HashSet::with_capacity(self.spooled.len()));
         loop {
             let first = sifted.verdicts.sum();
             let batch =
@@ -125,11 +127,19 @@ impl Upload<'_> {
     }
 
     /// Stores what is not durable yet, and returns how many records are; `None` if the upload is gone. What is durable is compared:
-    /// a token that has carried one upload carries no other. While a batch is on its way to the disk the next one is read.
-    async fn store(&mut self, sifted: &Sifted, found: UploadFound) -> Result<Option<u32>, Problem> {
-        let (api, member, spooled) = (self.api, self.member, &mut self.spooled);
+    /// a token that has carried one upload carries no other. While a batch is on its way to the disk the next one is read and
+    /// traced: so nothing need be read back from the store.
+    async fn store(
+        &mut self,
+        sifted: &Sifted,
+        found: UploadFound,
+        trace: &mut UploadTrace,
+    ) -> Result<Option<u32>, Problem> {
+        let (api, member) = (self.api, self.member);
+        // of an upload that is complete nothing need be known again
+        let mut trace = found.summary.is_none().then_some(trace);
         let (mut durable, mut first, mut place) = (found.durable, 0_u32, 0);
-        let mut batch = sifted.next_kept(api, spooled, &mut place).await?;
+        let mut batch = self.next(sifted, &mut place, trace.as_deref_mut()).await?;
         while !batch.is_empty() {
             let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
             let known = durable.saturating_sub(first).min(count);
@@ -137,18 +147,34 @@ impl Upload<'_> {
             if !is_there(api, found.key, first, durable_before).await? {
                 return Ok(None);
             }
-            let reading = sifted.next_kept(api, spooled, &mut place);
+            let next = self.next(sifted, &mut place, trace.as_deref_mut());
             batch = if known < count {
-                let (stored, next) = tokio::join!(append(api, member, found.key, first, batch), reading);
+                let (stored, next) = tokio::join!(append(api, member, found.key, first, batch), next);
                 let Some(stored) = stored? else { return Ok(None) };
                 durable = stored;
                 next?
             } else {
-                reading.await?
+                next.await?
             };
             first = first.saturating_add(count);
         }
         Ok(Some(durable))
+    }
+
+    /// The next records that are to be stored, from a place on, which is moved behind them; none at the end.
+    async fn next(
+        &mut self,
+        sifted: &Sifted,
+        place: &mut u32,
+        trace: Option<&mut UploadTrace>,
+    ) -> Result<Vec<Uploaded>, Problem> {
+        let api = self.api;
+        let batch = sifted.next_kept(api, &mut self.spooled, place).await?;
+        if let Some(trace) = trace {
+            let traced = api.shared.authority.trace_upload(self.member, trace, &batch, api.now()).await;
+            traced.map_err(|error| api.failure(&error))?;
+        }
+        Ok(batch)
     }
 }
 

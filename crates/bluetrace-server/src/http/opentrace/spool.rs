@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bluetrace_protocol::limits::SEALED_CHARACTERS;
-use bluetrace_protocol::sealed::UID_BYTES;
-use bluetrace_protocol::{Record, TempId, Timestamp, Uid, Uploaded, UploadedRecord, Window};
+use bluetrace_protocol::limits::MAX_TEMP_ID_DIGITS;
+use bluetrace_protocol::sealed::{SEALED_BYTES, UID_BYTES};
+use bluetrace_protocol::{SealedTempId, TempId, Timestamp, Uid, Window};
 use tokio::task::spawn_blocking;
 
-use super::verdicts::{Judged, Kind, Note};
+use super::verdicts::{Heard, HeardId, Judged, Kind, Note};
 use crate::limits::SPOOL_BUFFER;
 
 /// Judged records, in the order in which they came.
@@ -47,24 +47,21 @@ impl Spool {
         self.buffer.len() >= SPOOL_BUFFER
     }
 
-    /// Moves to the file what is in memory.
-    pub(super) async fn flush(&mut self) -> io::Result<()> {
-        let (folder, file, mut buffer) = (Arc::clone(&self.folder), self.file.take(), std::mem::take(&mut self.buffer));
-        let flushing = spawn_blocking(move || {
-            let mut file = file.map_or_else(|| nameless_file(&folder), Ok)?;
-            file.write_all(&buffer)?;
-            buffer.clear();
-            io::Result::Ok((file, buffer))
-        });
-        let (file, buffer) = flushing.await.map_err(io::Error::other)??;
-        (self.file, self.buffer) = (Some(file), buffer);
+    /// Moves to the file what is in memory. It waits for the disk.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(nameless_file(&self.folder)?),
+        };
+        file.write_all(&self.buffer)?;
+        self.buffer.clear();
         Ok(())
     }
 
-    /// Ends it: from here on it is read.
-    pub(super) async fn end(mut self) -> io::Result<Spooled> {
+    /// Ends it: from here on it is read. It waits for the disk.
+    pub(super) fn end(mut self) -> io::Result<Spooled> {
         if self.file.is_some() {
-            self.flush().await?;
+            self.flush()?;
         }
         Ok(Spooled { buffer: self.buffer, file: self.file, len: self.len })
     }
@@ -78,6 +75,11 @@ pub(super) struct Spooled {
 }
 
 impl Spooled {
+    /// How many records there are.
+    pub(super) fn len(&self) -> usize {
+        usize::try_from(self.len).unwrap_or(usize::MAX)
+    }
+
     /// Up to `most` records from place `first` on; none at the end.
     pub(super) async fn records(&mut self, first: u32, most: usize) -> io::Result<Vec<Judged>> {
         self.read(first, most, read_entry).await
@@ -137,16 +139,18 @@ fn nameless_file(folder: &Path) -> io::Result<File> {
 
 // ---- An entry
 
-/// kind 1 | id: its length 1, text 84 | which of the rest there are 1 | received 8 | rssi 2 | window 16 | owner 21 | mark 8
+/// kind 1 | id: digits or [`IS_SEALED`] 1, digits or bytes 64 | which of the rest there are 1 | received 8 | rssi 2 | window 16 | owner 21 | mark 8
 const ENTRY_BYTES: usize = 1 + 1 + ID_BYTES + 1 + 8 + 2 + 16 + UID_BYTES + 8;
 
-/// The longest id.
-const ID_BYTES: usize = SEALED_CHARACTERS;
+/// The longest id: of the registry's, as text.
+const ID_BYTES: usize = MAX_TEMP_ID_DIGITS;
+const _: () = assert!(SEALED_BYTES <= ID_BYTES);
 
 /// Where it says which of the rest there are.
 const HAS: usize = 1 + 1 + ID_BYTES;
 
 const NO_ID: u8 = 0;
+const IS_SEALED: u8 = u8::MAX;
 const HAS_RECEIVED: u8 = 1;
 const HAS_RSSI: u8 = 2;
 const HAS_OWNER: u8 = 4;
@@ -154,20 +158,23 @@ const HAS_MARK: u8 = 8;
 
 fn write_entry(judged: &Judged, out: &mut Vec<u8>) {
     let begun = out.len();
-    let Judged { note: Note { kind, owner, mark }, uploaded } = judged;
-    let (mut received, mut rssi, mut window) = (None, None, [0; 2]);
+    let Judged { note: Note { kind, owner, mark }, heard } = judged;
     out.push(*kind as u8);
-    match uploaded {
-        Uploaded::Malformed => out.push(NO_ID),
-        Uploaded::Record(record) => {
-            let text = record.record.temp_id.reveal();
-            // 84 characters at the most
-            out.push(u8::try_from(text.len()).unwrap_or(NO_ID));
-            out.extend_from_slice(text.as_bytes());
-            window = [record.record.window.start(), record.record.window.expiry()].map(Timestamp::as_unix);
-            (received, rssi) = (record.received.map(Timestamp::as_unix), record.rssi);
+    match heard.as_ref().map(|heard| &heard.id) {
+        None => out.push(NO_ID),
+        Some(HeardId::Sealed(sealed)) => {
+            out.push(IS_SEALED);
+            out.extend_from_slice(sealed.as_bytes());
+        }
+        Some(HeardId::OfRegistry(digits)) => {
+            // 64 at the most
+            out.push(u8::try_from(digits.reveal().len()).unwrap_or(NO_ID));
+            out.extend_from_slice(digits.reveal().as_bytes());
         }
     }
+    let window = heard.as_ref().map(|heard| [heard.window.start(), heard.window.expiry()].map(Timestamp::as_unix));
+    let received = heard.as_ref().and_then(|heard| heard.received).map(Timestamp::as_unix);
+    let rssi = heard.as_ref().and_then(|heard| heard.rssi);
     out.resize(begun + 2 + ID_BYTES, 0);
     let bit = |is_there: bool, bit: u8| if is_there { bit } else { 0 };
     out.push(
@@ -178,7 +185,7 @@ fn write_entry(judged: &Judged, out: &mut Vec<u8>) {
     );
     out.extend_from_slice(&received.unwrap_or(0).to_be_bytes());
     out.extend_from_slice(&rssi.unwrap_or(0).to_be_bytes());
-    for moment in window {
+    for moment in window.unwrap_or_default() {
         out.extend_from_slice(&moment.to_be_bytes());
     }
     out.extend_from_slice(owner.as_ref().map_or(&[0; UID_BYTES], Uid::as_bytes).as_slice());
@@ -210,27 +217,28 @@ fn read_entry(entry: &[u8]) -> Option<Judged> {
     let (start, rest) = rest.split_first_chunk()?;
     let (expiry, _) = rest.split_first_chunk()?;
     let moment = |bytes: &[u8; 8]| Timestamp::from_unix(i64::from_be_bytes(*bytes));
-    let temp_id = match *of_id {
+    let id = match *of_id {
         NO_ID => None,
-        length => Some(TempId::parse(std::str::from_utf8(id.get(..length.into())?).ok()?).ok()?),
+        IS_SEALED => Some(HeardId::Sealed(SealedTempId::from_slice(id.get(..SEALED_BYTES)?)?)),
+        digits => {
+            let digits = std::str::from_utf8(id.get(..digits.into())?).ok()?;
+            Some(HeardId::OfRegistry(TempId::parse(digits).ok()?))
+        }
     };
-    let uploaded = match temp_id {
-        None => Uploaded::Malformed,
-        Some(temp_id) => Uploaded::Record(UploadedRecord {
-            record: Record { temp_id, window: Window::new(moment(start)?, moment(expiry)?).ok()? },
+    let heard = match id {
+        None => None,
+        Some(id) => Some(Heard {
+            id,
+            window: Window::new(moment(start)?, moment(expiry)?).ok()?,
             received: if has & HAS_RECEIVED != 0 { Some(moment(received)?) } else { None },
             rssi: (has & HAS_RSSI != 0).then_some(i16::from_be_bytes(*rssi)),
-            seen: None,
         }),
     };
-    Some(Judged { note: read_note(entry)?, uploaded })
+    Some(Judged { note: read_note(entry)?, heard })
 }
 
 #[cfg(test)]
 mod tests {
-    use bluetrace_protocol::SealedTempId;
-    use bluetrace_protocol::sealed::SEALED_BYTES;
-
     use super::*;
 
     #[tokio::test]
@@ -241,12 +249,12 @@ mod tests {
             for number in 0..len {
                 spool.push(&judged(number));
                 if spool.is_full() {
-                    spool.flush().await.unwrap();
+                    spool.flush().unwrap();
                 }
             }
             assert_eq!(spool.len(), len);
             assert_eq!(spool.file.is_some(), len == 20_000);
-            let mut spooled = spool.end().await.unwrap();
+            let mut spooled = spool.end().unwrap();
             assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "it has no name");
             for first in [0, 1, 12_345, len] {
                 let expected: Vec<_> = (first..len).take(5).map(judged).collect();
@@ -262,21 +270,20 @@ mod tests {
         let at = |seconds| Timestamp::from_unix(seconds).unwrap();
         let (start, kinds) = (1_589_392_446 + i64::from(number), Kind::ALL.len());
         let bytes = [u8::try_from(number % 251).unwrap(); SEALED_BYTES];
-        let temp_id = match number % 3 {
-            0 => TempId::from(&SealedTempId::from_slice(&bytes).unwrap()),
-            1 => TempId::parse(&format!("{number:020}")).unwrap(),
-            _ => TempId::parse(&format!("{number:064}")).unwrap(),
+        let id = match number % 3 {
+            0 => HeardId::Sealed(SealedTempId::from_slice(&bytes).unwrap()),
+            1 => HeardId::OfRegistry(TempId::parse(&format!("{number:020}")).unwrap()),
+            _ => HeardId::OfRegistry(TempId::parse(&format!("{number:064}")).unwrap()),
         };
         let received = number.is_multiple_of(2).then_some(at(start + 7));
         let rssi = (!number.is_multiple_of(5)).then(|| -i16::try_from(number % 100).unwrap());
-        let record = Record { temp_id, window: Window::new(at(start), at(start + 900)).unwrap() };
-        let record = UploadedRecord { record, received, rssi, seen: None };
+        let window = Window::new(at(start), at(start + 900)).unwrap();
         let note = Note {
             kind: Kind::ALL[usize::try_from(number).unwrap() % kinds],
             owner: number.is_multiple_of(4).then_some(Uid::from_bytes([9; UID_BYTES])),
             mark: number.is_multiple_of(3).then_some(u64::from(number) << 32),
         };
         let is_record = !number.is_multiple_of(7);
-        Judged { note, uploaded: if is_record { Uploaded::Record(record) } else { Uploaded::Malformed } }
+        Judged { note, heard: is_record.then_some(Heard { id, window, received, rssi }) }
     }
 }

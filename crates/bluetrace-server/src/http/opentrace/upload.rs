@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::body::{Body, HttpBody as _};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequestParts as _, Request, State};
 use axum::http::header::AUTHORIZATION;
 use bluetrace_authority::upload_tokens::UploadGrant;
@@ -18,18 +18,21 @@ use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::opentrace::upload_json::{Envelope, UploadJson, UploadJsonError};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 use utoipa::ToSchema;
 
 use super::carry_out::Upload;
-use super::spool::Spool;
+use super::spool::{Spool, Spooled};
 use super::verdicts::{Judge, VerdictCounts};
 use crate::http::Api;
 use crate::http::body::{Json, is_of_kind};
 use crate::http::callers::{Caller, Origin};
 use crate::http::problem::{Problem, ProblemBody, ProblemCode};
 use crate::http::v1::uploads::SummaryBody;
-use crate::limits::{HTTP_BODY_STALL, HTTP_UPLOAD_DEADLINE, MAX_HTTP_UPLOAD};
+use crate::limits::{HTTP_BODY_STALL, HTTP_UPLOAD_DEADLINE, HTTP_UPLOAD_PIECES, MAX_HTTP_UPLOAD};
 
 /// What a server's operator decides about uploads of OpenTrace apps.
 #[derive(Debug, Clone)]
@@ -96,8 +99,7 @@ pub(crate) async fn upload(
     };
     api.budgets.upload_from(address)?;
     let place = api.budgets.enter_upload(caller.as_ref().map(|caller| caller.account)).await?;
-    let arriving = Arriving::new(&api).await?;
-    let (envelope, granted, spool) = arriving.run(&api, body).await?;
+    let Arrived { envelope, granted, spooled } = arrive(&api, body).await?;
     let (member, grant) = granted.ok_or_else(bad_token)?;
     if caller.is_some_and(|caller| caller.account != member.account) {
         let detail = "the upload token is not this account's";
@@ -111,11 +113,65 @@ pub(crate) async fn upload(
     let carried_out = tokio::spawn(async move {
         let _place = place;
         let _turn = api.upload_turns.wait(grant.upload()).await;
-        let spooled = spool.end().await.map_err(|error| no_spool(&api, &error))?;
         Upload { api: &api, member: &member, grant: &grant, spooled }.carry_out().await
     });
     let carried_out = carried_out.await;
-    carried_out.unwrap_or_else(|_| Err(Problem::new(ProblemCode::Internal, "the upload failed"))).map(Json)
+    carried_out.unwrap_or_else(|_| Err(failed())).map(Json)
+}
+
+/// What a body held.
+struct Arrived {
+    envelope: Envelope,
+    granted: Option<(Member, UploadGrant)>,
+    /// Its records, judged.
+    spooled: Spooled,
+}
+
+/// Takes a body to its end. What has come is judged on a thread of its own while the connection decrypts what comes: in a task
+/// it would wait for the worker that reads. No more threads are held than uploads may be under way.
+async fn arrive(api: &Arc<Api>, body: Body) -> Result<Arrived, Problem> {
+    let (pieces, arriving) = mpsc::channel(HTTP_UPLOAD_PIECES);
+    let judging = Arriving::new(api).await?.run(Arc::clone(api), arriving);
+    let runtime = Handle::current();
+    let judging = spawn_blocking(move || runtime.block_on(judging));
+    read(api, body, pieces).await?;
+    judging.await.unwrap_or_else(|_| Err(failed()))
+}
+
+/// Reads a body to its end, or until nobody wants any more of it.
+async fn read(api: &Api, mut body: Body, pieces: mpsc::Sender<Bytes>) -> Result<(), Problem> {
+    let too_large = || Problem::new(ProblemCode::TooLarge, "the body is too long");
+    if body.size_hint().lower() > MAX_HTTP_UPLOAD {
+        return Err(too_large());
+    }
+    let mut shutdown = api.shutdown.clone();
+    let deadline = Instant::now() + HTTP_UPLOAD_DEADLINE;
+    let mut bytes = 0_u64;
+    loop {
+        let frame = tokio::select! {
+            frame = timeout_at(deadline.min(Instant::now() + HTTP_BODY_STALL), body.frame()) => frame,
+            () = shutdown.begun() => {
+                let detail = "the server is shutting down; send it again later";
+                return Err(Problem::new(ProblemCode::ShuttingDown, detail).retry_after(5));
+            }
+        };
+        let frame = match frame {
+            Err(_) => return Err(Problem::new(ProblemCode::TooSlow, "the body took too long to arrive")),
+            Ok(Some(Err(_))) => {
+                return Err(Problem::new(ProblemCode::BadRequest, "the body ended before its end"));
+            }
+            Ok(None) => return Ok(()),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Ok(piece) = frame.into_data() else { continue };
+        bytes = bytes.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+        if bytes > MAX_HTTP_UPLOAD {
+            return Err(too_large());
+        }
+        if pieces.send(piece).await.is_err() {
+            return Ok(());
+        }
+    }
 }
 
 /// An upload whose body is on its way.
@@ -138,48 +194,22 @@ impl Arriving {
         })
     }
 
-    /// Takes the body to its end.
-    async fn run(
-        mut self,
-        api: &Api,
-        mut body: Body,
-    ) -> Result<(Envelope, Option<(Member, UploadGrant)>, Spool), Problem> {
-        let too_large = || Problem::new(ProblemCode::TooLarge, "the body is too long");
-        if body.size_hint().lower() > MAX_HTTP_UPLOAD {
-            return Err(too_large());
-        }
-        let (mut shutdown, begun) = (api.shutdown.clone(), api.now());
-        let deadline = Instant::now() + HTTP_UPLOAD_DEADLINE;
-        let mut bytes = 0_u64;
-        loop {
-            let frame = tokio::select! {
-                frame = timeout_at(deadline.min(Instant::now() + HTTP_BODY_STALL), body.frame()) => frame,
-                () = shutdown.begun() => {
-                    let detail = "the server is shutting down; send it again later";
-                    return Err(Problem::new(ProblemCode::ShuttingDown, detail).retry_after(5));
-                }
-            };
-            let frame = match frame {
-                Err(_) => return Err(Problem::new(ProblemCode::TooSlow, "the body took too long to arrive")),
-                Ok(Some(Err(_))) => {
-                    return Err(Problem::new(ProblemCode::BadRequest, "the body ended before its end"));
-                }
-                Ok(None) => break,
-                Ok(Some(Ok(frame))) => frame,
-            };
-            let Ok(data) = frame.into_data() else { continue };
-            bytes = bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
-            if bytes > MAX_HTTP_UPLOAD {
-                return Err(too_large());
-            }
+    /// Takes the pieces of the body to their end, which is too early where the body broke off.
+    async fn run(mut self, api: Arc<Api>, mut pieces: mpsc::Receiver<Bytes>) -> Result<Arrived, Problem> {
+        let begun = api.now();
+        let mut waiting = Vec::new();
+        // all that waits at once, so that neither side is woken for each piece
+        while pieces.recv_many(&mut waiting, HTTP_UPLOAD_PIECES).await > 0 {
             let Self { json, judge, spool, .. } = &mut self;
-            json.take(&data, |element| spool.push(&judge.judge(element))).map_err(bad_json)?;
+            for piece in waiting.drain(..) {
+                json.take(&piece, |element| spool.push(&judge.judge(element))).map_err(bad_json)?;
+            }
             if spool.len() > MAX_UPLOAD_RECORDS {
                 let detail = format!("an upload has at most {MAX_UPLOAD_RECORDS} records");
                 return Err(Problem::new(ProblemCode::TooManyRecords, detail));
             }
             if spool.is_full() {
-                spool.flush().await.map_err(|error| no_spool(api, &error))?;
+                spool.flush().map_err(|error| no_spool(&api, &error))?;
                 // taken anew now and then, so that a key that was destroyed opens nothing
                 let keyring = api.shared.authority.keyring(api.now()).await;
                 judge.renew(keyring.map_err(|error| api.failure(&error))?);
@@ -192,13 +222,19 @@ impl Arriving {
                 self.granted = Some(granted.ok_or_else(bad_token)?);
             }
         }
-        Ok((self.json.end().map_err(bad_json)?, self.granted, self.spool))
+        let Self { json, granted, spool, .. } = self;
+        let envelope = json.end().map_err(bad_json)?;
+        Ok(Arrived { envelope, granted, spooled: spool.end().map_err(|error| no_spool(&api, &error))? })
     }
 }
 
 /// The problem of an upload whose records cannot wait for its end.
 pub(super) fn no_spool(api: &Api, error: &io::Error) -> Problem {
     api.failure(&AuthorityError::Unavailable(format!("an upload cannot wait in the data folder: {error}")))
+}
+
+fn failed() -> Problem {
+    Problem::new(ProblemCode::Internal, "the upload failed")
 }
 
 fn bad_token() -> Problem {

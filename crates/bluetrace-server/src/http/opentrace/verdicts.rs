@@ -31,8 +31,24 @@ pub(super) struct Judge {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Judged {
     pub(super) note: Note,
-    /// What of it is stored.
-    pub(super) uploaded: Uploaded,
+    /// What of it is stored, if it is a record.
+    pub(super) heard: Option<Heard>,
+}
+
+/// A record as it waits to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Heard {
+    pub(super) id: HeardId,
+    pub(super) window: Window,
+    pub(super) received: Option<Timestamp>,
+    pub(super) rssi: Option<i16>,
+}
+
+/// The id in a record. A sealed one waits in its bytes: its text is made when it is stored, beside the disk's work.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum HeardId {
+    Sealed(SealedTempId),
+    OfRegistry(TempId),
 }
 
 /// What is to be known of a record before any of its upload is stored.
@@ -86,10 +102,10 @@ impl Judge {
         Self { keyring, opened: HashMap::new(), is_compatible, marks: RandomState::new() }
     }
 
-    /// Takes the keys that there are now. What was opened with those before is forgotten.
+    /// Takes the keys that there are now. What was opened with one that is gone is forgotten.
     pub(super) fn renew(&mut self, keyring: Arc<Keyring>) {
+        self.opened.retain(|_, unsealed| keyring.has_key_of(unsealed));
         self.keyring = keyring;
-        self.opened.clear();
     }
 
     /// Judges one record. Whose the upload is, is not known yet: the uploader's own ids pass for another's here.
@@ -145,33 +161,64 @@ impl Judge {
             Finding::Malformed => Kind::Malformed,
         };
         let owner = verdict.finding.opened().map(|opened| opened.uid);
-        let (kind, temp_id) = match (kind, &verdict.temp_id) {
-            (Kind::Valid | Kind::Expired | Kind::FailedDecryption, Some(sealed)) => (kind, Some(TempId::from(sealed))),
-            (Kind::FailedDecryption, None) => digits().map_or((kind, None), |digits| (Kind::RegistryId, Some(digits))),
+        let (kind, id) = match (kind, verdict.temp_id) {
+            (Kind::Valid | Kind::Expired | Kind::FailedDecryption, Some(sealed)) => {
+                (kind, Some(HeardId::Sealed(sealed)))
+            }
+            (Kind::FailedDecryption, None) => match digits() {
+                Some(digits) => (Kind::RegistryId, Some(HeardId::OfRegistry(digits))),
+                None => (kind, None),
+            },
             _ => (kind, None),
         };
-        let stored = temp_id.and_then(|temp_id| stored(temp_id, verdict));
-        let mark = match &stored {
-            Some(UploadedRecord { record, rssi, .. }) => {
-                let moment = verdict.timestamp.map(f64::to_bits);
-                Some(self.marks.hash_one((record.temp_id.reveal(), moment, rssi)))
-            }
-            None => None,
-        };
-        let uploaded = stored.map_or(Uploaded::Malformed, Uploaded::Record);
-        Judged { note: Note { kind, owner, mark }, uploaded }
+        let heard = id.and_then(|id| Heard::of(id, verdict));
+        let moment = verdict.timestamp.map(f64::to_bits);
+        let mark = heard.as_ref().map(|heard| self.marks.hash_one((&heard.id, moment, heard.rssi)));
+        Judged { note: Note { kind, owner, mark }, heard }
     }
 }
 
 impl Judged {
     /// What of it is stored, known whose upload it is in.
     pub(super) fn uploaded_by(self, uploader: Option<&Uid>) -> Uploaded {
-        if self.note.is_own(uploader) { Uploaded::Malformed } else { self.uploaded }
+        let heard = self.heard.filter(|_| !self.note.is_own(uploader));
+        heard.map_or(Uploaded::Malformed, |heard| Uploaded::Record(heard.into()))
     }
 
     const fn malformed() -> Self {
-        let note = Note { kind: Kind::Malformed, owner: None, mark: None };
-        Self { note, uploaded: Uploaded::Malformed }
+        Self { note: Note { kind: Kind::Malformed, owner: None, mark: None }, heard: None }
+    }
+}
+
+impl Heard {
+    /// A record with the window that its id was issued for, where that is known, and the moment it was heard. `None` for a moment
+    /// that this protocol has not: it must not pass for one that nobody knows.
+    fn of(id: HeardId, verdict: &Verdict) -> Option<Self> {
+        let received = match (verdict.timestamp, verdict.moment()) {
+            (None, _) => None,
+            (Some(_), None) => return None,
+            (Some(exact), Some(second)) => {
+                // part of a second after the expiry is after the expiry, also when only seconds are stored
+                let is_late = matches!(verdict.finding, Finding::Expired { distance_s, .. } if distance_s > 0.0);
+                Some(if is_late && exact.fract() > 0.0 { second.plus(1) } else { second })
+            }
+        };
+        let issued = verdict.finding.opened().and_then(Opened::window);
+        let window = match (issued, received) {
+            (Some(window), _) => window,
+            (None, received) => Window::new(received?, received?).ok()?,
+        };
+        Some(Self { id, window, received, rssi: verdict.rssi })
+    }
+}
+
+impl From<Heard> for UploadedRecord {
+    fn from(Heard { id, window, received, rssi }: Heard) -> Self {
+        let temp_id = match id {
+            HeardId::Sealed(sealed) => TempId::from(&sealed),
+            HeardId::OfRegistry(digits) => digits,
+        };
+        Self { record: Record { temp_id, window }, received, rssi, seen: None }
     }
 }
 
@@ -219,26 +266,6 @@ impl VerdictCounts {
         };
         *count += 1;
     }
-}
-
-/// A record as every upload's is stored: with the window that its id was issued for, where that is known, and the moment it
-/// was heard. `None` for a moment that this protocol has not: it must not pass for one that nobody knows.
-fn stored(temp_id: TempId, verdict: &Verdict) -> Option<UploadedRecord> {
-    let received = match (verdict.timestamp, verdict.moment()) {
-        (None, _) => None,
-        (Some(_), None) => return None,
-        (Some(exact), Some(second)) => {
-            // part of a second after the expiry is after the expiry, also when only seconds are stored
-            let is_late = matches!(verdict.finding, Finding::Expired { distance_s, .. } if distance_s > 0.0);
-            Some(if is_late && exact.fract() > 0.0 { second.plus(1) } else { second })
-        }
-    };
-    let issued = verdict.finding.opened().and_then(Opened::window);
-    let window = match (issued, received) {
-        (Some(window), _) => window,
-        (None, received) => Window::new(received?, received?).ok()?,
-    };
-    Some(UploadedRecord { record: Record { temp_id, window }, received, rssi: verdict.rssi, seen: None })
 }
 
 /// An id of the registry's form, which has decimal digits alone.

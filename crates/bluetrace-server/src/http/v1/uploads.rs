@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use bluetrace_authority::store::{UploadBegun, UploadFound, UploadKey};
+use bluetrace_authority::trace::UploadTrace;
 use bluetrace_authority::uploads::{RecordsAppended, UploadFinished};
 use bluetrace_authority::{AuthorityError, Member};
 use bluetrace_protocol::limits::{MAX_RECORD_BATCH, MAX_UPLOAD_RECORDS};
@@ -98,7 +99,7 @@ pub(crate) async fn begin(
     match outcome.map_err(|error| api.failure(&error))? {
         UploadBegun::Open { key, durable, summary } => {
             let found = UploadFound { key, records, durable, summary };
-            let found = completed(&api, &member, found).await?.ok_or_else(no_upload)?;
+            let found = completed(&api, &member, found, UploadTrace::default()).await?.ok_or_else(no_upload)?;
             Ok(Json(UploadBody::of(&upload, found)))
         }
         UploadBegun::Conflict { records } => {
@@ -194,7 +195,7 @@ pub(crate) async fn append(
         let receiver = Receiver::new(Arc::clone(&api), Arc::clone(&member), found, first);
         let durable = receiver.run(body).await?;
         let found = UploadFound { durable, ..found };
-        let found = completed(&api, &member, found).await?.ok_or_else(no_upload)?;
+        let found = completed(&api, &member, found, UploadTrace::default()).await?.ok_or_else(no_upload)?;
         Ok(UploadBody::of(&upload, found))
     });
     let received = received.await;
@@ -222,12 +223,17 @@ fn no_upload() -> Problem {
     Problem::new(ProblemCode::NotFound, "this account has begun no upload of this id")
 }
 
-/// Traces an upload whose records are all durable, unless that was done before. `None`: it is gone.
-pub(crate) async fn completed(api: &Api, member: &Member, found: UploadFound) -> Result<Option<UploadFound>, Problem> {
+/// Finishes an upload whose records are all durable, unless that was done before: what `trace` has not is traced. `None`: it is gone.
+pub(crate) async fn completed(
+    api: &Api,
+    member: &Member,
+    found: UploadFound,
+    trace: UploadTrace,
+) -> Result<Option<UploadFound>, Problem> {
     if found.durable < found.records || found.summary.is_some() {
         return Ok(Some(found));
     }
-    let finished = api.shared.authority.finish_upload(member, found.key, api.now()).await;
+    let finished = api.shared.authority.finish_upload(member, found.key, trace, api.now()).await;
     match finished.map_err(|error| api.failure(&error).durable(found.durable))? {
         UploadFinished::Complete { summary, report } => {
             if let Some(report) = report {
