@@ -197,7 +197,7 @@ pub const HTTP_NAMELESS_UPLOADS_AT_A_TIME: usize = 32;
 pub const HTTP_SIFTED_AT_A_TIME: usize = 4;
 
 /// Pieces of an `OpenTrace` upload's body, as they come from the connection, that wait to be judged while the next ones are read.
-pub const HTTP_UPLOAD_PIECES: usize = 8;
+pub const HTTP_UPLOAD_PIECES: usize = 32;
 
 /// Bytes of verdicts on an upload's records that are held in memory before they go to a file: those of 7,000 records.
 pub const SPOOL_BUFFER: usize = 1024 * 1024;

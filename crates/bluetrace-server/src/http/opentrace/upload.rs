@@ -18,7 +18,6 @@ use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::opentrace::upload_json::{Envelope, UploadJson, UploadJsonError};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
@@ -127,15 +126,13 @@ struct Arrived {
     spooled: Spooled,
 }
 
-/// Takes a body to its end. What has come is judged on a thread of its own while the connection decrypts what comes: in a task
-/// it would wait for the worker that reads. No more threads are held than uploads may be under way.
+/// Takes a body to its end. What has come is judged while the connection decrypts what comes.
 async fn arrive(api: &Arc<Api>, body: Body) -> Result<Arrived, Problem> {
     let (pieces, arriving) = mpsc::channel(HTTP_UPLOAD_PIECES);
-    let judging = Arriving::new(api).await?.run(Arc::clone(api), arriving);
-    let runtime = Handle::current();
-    let judging = spawn_blocking(move || runtime.block_on(judging));
-    read(api, body, pieces).await?;
-    judging.await.unwrap_or_else(|_| Err(failed()))
+    let judging = Arriving::new(api).await?.run(api, arriving);
+    let (read, arrived) = tokio::join!(read(api, body, pieces), judging);
+    read?;
+    arrived
 }
 
 /// Reads a body to its end, or until nobody wants any more of it.
@@ -150,6 +147,8 @@ async fn read(api: &Api, mut body: Body, pieces: mpsc::Sender<Bytes>) -> Result<
     loop {
         let frame = tokio::select! {
             frame = timeout_at(deadline.min(Instant::now() + HTTP_BODY_STALL), body.frame()) => frame,
+            // what has come was refused
+            () = pieces.closed() => return Ok(()),
             () = shutdown.begun() => {
                 let detail = "the server is shutting down; send it again later";
                 return Err(Problem::new(ProblemCode::ShuttingDown, detail).retry_after(5));
@@ -179,7 +178,6 @@ struct Arriving {
     json: UploadJson,
     judge: Judge,
     spool: Spool,
-    granted: Option<(Member, UploadGrant)>,
 }
 
 impl Arriving {
@@ -190,41 +188,54 @@ impl Arriving {
             json: UploadJson::default(),
             judge: Judge::new(keyring, *is_compatible),
             spool: Spool::new(Arc::clone(folder)),
-            granted: None,
         })
     }
 
     /// Takes the pieces of the body to their end, which is too early where the body broke off.
-    async fn run(mut self, api: Arc<Api>, mut pieces: mpsc::Receiver<Bytes>) -> Result<Arrived, Problem> {
-        let begun = api.now();
+    async fn run(mut self, api: &Arc<Api>, mut pieces: mpsc::Receiver<Bytes>) -> Result<Arrived, Problem> {
+        let (begun, mut granted) = (api.now(), None);
         let mut waiting = Vec::new();
-        // all that waits at once, so that neither side is woken for each piece
         while pieces.recv_many(&mut waiting, HTTP_UPLOAD_PIECES).await > 0 {
-            let Self { json, judge, spool, .. } = &mut self;
-            for piece in waiting.drain(..) {
-                json.take(&piece, |element| spool.push(&judge.judge(element))).map_err(bad_json)?;
-            }
-            if spool.len() > MAX_UPLOAD_RECORDS {
-                let detail = format!("an upload has at most {MAX_UPLOAD_RECORDS} records");
-                return Err(Problem::new(ProblemCode::TooManyRecords, detail));
-            }
-            if spool.is_full() {
-                spool.flush().map_err(|error| no_spool(&api, &error))?;
+            let (taken, has_flushed) = self.take(Arc::clone(api), std::mem::take(&mut waiting)).await?;
+            self = taken;
+            if has_flushed {
                 // taken anew now and then, so that a key that was destroyed opens nothing
                 let keyring = api.shared.authority.keyring(api.now()).await;
-                judge.renew(keyring.map_err(|error| api.failure(&error))?);
+                self.judge.renew(keyring.map_err(|error| api.failure(&error))?);
             }
-            if self.granted.is_none()
+            if granted.is_none()
                 && let Some(token) = self.json.token()
             {
-                let granted = api.shared.authority.upload_grant(token, begun).await;
-                let granted = granted.map_err(|error| api.failure(&error))?;
-                self.granted = Some(granted.ok_or_else(bad_token)?);
+                let found = api.shared.authority.upload_grant(token, begun).await;
+                granted = Some(found.map_err(|error| api.failure(&error))?.ok_or_else(bad_token)?);
             }
         }
-        let Self { json, granted, spool, .. } = self;
+        let Self { json, spool, .. } = self;
         let envelope = json.end().map_err(bad_json)?;
-        Ok(Arrived { envelope, granted, spooled: spool.end().map_err(|error| no_spool(&api, &error))? })
+        let spooled = spawn_blocking(move || spool.end()).await.map_err(|_| failed())?;
+        Ok(Arrived { envelope, granted, spooled: spooled.map_err(|error| no_spool(api, &error))? })
+    }
+
+    /// Judges what pieces hold, and says whether any of it went to the file: on a thread that may be busy, and wait for the disk,
+    /// while the connection is read.
+    async fn take(mut self, api: Arc<Api>, pieces: Vec<Bytes>) -> Result<(Self, bool), Problem> {
+        let judging = spawn_blocking(move || {
+            let Self { json, judge, spool } = &mut self;
+            let mut has_flushed = false;
+            for piece in pieces {
+                json.take(&piece, |element| spool.push(&judge.judge(element))).map_err(bad_json)?;
+                if spool.len() > MAX_UPLOAD_RECORDS {
+                    let detail = format!("an upload has at most {MAX_UPLOAD_RECORDS} records");
+                    return Err(Problem::new(ProblemCode::TooManyRecords, detail));
+                }
+                if spool.is_full() {
+                    spool.flush().map_err(|error| no_spool(&api, &error))?;
+                    has_flushed = true;
+                }
+            }
+            Ok((self, has_flushed))
+        });
+        judging.await.unwrap_or_else(|_| Err(failed()))
     }
 }
 
