@@ -55,7 +55,7 @@ impl Authority {
         now: Timestamp,
     ) -> Result<Option<Vec<Record>>, AuthorityError> {
         let lifetime = i64::from(self.policy.temp_id_lifetime_s.max(1));
-        let mut windows = Vec::new();
+        let mut windows = Vec::with_capacity(usize::try_from(row.count).unwrap_or_default());
         let mut start = row.start;
         for _ in 0..row.count {
             let next = start.plus(lifetime);
