@@ -254,7 +254,7 @@ impl SealedTempId {
     /// Writes the characters of its text.
     pub(crate) fn encode(&self, text: &mut [u8; SEALED_CHARACTERS]) {
         // 84 characters are what 61 bytes need
-        _ = STANDARD.encode_slice(&self.0, text);
+        _ = STANDARD.encode_slice(self.0, text);
     }
 }
 
