@@ -17,7 +17,7 @@ pub struct Excerpt<T> {
 
 impl<T> Excerpt<T> {
     /// Appends an entry, which is made only if it is to be shown.
-    pub fn push_with(&mut self, entry: impl FnOnce() -> T) {
+    pub(crate) fn push_with(&mut self, entry: impl FnOnce() -> T) {
         if self.more == 0 && self.shown.len() < SHOW_ALL {
             self.shown.push(entry());
             return;

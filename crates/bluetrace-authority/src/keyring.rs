@@ -111,7 +111,7 @@ impl Keyring {
 
     /// Whether the key is still there that opened an id.
     pub fn has_key_of(&self, unsealed: &Unsealed) -> bool {
-        self.keys.iter().rev().any(|key| key.id == unsealed.key)
+        self.keys.iter().any(|key| key.id == unsealed.key)
     }
 
     /// How many keys it has.

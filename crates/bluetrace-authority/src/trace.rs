@@ -10,7 +10,7 @@ use bluetrace_protocol::{
 
 use crate::authority::{Authority, AuthorityError, Member};
 use crate::excerpt::Excerpt;
-use crate::keyring::Unsealed;
+use crate::keyring::{Keyring, Unsealed};
 use crate::store::{AccountId, Owner, UploadKey};
 
 /// Owners remembered while an upload is traced: bounds memory, and is more ids than a person meets.
@@ -60,8 +60,8 @@ pub struct Match {
 
 /// What an upload's records have led to so far, from the first on: begun empty, and added to in their order.
 ///
-/// Whoever has the records at hand traces them while they are stored ([`Authority::trace_upload`]); what is not traced yet when
-/// the upload is finished is read from the store.
+/// Whoever has the records at hand traces them while they are stored ([`Authority::trace_upload`]): exactly those that are stored.
+/// What is not traced yet when the upload is finished is read from the store.
 #[derive(Default)]
 pub struct UploadTrace {
     pub(crate) tally: Tally,
@@ -122,8 +122,10 @@ impl Authority {
     ) -> Result<(), AuthorityError> {
         owners.make_room();
         if records.iter().any(|record| owners.is_to_be_opened(record)) {
-            let opened = self.open_sealed(records, owners, now).await?;
-            self.add_owners(opened, owners, now).await?;
+            // asked for anew, so that a key that was destroyed a moment ago opens nothing, and what it has opened is forgotten
+            let keyring = self.keyring(now).await?;
+            owners.sealed.retain(|_, (unsealed, _)| keyring.has_key_of(unsealed));
+            self.add_owners(open_sealed(&keyring, records, owners), owners, now).await?;
         }
         let ids = owners.missing(records);
         if !ids.is_empty() {
@@ -131,30 +133,6 @@ impl Authority {
             owners.registered.extend(ids.into_iter().zip(found));
         }
         Ok(())
-    }
-
-    /// Opens those sealed ids whose owner is not known yet.
-    async fn open_sealed(
-        &self,
-        records: &[Uploaded],
-        owners: &Owners,
-        now: Timestamp,
-    ) -> Result<HashMap<TempId, Unsealed>, AuthorityError> {
-        // asked for anew, so that a key that was destroyed a moment ago opens nothing
-        let keyring = self.keyring(now).await?;
-        let mut opened = HashMap::new();
-        for record in records {
-            let Uploaded::Record(uploaded) = record else { continue };
-            let temp_id = &uploaded.record.temp_id;
-            if opened.contains_key(temp_id) || owners.sealed.contains_key(temp_id) {
-                continue;
-            }
-            let Ok(sealed) = SealedTempId::parse(temp_id.reveal()) else { continue };
-            if let Some(found) = keyring.open(&sealed, &said(uploaded)) {
-                opened.insert(temp_id.clone(), found);
-            }
-        }
-        Ok(opened)
     }
 
     /// Turns the user ids in opened ids into people, all with one question.
@@ -202,6 +180,23 @@ impl UploadTrace {
     pub(crate) const fn records(&self) -> u32 {
         self.tally.summary.records
     }
+}
+
+/// Opens those sealed ids whose owner is not known yet.
+fn open_sealed(keyring: &Keyring, records: &[Uploaded], owners: &Owners) -> HashMap<TempId, Unsealed> {
+    let mut opened = HashMap::new();
+    for record in records {
+        let Uploaded::Record(uploaded) = record else { continue };
+        let temp_id = &uploaded.record.temp_id;
+        if opened.contains_key(temp_id) || owners.sealed.contains_key(temp_id) {
+            continue;
+        }
+        let Ok(sealed) = SealedTempId::parse(temp_id.reveal()) else { continue };
+        if let Some(found) = keyring.open(&sealed, &said(uploaded)) {
+            opened.insert(temp_id.clone(), found);
+        }
+    }
+    opened
 }
 
 /// Whom ids belong to, as far as they have been looked up: in a contact log the same ones come again and again.

@@ -10,7 +10,8 @@ use bluetrace_protocol::{ExposureNotice, Timestamp, UploadId, UploadSummary, Upl
 use crate::authority::{Authority, AuthorityError, Member};
 use crate::hex::hex;
 use crate::store::{
-    CodeCheck, NewNotice, StoreFuture, Told, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest,
+    Appended, CodeCheck, NewNotice, StoreFuture, Told, UploadBegun, UploadCompleted, UploadFound, UploadKey,
+    UploadRequest,
 };
 use crate::trace::{Tally, UploadReport, UploadTrace};
 
@@ -24,7 +25,7 @@ const MAX_TOLD: u32 = 100_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordsAppended {
     /// So many of the upload's first records are durable.
-    Durable(u32),
+    Durable(Appended),
     /// The upload is forgotten: it may be begun again.
     NoUpload,
     /// The account has been removed, and the upload with it.
@@ -98,7 +99,7 @@ impl Authority {
         records: Vec<Uploaded>,
     ) -> Result<RecordsAppended, AuthorityError> {
         Ok(match self.store.append_records(upload, first, records).await? {
-            Some(durable) => RecordsAppended::Durable(durable),
+            Some(appended) => RecordsAppended::Durable(appended),
             None if self.has_account(member).await? => RecordsAppended::NoUpload,
             None => RecordsAppended::NoAccount,
         })

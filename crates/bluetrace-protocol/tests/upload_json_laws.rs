@@ -75,7 +75,7 @@ fn what_is_no_json_object_of_this_form_is_refused() {
 fn a_record_ends_where_its_object_does_and_at_no_bracket_within_a_text() {
     let long = format!(r#"{{"msg":"{}}}"}}"#, "x".repeat(700));
     let records = [
-        r#"{}"#,
+        "{}",
         r#"{"a":"}"}"#,
         r#"{"a":"},{","b":1}"#,
         r#"{"a":"\\"}"#,

@@ -393,7 +393,7 @@ async fn ask(shared: &Shared, question: Question<Arc<Member>>, out: &mut Vec<u8>
         },
         Question::Append { upload, first, records, then } => {
             match authority.append_records(then.who(), UploadKey(upload.0), first, records).await {
-                Ok(RecordsAppended::Durable(durable)) => then.stored(durable, out),
+                Ok(RecordsAppended::Durable(appended)) => then.stored(appended.durable, out),
                 Ok(RecordsAppended::NoUpload) => then.no_upload(out),
                 Ok(RecordsAppended::NoAccount) => then.no_account(out),
                 Err(error) => then.failed(failure(shared, &error), out),

@@ -181,7 +181,8 @@ pub const HTTP_LOGINS_AT_A_TIME: usize = 256;
 /// Fetches of `TempIDs` at once.
 pub const HTTP_ISSUES_AT_A_TIME: usize = 256;
 
-/// Uploads at once whose records are arriving. each holds a buffer of its own, and up to two batches of records.
+/// Uploads at once whose records are arriving. Each holds a buffer of its own, and up to two batches of records; an OpenTrace app's
+/// twice [`HTTP_UPLOAD_PIECES`] besides.
 pub const HTTP_UPLOADS_AT_A_TIME: usize = 256;
 
 /// Of these, those of one account: a device has one, and a few that were cut and are not given up yet.
@@ -190,16 +191,16 @@ pub const HTTP_UPLOADS_OF_AN_ACCOUNT_AT_A_TIME: usize = 16;
 /// Batches of uploads at once on their way to the disk: who fetches `TempIDs` meanwhile waits behind no more than these.
 pub const HTTP_BATCHES_AT_A_TIME: usize = 4;
 
-/// Uploads of OpenTrace apps at once of which nobody knows yet whose they are: each may fill a file of 150 MB.
+/// Uploads of OpenTrace apps at once of which nobody knows yet whose they are: each may fill a file of 125 MB.
 pub const HTTP_NAMELESS_UPLOADS_AT_A_TIME: usize = 32;
 
 /// Uploads of OpenTrace apps at once that are sifted for records that are in them twice: a million take 20 MB for it.
 pub const HTTP_SIFTED_AT_A_TIME: usize = 4;
 
-/// Pieces of an `OpenTrace` upload's body, as they come from the connection, that wait to be judged while the next ones are read.
-pub const HTTP_UPLOAD_PIECES: usize = 32;
+/// Pieces of an `OpenTrace` upload's body, as they come from the connection, that wait to be judged while the next ones are read. Each is of 32 KiB at the most.
+pub const HTTP_UPLOAD_PIECES: usize = 8;
 
-/// Bytes of verdicts on an upload's records that are held in memory before they go to a file: those of 7,000 records.
+/// Bytes of verdicts on an upload's records that are held in memory before they go to a file: those of 8,600 records.
 pub const SPOOL_BUFFER: usize = 1024 * 1024;
 
 /// Accounts or addresses whose rate is remembered before those with all of it left are forgotten.

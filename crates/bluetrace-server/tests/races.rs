@@ -109,7 +109,7 @@ fn one_upload_id_is_one_upload_and_each_record_and_notice_is_stored_once(servers
             let append = |until| store.append_records(key(round), 0, (0..until).map(|n| heard(round, n)).collect());
             if server == 0 { vec![append(20), append(30)] } else { vec![append(25), append(10)] }
         });
-        assert!(appended.iter().flatten().flatten().all(|durable| (10..=30).contains(durable)));
+        assert!(appended.iter().flatten().flatten().all(|stored| (10..=30).contains(&stored.durable)));
         let completed = ask(servers, rounds.clone(), |store, _, round| {
             let notice = ExposureNotice { from: at(0), to: at(1), advice: round.to_string() };
             let notice = NewNotice { account: pair(round)[1], notice, forget_at: at(FORGET) };

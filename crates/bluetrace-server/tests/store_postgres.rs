@@ -44,7 +44,10 @@ fn the_partition_of_a_new_day_is_made_once_whoever_needs_it_first() {
         let answers = all(vec![begin(one, a), begin(other, b), begin(one, c), begin(other, d)]);
         for (store, answer) in [one, other].into_iter().cycle().zip(answers) {
             let UploadBegun::Open { key, .. } = answer else { panic!("{answer:?}") };
-            assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap(), Some(1));
+            assert_eq!(
+                block_on(store.append_records(key, 0, vec![heard(1)])).unwrap().map(|stored| stored.durable),
+                Some(1)
+            );
         }
     }
 }
@@ -222,7 +225,7 @@ fn through_a_pooler_that_puts_every_transaction_on_another_connection_all_is_the
             let key = [&one, &other].map(|store| begun(store, request.clone()))[0];
             for (first, store) in [(0, &one), (10, &other), (20, &one)] {
                 let records = (u64::from(first)..u64::from(first) + 10).map(heard).collect();
-                assert!(block_on(store.append_records(key, first, records)).unwrap() >= Some(first + 10));
+                assert!(block_on(store.append_records(key, first, records)).unwrap().unwrap().durable >= first + 10);
             }
             let ids = vec![record(u64::from(round))];
             block_on(other.issue_temp_ids(alice, ids, at(FORGET))).unwrap();
@@ -398,10 +401,10 @@ fn a_day_that_is_over_is_dropped_with_its_partition_and_the_next_is_made_ahead()
     // a clock that is behind still finds a place for what it begins
     let late = UploadRequest { forget_at: at(1), ..request(alice, "late", 3) };
     let key = begun(&store, late.clone());
-    assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap(), Some(1));
+    assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap().map(|stored| stored.durable), Some(1));
     CLUSTER.sql(&database, &format!("DROP TABLE {}", day(0)));
     assert_eq!(
-        block_on(other.append_records(key, 1, vec![heard(2)])).unwrap(),
+        block_on(other.append_records(key, 1, vec![heard(2)])).unwrap().map(|stored| stored.durable),
         Some(2),
         "made anew by whoever needs it"
     );
@@ -513,7 +516,7 @@ fn a_database_that_stops_under_load_loses_nothing_acknowledged_and_comes_back_by
                     while !is_over.load(Ordering::Relaxed) {
                         let next = (u64::from(durable)..u64::from(durable) + 20).map(heard).collect();
                         match block_on(store.append_records(*key, durable, next)) {
-                            Ok(now) => durable = now.unwrap(),
+                            Ok(now) => durable = now.unwrap().durable,
                             Err(StoreError::Unavailable(_)) => _ = failures.fetch_add(1, Ordering::Relaxed),
                             Err(error) => panic!("{error}"),
                         }

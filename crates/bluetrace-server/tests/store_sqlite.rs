@@ -34,7 +34,10 @@ fn what_is_acknowledged_is_there_after_reopening() {
     drop(store);
     let store = SqliteStore::open(&database(&folder)).unwrap();
     assert_eq!(block_on(store.uploaded_records(key, 0, 9, at(1))).unwrap(), [heard(1), Uploaded::Malformed]);
-    assert_eq!(block_on(store.append_records(key, 1, vec![heard(8), heard(3)])).unwrap(), Some(3));
+    assert_eq!(
+        block_on(store.append_records(key, 1, vec![heard(8), heard(3)])).unwrap().map(|stored| stored.durable),
+        Some(3)
+    );
     assert_eq!(block_on(store.import_note("credentials")).unwrap().as_deref(), Some("note"));
     assert!(opened(&store, "bob") > alice);
 }
@@ -44,7 +47,7 @@ fn what_is_acknowledged_does_not_wait_for_a_clean_end() {
     let (folder, store) = fresh();
     let alice = opened(&store, "alice");
     let key = begun(&store, alice, 9);
-    assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap(), Some(1));
+    assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap().map(|stored| stored.durable), Some(1));
     assert_eq!(what_a_crash_leaves(&folder, key), [heard(1)]);
 }
 
@@ -59,10 +62,10 @@ fn a_log_that_is_given_its_size_keeps_what_is_in_it_and_what_comes_after() {
     let reserved = log();
     assert!(reserved > before && reserved > 16 << 20, "{before} {reserved}");
     assert_eq!(what_a_crash_leaves(&folder, key), []);
-    assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap(), Some(1));
+    assert_eq!(block_on(store.append_records(key, 0, vec![heard(1)])).unwrap().map(|stored| stored.durable), Some(1));
     assert_eq!(what_a_crash_leaves(&folder, key), [heard(1)]);
     block_on(store.reserve_log()).unwrap();
-    assert_eq!(block_on(store.append_records(key, 1, vec![heard(2)])).unwrap(), Some(2));
+    assert_eq!(block_on(store.append_records(key, 1, vec![heard(2)])).unwrap().map(|stored| stored.durable), Some(2));
     assert_eq!(what_a_crash_leaves(&folder, key), [heard(1), heard(2)]);
     assert_eq!(log(), reserved, "it need not grow again");
 }
@@ -111,7 +114,10 @@ fn a_kill_at_any_moment_loses_and_doubles_nothing() {
         assert_eq!(stored, (0..u64::from(row.durable)).map(heard).collect::<Vec<_>>());
         // an append is all or nothing, and one repeats what may not have arrived
         let again = (u64::from(acknowledged)..u64::from(acknowledged) + 500).map(heard).collect();
-        assert_eq!(block_on(store.append_records(row.key, acknowledged, again)).unwrap(), Some(acknowledged + 500));
+        assert_eq!(
+            block_on(store.append_records(row.key, acknowledged, again)).unwrap().map(|stored| stored.durable),
+            Some(acknowledged + 500)
+        );
     }
 }
 
@@ -125,7 +131,7 @@ fn appends_until_it_is_killed() {
     while durable < 1_000_000 {
         let size = u64::from(durable) % 7 * 5 + 1;
         let records = (u64::from(durable)..u64::from(durable) + size).map(heard).collect();
-        durable = block_on(store.append_records(key, durable, records)).unwrap().unwrap();
+        durable = block_on(store.append_records(key, durable, records)).unwrap().unwrap().durable;
         println!("durable {durable}");
     }
 }
@@ -148,7 +154,7 @@ fn a_full_disk_is_said_undoes_all_and_is_got_over() {
         let mut text = None;
         for outcome in outcomes {
             match outcome {
-                Ok(now_durable) => durable = now_durable.unwrap(),
+                Ok(now_durable) => durable = now_durable.unwrap().durable,
                 Err(StoreError::Unavailable(reason)) => text = Some(reason),
                 // the calls behind one that found no room
                 Err(StoreError::Failed(_)) => assert!(text.is_some()),
@@ -164,7 +170,10 @@ fn a_full_disk_is_said_undoes_all_and_is_got_over() {
     assert_eq!(stored, (0..u64::from(durable)).map(heard).collect::<Vec<_>>(), "what was acknowledged, and no more");
     while block_on(store.expire(at(FORGET))).unwrap().more {}
     let again = begun(&store, alice, 1_000);
-    assert_eq!(block_on(store.append_records(again, 0, (0..1_000).map(heard).collect())).unwrap(), Some(1_000));
+    assert_eq!(
+        block_on(store.append_records(again, 0, (0..1_000).map(heard).collect())).unwrap().map(|stored| stored.durable),
+        Some(1_000)
+    );
 }
 
 #[test]
@@ -233,7 +242,7 @@ fn nothing_is_acknowledged_that_would_be_written_to_a_deleted_or_replaced_file()
         let key = begun(&store, alice, 9);
         let (file, aside) = (folder.path().join(name), folder.path().join("aside"));
         let append = |first| block_on(store.append_records(key, first, vec![heard(1)]));
-        assert_eq!(append(0).unwrap(), Some(1));
+        assert_eq!(append(0).unwrap().map(|stored| stored.durable), Some(1));
         fs::rename(&file, &aside).unwrap();
         for _ in 0..2 {
             let Err(StoreError::Unavailable(text)) = append(1) else { panic!("{name} is gone, and it goes on") };
@@ -242,7 +251,7 @@ fn nothing_is_acknowledged_that_would_be_written_to_a_deleted_or_replaced_file()
         fs::write(&file, "another").unwrap();
         assert!(matches!(append(1), Err(StoreError::Unavailable(_))), "{name} is another, and it goes on");
         fs::rename(&aside, &file).unwrap();
-        assert_eq!(append(1).unwrap(), Some(2), "it was put back");
+        assert_eq!(append(1).unwrap().map(|stored| stored.durable), Some(2), "it was put back");
         drop(store);
         let store = SqliteStore::open(&database(&folder)).unwrap();
         assert_eq!(block_on(store.uploaded_records(key, 0, 9, at(1))).unwrap().len(), 2);

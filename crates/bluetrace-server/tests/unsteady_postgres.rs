@@ -109,7 +109,7 @@ fn what_was_committed_though_its_answer_was_cut_off_is_done_once() {
         let append = |first| store.append_records(key, first, vec![heard(first), heard(first + 1)]);
         is_served(block_on(append(0)));
         proxy.set(Manner::Honest);
-        assert_eq!(until_served(|| append(0)), Some(2));
+        assert_eq!(until_served(|| append(0)).map(|stored| stored.durable), Some(2));
         assert_eq!(block_on(store.uploaded_records(key, 0, 9, at(0))).unwrap(), [heard(0), heard(1)]);
         let notice = ExposureNotice { from: at(0), to: at(1), advice: number.to_string() };
         let notice = NewNotice { account, notice, forget_at: at(FORGET) };
@@ -145,7 +145,7 @@ fn a_slow_database_is_waited_for_by_a_bounded_line_and_the_others_are_told() {
         }));
         for outcome in outcomes {
             match outcome {
-                Ok(now) => durable = durable.max(now.unwrap()),
+                Ok(now) => durable = durable.max(now.unwrap().durable),
                 Err(StoreError::Unavailable(_)) => refused += 1,
                 Err(error) => panic!("{error}"),
             }
@@ -183,7 +183,7 @@ fn a_database_that_answers_nothing_is_given_up_in_time_and_found_again() {
         assert!(asked.elapsed() < Duration::from_secs(30), "who asks is told soon: {:?}", asked.elapsed());
         proxy.set(Manner::Honest);
         // what was stalled may have been done, and is done once
-        durable = until_served(|| store.append_records(key, durable, vec![heard(durable)])).unwrap();
+        durable = until_served(|| store.append_records(key, durable, vec![heard(durable)])).unwrap().durable;
         wait_until("no connection is left but those that are used", || proxy.open() <= 2);
     }
     assert_eq!(durable, 3);
@@ -250,7 +250,7 @@ fn upload(store: &PostgresStore, account: AccountId, number: u32, met: AccountId
     let mut durable = 0;
     while durable < RECORDS {
         let records = || (durable..(durable + 30).min(RECORDS)).map(|place| heard(RECORDS * number + place)).collect();
-        let now = until_served(|| store.append_records(key, durable, records())).unwrap();
+        let now = until_served(|| store.append_records(key, durable, records())).unwrap().durable;
         assert!(now > durable);
         durable = now;
     }

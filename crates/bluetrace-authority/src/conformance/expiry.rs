@@ -91,7 +91,7 @@ pub async fn concurrent_calls_of_every_kind_do_not_disturb_each_other(store: &dy
         0 => {
             for first in 0..100 {
                 let records = (first * 10..first * 10 + 10).map(|number| heard(u64::from(number))).collect();
-                let durable = block_on(store.append_records(key, first * 10, records)).unwrap().unwrap();
+                let durable = block_on(store.append_records(key, first * 10, records)).unwrap().unwrap().durable;
                 assert_eq!(durable, first * 10 + 10);
             }
         }

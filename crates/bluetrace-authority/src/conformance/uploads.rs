@@ -8,8 +8,8 @@ use super::{
     unread,
 };
 use crate::store::{
-    AccountId, NewNotice, NoticeId, Store, Told, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest,
-    UploadRow,
+    AccountId, Appended, NewNotice, NoticeId, Store, Told, UploadBegun, UploadCompleted, UploadFound, UploadKey,
+    UploadRequest, UploadRow,
 };
 
 /// The same key again, behind what is durable; with another number of records it is a conflict.
@@ -74,7 +74,7 @@ pub async fn records_come_back_as_they_were(store: &dyn Store) {
         heard(1),
     ];
     let key = begun(store, alice, "u", 7).await;
-    assert_eq!(store.append_records(key, 0, records.clone()).await.unwrap(), Some(7));
+    assert_eq!(store.append_records(key, 0, records.clone()).await.unwrap().map(|stored| stored.durable), Some(7));
     assert_eq!(store.uploaded_records(key, 0, 9, at(1)).await.unwrap(), records);
     assert_eq!(store.uploaded_records(key, 2, 3, at(1)).await.unwrap(), records[2..5]);
     assert_eq!(store.uploaded_records(key, 7, 3, at(1)).await.unwrap(), []);
@@ -88,16 +88,18 @@ pub async fn repeated_and_overlapping_appends_add_nothing(store: &dyn Store) {
     let alice = opened(store, "alice").await;
     let key = begun(store, alice, "u", 6).await;
     let append = async |first, numbers: &[u64]| {
-        store.append_records(key, first, numbers.iter().map(|number| heard(*number)).collect()).await.unwrap().unwrap()
+        let records = numbers.iter().map(|number| heard(*number)).collect();
+        let Appended { before, durable } = store.append_records(key, first, records).await.unwrap().unwrap();
+        (before, durable)
     };
-    assert_eq!(append(0, &[1, 2]).await, 2);
-    assert_eq!(append(0, &[1, 2]).await, 2);
-    assert_eq!(append(0, &[91, 92, 3]).await, 3);
-    assert_eq!(append(1, &[93]).await, 3);
-    assert_eq!(append(2, &[94, 4, 5]).await, 5);
-    assert_eq!(append(5, &[]).await, 5);
-    assert_eq!(append(5, &[6]).await, 6);
-    assert_eq!(append(0, &[1, 2, 3, 4, 5, 6]).await, 6);
+    assert_eq!(append(0, &[1, 2]).await, (0, 2));
+    assert_eq!(append(0, &[1, 2]).await, (2, 2));
+    assert_eq!(append(0, &[91, 92, 3]).await, (2, 3));
+    assert_eq!(append(1, &[93]).await, (3, 3));
+    assert_eq!(append(2, &[94, 4, 5]).await, (3, 5));
+    assert_eq!(append(5, &[]).await, (5, 5));
+    assert_eq!(append(5, &[6]).await, (5, 6));
+    assert_eq!(append(0, &[1, 2, 3, 4, 5, 6]).await, (6, 6));
     let stored = store.uploaded_records(key, 0, 9, at(1)).await.unwrap();
     assert_eq!(stored, [1, 2, 3, 4, 5, 6].map(heard));
 }
@@ -107,7 +109,7 @@ pub async fn records_may_not_be_skipped(store: &dyn Store) {
     let alice = opened(store, "alice").await;
     let key = begun(store, alice, "u", 9).await;
     failed(&store.append_records(key, 1, vec![heard(2)]).await);
-    assert_eq!(store.append_records(key, 0, vec![heard(1)]).await.unwrap(), Some(1));
+    assert_eq!(store.append_records(key, 0, vec![heard(1)]).await.unwrap().map(|stored| stored.durable), Some(1));
     failed(&store.append_records(key, 2, vec![heard(3)]).await);
     assert_eq!(store.uploaded_records(key, 0, 9, at(1)).await.unwrap(), [heard(1)]);
 }
@@ -127,13 +129,16 @@ pub async fn nothing_is_stored_beyond_the_number_begun_with(store: &dyn Store) {
     let alice = opened(store, "alice").await;
     let key = begun(store, alice, "u", 2).await;
     let next = begun(store, alice, "v", 2).await;
-    assert_eq!(store.append_records(key, 0, vec![heard(1), heard(2), heard(3)]).await.unwrap(), Some(2));
-    assert_eq!(store.append_records(key, 2, vec![heard(4)]).await.unwrap(), Some(2));
+    assert_eq!(
+        store.append_records(key, 0, vec![heard(1), heard(2), heard(3)]).await.unwrap().map(|stored| stored.durable),
+        Some(2)
+    );
+    assert_eq!(store.append_records(key, 2, vec![heard(4)]).await.unwrap().map(|stored| stored.durable), Some(2));
     assert_eq!(store.uploaded_records(key, 0, 9, at(1)).await.unwrap(), [heard(1), heard(2)]);
     assert_eq!(store.uploaded_records(next, 0, 9, at(1)).await.unwrap(), []);
     failed(&store.begin_upload(request(alice, "x", MAX_UPLOAD_RECORDS + 1), at(0)).await);
     let empty = begun(store, alice, "w", 0).await;
-    assert_eq!(store.append_records(empty, 0, vec![heard(1)]).await.unwrap(), Some(0));
+    assert_eq!(store.append_records(empty, 0, vec![heard(1)]).await.unwrap().map(|stored| stored.durable), Some(0));
 }
 
 /// A device that lost its connection and one that holds it still may send the same at once.
@@ -146,7 +151,7 @@ pub async fn racing_appends_store_each_record_once(store: &dyn Store) {
         while durable < 200 {
             let numbers = u64::from(durable)..u64::from(durable) + size;
             let records = numbers.map(heard).collect();
-            let acknowledged = block_on(store.append_records(key, durable, records)).unwrap().unwrap();
+            let acknowledged = block_on(store.append_records(key, durable, records)).unwrap().unwrap().durable;
             assert!(acknowledged > durable);
             durable = acknowledged;
         }

@@ -18,7 +18,7 @@ use bluetrace_protocol::{
 
 use self::state::{Notice, State, rows_in};
 use crate::store::{
-    AccountId, AccountOpened, AccountSummary, CodeIssued, CodeRedeemed, CodeRevoked, Confirmation, Expired,
+    AccountId, AccountOpened, AccountSummary, Appended, CodeIssued, CodeRedeemed, CodeRevoked, Confirmation, Expired,
     ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice, NewOneTimeCode, NewSealingKey, NewUploadCode,
     NoticeId, OneTimeCodeId, OneTimeCodeMade, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode,
     RegistrationConfirmed, SealingKeyId, SealingKeyRow, SealingKeyState, SessionId, SessionState, Shredded, Store,
@@ -175,7 +175,12 @@ impl Store for MemoryStore {
         ready(Ok(found))
     }
 
-    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, Option<u32>> {
+    fn append_records(
+        &self,
+        upload: UploadKey,
+        first: u32,
+        records: Vec<Uploaded>,
+    ) -> StoreFuture<'_, Option<Appended>> {
         ready(self.state().append_records(upload, first, records))
     }
 

@@ -6,7 +6,8 @@ use bluetrace_protocol::{Timestamp, UploadSummary, Uploaded};
 use super::state::{Mortal, Notice, State, Upload, rows_in};
 use crate::code_book::Redemption;
 use crate::store::{
-    CodeCheck, NewNotice, NoticeId, StoreError, UploadBegun, UploadCodeId, UploadCompleted, UploadKey, UploadRequest,
+    Appended, CodeCheck, NewNotice, NoticeId, StoreError, UploadBegun, UploadCodeId, UploadCompleted, UploadKey,
+    UploadRequest,
 };
 
 impl State {
@@ -77,12 +78,13 @@ impl State {
         upload: UploadKey,
         first: u32,
         records: Vec<Uploaded>,
-    ) -> Result<Option<u32>, StoreError> {
+    ) -> Result<Option<Appended>, StoreError> {
         let Some(row) = self.upload_in_sight(upload) else { return Ok(None) };
-        let known = row.durable().checked_sub(first).ok_or_else(|| StoreError::Failed("records are missing".into()))?;
-        let free = row.records.saturating_sub(row.durable());
+        let before = row.durable();
+        let known = before.checked_sub(first).ok_or_else(|| StoreError::Failed("records are missing".into()))?;
+        let free = row.records.saturating_sub(before);
         row.stored.extend(records.into_iter().skip(rows_in(known)).take(rows_in(free)));
-        Ok(Some(row.durable()))
+        Ok(Some(Appended { before, durable: row.durable() }))
     }
 
     pub(super) fn complete_upload(

@@ -35,7 +35,7 @@ pub use self::sealing_key::{
 };
 pub use self::temp_id::{ImportedTempId, Owner, TempIdImported, TempIdsIssued};
 pub use self::upload::{
-    NewNotice, NoticeId, Told, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest, UploadRow,
+    Appended, NewNotice, NoticeId, Told, UploadBegun, UploadCompleted, UploadFound, UploadKey, UploadRequest, UploadRow,
 };
 
 pub use crate::code_rule::{
@@ -147,13 +147,18 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn find_upload(&self, account: AccountId, upload: UploadId, now: Timestamp)
     -> StoreFuture<'_, Option<UploadFound>>;
 
-    /// Stores the records of an upload from place `first` (0 for the first) on, and returns how many of its first records are
-    /// durable then. Records that are durable already are passed over, so a repeated or overlapping call adds nothing. Nothing
+    /// Stores the records of an upload from place `first` (0 for the first) on, and returns how many of its first records were
+    /// durable before and are then. Records that are durable already are passed over, so a repeated or overlapping call adds nothing. Nothing
     /// is stored beyond the number of records the upload was begun with. `None` if there is no such upload: it is forgotten,
     /// or its account has been removed.
     ///
     /// Fails if `first` lies beyond the durable records.
-    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, Option<u32>>;
+    fn append_records(
+        &self,
+        upload: UploadKey,
+        first: u32,
+        records: Vec<Uploaded>,
+    ) -> StoreFuture<'_, Option<Appended>>;
 
     /// Up to `limit` durable records of an upload from place `first` on.
     fn uploaded_records(

@@ -80,6 +80,15 @@ pub struct UploadFound {
     pub summary: Option<UploadSummary>,
 }
 
+/// What came of records that were to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// How many of the upload's first records were durable before: those that came beyond them are new.
+    pub before: u32,
+    /// How many are durable now.
+    pub durable: u32,
+}
+
 /// An upload in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadRow {

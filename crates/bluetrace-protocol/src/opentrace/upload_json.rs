@@ -254,8 +254,8 @@ impl ValueScan {
     /// Finds the byte that ends the value: a `,`, `]`, `}` or `:` that is neither within brackets nor in a text. Returns what is
     /// before it, the byte, and what is behind it; `None` if the value goes on.
     fn split_at_end<'a>(&mut self, bytes: &'a [u8]) -> Option<(&'a [u8], u8, &'a [u8])> {
-        let is_at_begin = self.depth == 0 && !self.is_in_text;
-        let mut rest = if is_at_begin { after_flat_object(bytes) } else { bytes };
+        let is_outside = self.depth == 0 && !self.is_in_text;
+        let mut rest = if is_outside { after_flat_object(after_space(bytes)) } else { bytes };
         loop {
             if self.is_in_text {
                 rest = self.after_text(rest)?;

@@ -160,7 +160,7 @@ impl Uploader {
 
     async fn append(&self, upload: UploadKey, place: u32) -> u32 {
         let record = records(1, 1).map(Uploaded::Record).collect();
-        self.store.append_records(upload, place, record).await.unwrap().unwrap()
+        self.store.append_records(upload, place, record).await.unwrap().unwrap().durable
     }
 
     /// How long work takes, and the longest that an append waits meanwhile.

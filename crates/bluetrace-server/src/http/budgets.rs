@@ -8,6 +8,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use bluetrace_authority::store::AccountId;
@@ -72,6 +73,8 @@ pub(crate) struct Budgets {
     pub(crate) batches: Budget,
     /// Uploads of OpenTrace apps whose records are arriving from nobody knows whom: their token comes last.
     nameless_uploads: Budget,
+    /// Uploads of OpenTrace apps whose records are judged at this moment: as many as there are cores.
+    judging: Arc<Semaphore>,
     /// Uploads of OpenTrace apps that are sifted for what is in them twice.
     pub(crate) sifting: Budget,
 }
@@ -137,6 +140,7 @@ impl Budgets {
             uploads_of_account: Mutex::default(),
             batches: Budget::new(HTTP_BATCHES_AT_A_TIME),
             nameless_uploads: Budget::new(HTTP_NAMELESS_UPLOADS_AT_A_TIME),
+            judging: Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from))),
             sifting: Budget::new(HTTP_SIFTED_AT_A_TIME),
         }
     }
@@ -182,6 +186,12 @@ impl Budgets {
     /// Takes a request that carries records, or asks for a token for that, of this account.
     pub(crate) fn upload_of(&self, account: AccountId) -> Result<(), Problem> {
         self.rates.as_ref().map_or(Ok(()), |rates| rates.uploads_of_account.take(&account))
+    }
+
+    /// A turn at judging records, as soon as there is one: each turn is short. It is over when what is returned is dropped.
+    pub(crate) async fn judging(&self) -> Option<OwnedSemaphorePermit> {
+        // it is never closed
+        Arc::clone(&self.judging).acquire_owned().await.ok()
     }
 
     /// A place for an upload of this account, or of nobody knows whom, as soon as there is one.

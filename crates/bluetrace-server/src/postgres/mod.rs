@@ -48,7 +48,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, AccountSummary, CodeIssued, CodeRedeemed, CodeRevoked, Confirmation, Expired,
+    AccountId, AccountOpened, AccountSummary, Appended, CodeIssued, CodeRedeemed, CodeRevoked, Confirmation, Expired,
     ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice, NewOneTimeCode, NewSealingKey, NewUploadCode,
     NoticeId, OneTimeCodeId, OneTimeCodeMade, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode,
     RegistrationConfirmed, SealingKeyId, SealingKeyRow, SessionId, SessionState, Shredded, Store, StoreError,
@@ -325,7 +325,12 @@ impl Store for PostgresStore {
         })
     }
 
-    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, Option<u32>> {
+    fn append_records(
+        &self,
+        upload: UploadKey,
+        first: u32,
+        records: Vec<Uploaded>,
+    ) -> StoreFuture<'_, Option<Appended>> {
         self.statement((upload, first, Columns::of(&records)), |s, (upload, first, columns)| {
             Box::pin(records::append(s, *upload, *first, columns))
         })

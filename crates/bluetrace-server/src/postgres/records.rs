@@ -4,7 +4,7 @@
 //! when its day is over and no upload has its records there any more: it is first detached in the way that waits for those who
 //! use it and holds up nobody, and so a day of any size is forgotten without a row being looked at.
 
-use bluetrace_authority::store::UploadKey;
+use bluetrace_authority::store::{Appended, UploadKey};
 use bluetrace_protocol::{Timestamp, Uploaded};
 use tokio_postgres::types::Type;
 use tracing::{debug, info};
@@ -16,7 +16,12 @@ use super::session::Session;
 
 /// One statement: the upload's row is locked, what is new of the records is stored, and the number of those that are durable
 /// moves on with them.
-pub(super) async fn append(session: &Session, upload: UploadKey, first: u32, columns: &Columns) -> Result<Option<u32>> {
+pub(super) async fn append(
+    session: &Session,
+    upload: UploadKey,
+    first: u32,
+    columns: &Columns,
+) -> Result<Option<Appended>> {
     let (from, until) = (i64::from(first), i64::from(first).saturating_add(columns.count()));
     let found = match append_columns(session, upload, [from, until], columns).await {
         // it was dropped, and an upload with a key of that day was begun after all
@@ -27,12 +32,12 @@ pub(super) async fn append(session: &Session, upload: UploadKey, first: u32, col
         }
         outcome => outcome?,
     };
-    let Some((durable, records)) = found else { return Ok(None) };
-    if from > durable {
+    let Some((before, records)) = found else { return Ok(None) };
+    if from > before {
         return Err(Trouble::failed("records before these are missing"));
     }
-    let durable = durable.max(until.min(records));
-    u32::try_from(durable).map(Some).map_err(|_| Trouble::failed("an upload of so many records"))
+    let count = |records| u32::try_from(records).map_err(|_| Trouble::failed("an upload of so many records"));
+    Ok(Some(Appended { before: count(before)?, durable: count(before.max(until.min(records)))? }))
 }
 
 /// How many were durable before, and how many there are in all.

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, AccountSummary, CodeIssued, CodeRedeemed, CodeRevoked, Confirmation, Expired,
+    AccountId, AccountOpened, AccountSummary, Appended, CodeIssued, CodeRedeemed, CodeRevoked, Confirmation, Expired,
     ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice, NewOneTimeCode, NewSealingKey, NewUploadCode,
     NoticeId, OneTimeCodeId, OneTimeCodeMade, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode,
     RegistrationConfirmed, SealingKeyId, SealingKeyRow, SessionId, SessionState, Shredded, Store, StoreFuture,
@@ -212,7 +212,12 @@ impl Store for SqliteStore {
         self.read(move |c| read::find_upload(c, account, &upload, now))
     }
 
-    fn append_records(&self, upload: UploadKey, first: u32, records: Vec<Uploaded>) -> StoreFuture<'_, Option<u32>> {
+    fn append_records(
+        &self,
+        upload: UploadKey,
+        first: u32,
+        records: Vec<Uploaded>,
+    ) -> StoreFuture<'_, Option<Appended>> {
         self.write(records.len(), move |c| write::append_records(c, upload, first, &records))
     }
 

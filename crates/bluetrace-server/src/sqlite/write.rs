@@ -1,9 +1,9 @@
 //! Owns the store's changes as SQL. Each function runs within one transaction, and may be run again after a rollback.
 
 use bluetrace_authority::store::{
-    AccountId, AccountOpened, CodeCheck, Expired, Failures, ImportedTempId, Lockout, LoginRecorded, MAX_EXPIRED_ROWS,
-    MAX_UNKNOWN_USERNAMES, NewNotice, NoticeId, PasswordHash, PasswordSource, SessionId, TempIdImported, TempIdsIssued,
-    UploadBegun, UploadCompleted, UploadKey, UploadRequest, Verdict,
+    AccountId, AccountOpened, Appended, CodeCheck, Expired, Failures, ImportedTempId, Lockout, LoginRecorded,
+    MAX_EXPIRED_ROWS, MAX_UNKNOWN_USERNAMES, NewNotice, NoticeId, PasswordHash, PasswordSource, SessionId,
+    TempIdImported, TempIdsIssued, UploadBegun, UploadCompleted, UploadKey, UploadRequest, Verdict,
 };
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
 use bluetrace_protocol::{Moment, Record, Timestamp, UploadSummary, Uploaded, Username};
@@ -243,20 +243,20 @@ pub(super) fn append_records(
     upload: UploadKey,
     first: u32,
     records: &[Uploaded],
-) -> Result<Option<u32>> {
+) -> Result<Option<Appended>> {
     let total: Option<u32> = connection
         .prepare_cached("SELECT records FROM upload WHERE id = ?1 AND account IS NOT NULL")?
         .query_row([upload.0], |row| row.get(0))
         .optional()?;
     let Some(total) = total else { return Ok(None) };
-    let durable = read::durable(connection, upload)?;
-    let known = durable.checked_sub(first).ok_or(JobError::Failed("records before these are missing"))?;
+    let before = read::durable(connection, upload)?;
+    let known = before.checked_sub(first).ok_or(JobError::Failed("records before these are missing"))?;
     let mut insert = connection.prepare_cached(
         "INSERT INTO uploaded_record (place, temp_id, start, expiry, received, rssi, seen)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
     let new = records.iter().skip(usize::try_from(known).unwrap_or(usize::MAX));
-    let mut durable = durable;
+    let mut durable = before;
     for record in new.take(usize::try_from(total.saturating_sub(durable)).unwrap_or(usize::MAX)) {
         let place = record_key(upload, durable);
         match record {
@@ -281,7 +281,7 @@ pub(super) fn append_records(
         };
         durable += 1;
     }
-    Ok(Some(durable))
+    Ok(Some(Appended { before, durable }))
 }
 
 pub(super) fn complete_upload(

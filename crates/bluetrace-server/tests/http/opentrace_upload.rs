@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bluetrace_authority::store::{CodeState, UploadCodeId};
-use bluetrace_protocol::Clock as _;
+use bluetrace_protocol::limits::MAX_RECORD_BATCH;
+use bluetrace_protocol::{Clock as _, Uploaded};
 use bluetrace_server::http::{Rate, Rates};
 use bluetrace_server::limits::{HTTP_NAMELESS_UPLOADS_AT_A_TIME, MAX_HTTP_UPLOAD};
 use serde_json::{Value, json};
@@ -310,6 +311,34 @@ async fn an_upload_that_was_cut_while_it_was_stored_goes_on_where_it_was() {
     assert_eq!(last, [stored(8_999)]);
 }
 
+/// Whether the other request comes in between is chance, in a few of the rounds it does.
+#[tokio::test]
+async fn what_another_request_has_stored_meanwhile_is_what_counts() {
+    let site = Site::sealed().await;
+    let mut app = App::of(&site, ALICE).await;
+    app.records = (0..9_000).map(record).collect();
+    for _ in 0..10 {
+        let token = app.upload_token(&site, &code(&site).await).await;
+        let now = site.clock.now();
+        let (member, grant) = site.authority.upload_grant(&token, now).await.unwrap().unwrap();
+        let begun = site.authority.begin_granted_upload(&member, &grant, 9_000, now).await.unwrap();
+        let bluetrace_authority::store::UploadBegun::Open { key, .. } = begun else { panic!("{begun:?}") };
+        // in the place of the second batch's first records, as soon as the first batch is there
+        let (store, place) = (Arc::clone(&site.store), u32::try_from(MAX_RECORD_BATCH).unwrap());
+        let other = tokio::spawn(async move {
+            while store.append_records(key, place, vec![Uploaded::Malformed; 10]).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        });
+        let answer = app.upload(&site, &token).await.expect(200);
+        other.await.unwrap();
+        let traced = site.authority.traced_records(key, 0, 9_000, now).await.unwrap();
+        let invalid = traced.iter().filter(|traced| traced.record.is_none()).count();
+        let summary = json!({"records": 9_000, "resolved": 0, "unknown": 9_000 - invalid, "invalid": invalid});
+        assert_eq!(answer["summary"], summary);
+    }
+}
+
 #[tokio::test]
 async fn what_is_no_upload_is_a_problem_that_says_what() {
     let site = Site::sealed().await;
@@ -412,7 +441,7 @@ fn record(number: u32) -> Value {
 }
 
 /// What is stored of it.
-fn stored(number: u32) -> bluetrace_protocol::Uploaded {
+fn stored(number: u32) -> Uploaded {
     use bluetrace_protocol::{Record, TempId, Uploaded, UploadedRecord, Window};
     let heard = crate::harness::at(1_589_392_446 + i64::from(number));
     let record = Record { temp_id: TempId::parse(&id(number)).unwrap(), window: Window::new(heard, heard).unwrap() };

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bluetrace_authority::Member;
-use bluetrace_authority::store::{UploadBegun, UploadFound, UploadKey};
+use bluetrace_authority::store::{Appended, UploadBegun, UploadFound, UploadKey};
 use bluetrace_authority::trace::UploadTrace;
 use bluetrace_authority::upload_tokens::UploadGrant;
 use bluetrace_authority::uploads::RecordsAppended;
@@ -41,8 +41,8 @@ struct Sifted {
 }
 
 /// One at a time of those that come with the same token, on one server: what the first has stored, the next can compare with.
-/// Two servers may still store one each of two different uploads' records. That hurts nobody but the account that does it, and
-/// gives it nothing that one upload of both had not.
+/// Two servers, or `/upload` and `/v1`, may still store some each of two different uploads' records. What is durable then is what counts
+/// and is traced: that hurts nobody but the account that does it, and gives it nothing that one upload of both had not.
 #[derive(Default)]
 pub(crate) struct UploadTurns(Mutex<HashMap<[u8; 16], Weak<AsyncMutex<()>>>>);
 
@@ -94,8 +94,7 @@ impl Upload<'_> {
 
     /// Stores what is missing, and finishes the upload. `None`: it has gone meanwhile.
     async fn complete(&mut self, sifted: &Sifted, found: UploadFound) -> Result<Option<UploadSummary>, Problem> {
-        let mut trace = UploadTrace::default();
-        let Some(durable) = self.store(sifted, found, &mut trace).await? else { return Ok(None) };
+        let Some((durable, trace)) = self.store(sifted, found).await? else { return Ok(None) };
         let completed = completed(self.api, self.member, UploadFound { durable, ..found }, trace).await?;
         Ok(completed.and_then(|found| found.summary))
     }
@@ -103,7 +102,10 @@ impl Upload<'_> {
     /// Looks through the records for those that are there twice and those that are the uploader's own.
     async fn sift(&mut self) -> Result<Sifted, Problem> {
         let _place = self.api.budgets.sifting.enter().await?;
-        let (mut sifted, mut marks) = (Sifted::default(), HashSet::with_capacity(self.spooled.len()));
+        let is_compatible = self.api.opentrace.is_compatible;
+        // the reference keeps what is there twice: then nothing is marked
+        let marked = if is_compatible { 0 } else { self.spooled.len() };
+        let (mut sifted, mut marks) = (Sifted::default(), HashSet::with_capacity(marked));
         loop {
             let first = sifted.verdicts.sum();
             let batch =
@@ -111,7 +113,7 @@ impl Upload<'_> {
             if batch.is_empty() {
                 return Ok(sifted);
             }
-            let may_be_own = !self.api.opentrace.is_compatible && sifted.uploader.is_none();
+            let may_be_own = !is_compatible && sifted.uploader.is_none();
             if may_be_own && batch.iter().any(|note| note.owner.is_some()) {
                 let asked = self.api.shared.authority.user_id(self.member.account).await;
                 let uploader = asked.map_err(|error| self.api.failure(&error))?;
@@ -126,20 +128,15 @@ impl Upload<'_> {
         }
     }
 
-    /// Stores what is not durable yet, and returns how many records are; `None` if the upload is gone. What is durable is compared:
-    /// a token that has carried one upload carries no other. While a batch is on its way to the disk the next one is read and
-    /// traced: so nothing need be read back from the store.
-    async fn store(
-        &mut self,
-        sifted: &Sifted,
-        found: UploadFound,
-        trace: &mut UploadTrace,
-    ) -> Result<Option<u32>, Problem> {
+    /// Stores what is not durable yet, and returns how many records are, with what they lead to; `None` if the upload is gone. What is
+    /// durable is compared: a token that has carried one upload carries no other. While a batch is on its way to the disk the
+    /// next one is read and traced: so nothing need be read back from the store.
+    async fn store(&mut self, sifted: &Sifted, found: UploadFound) -> Result<Option<(u32, UploadTrace)>, Problem> {
         let (api, member) = (self.api, self.member);
         // of an upload that is complete nothing need be known again
-        let mut trace = found.summary.is_none().then_some(trace);
+        let mut trace = found.summary.is_none().then(UploadTrace::default);
         let (mut durable, mut first, mut place) = (found.durable, 0_u32, 0);
-        let mut batch = self.next(sifted, &mut place, trace.as_deref_mut()).await?;
+        let mut batch = self.next(sifted, &mut place, trace.as_mut()).await?;
         while !batch.is_empty() {
             let count = u32::try_from(batch.len()).unwrap_or(u32::MAX);
             let known = durable.saturating_sub(first).min(count);
@@ -147,18 +144,23 @@ impl Upload<'_> {
             if !is_there(api, found.key, first, durable_before).await? {
                 return Ok(None);
             }
-            let next = self.next(sifted, &mut place, trace.as_deref_mut());
+            let next = self.next(sifted, &mut place, trace.as_mut());
             batch = if known < count {
                 let (stored, next) = tokio::join!(append(api, member, found.key, first, batch), next);
+                let next = next?;
                 let Some(stored) = stored? else { return Ok(None) };
-                durable = stored;
-                next?
+                if stored.before > first.saturating_add(known) {
+                    // another request has stored records there, which may be others: what is durable is traced, from the store
+                    trace = None;
+                }
+                durable = stored.durable;
+                next
             } else {
                 next.await?
             };
             first = first.saturating_add(count);
         }
-        Ok(Some(durable))
+        Ok(Some((durable, trace.unwrap_or_default())))
     }
 
     /// The next records that are to be stored, from a place on, which is moved behind them; none at the end.
@@ -209,19 +211,19 @@ impl Sifted {
     }
 }
 
-/// Makes records durable, and returns how many of the upload's first records are; `None` if the upload is gone.
+/// Makes records durable; `None` if the upload is gone.
 async fn append(
     api: &Api,
     member: &Member,
     upload: UploadKey,
     first: u32,
     records: Vec<Uploaded>,
-) -> Result<Option<u32>, Problem> {
+) -> Result<Option<Appended>, Problem> {
     let _room = api.budgets.batches.enter().await?;
     api.metrics.uploaded(u32::try_from(records.len()).unwrap_or(u32::MAX));
     let appended = api.shared.authority.append_records(member, upload, first, records).await;
     match appended.map_err(|error| api.failure(&error))? {
-        RecordsAppended::Durable(durable) => Ok(Some(durable)),
+        RecordsAppended::Durable(appended) => Ok(Some(appended)),
         RecordsAppended::NoUpload => Ok(None),
         RecordsAppended::NoAccount => Err(api.account_gone(member)),
     }

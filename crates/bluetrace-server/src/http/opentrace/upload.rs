@@ -108,7 +108,7 @@ pub(crate) async fn upload(
         return Err(Problem::new(ProblemCode::BadJson, "there is no list of `records`"));
     }
     api.budgets.upload_of(member.account)?;
-    // a task of its own: what has arrived whole is carried out, also if the peer goes away
+    // a task of its own: what has arrived whole, and been judged, is carried out, also if the peer goes away
     let carried_out = tokio::spawn(async move {
         let _place = place;
         let _turn = api.upload_turns.wait(grant.upload()).await;
@@ -130,12 +130,11 @@ struct Arrived {
 async fn arrive(api: &Arc<Api>, body: Body) -> Result<Arrived, Problem> {
     let (pieces, arriving) = mpsc::channel(HTTP_UPLOAD_PIECES);
     let judging = Arriving::new(api).await?.run(api, arriving);
-    let (read, arrived) = tokio::join!(read(api, body, pieces), judging);
-    read?;
-    arrived
+    let ((), arrived) = tokio::try_join!(read(api, body, pieces), judging)?;
+    Ok(arrived)
 }
 
-/// Reads a body to its end, or until nobody wants any more of it.
+/// Reads a body to its end.
 async fn read(api: &Api, mut body: Body, pieces: mpsc::Sender<Bytes>) -> Result<(), Problem> {
     let too_large = || Problem::new(ProblemCode::TooLarge, "the body is too long");
     if body.size_hint().lower() > MAX_HTTP_UPLOAD {
@@ -147,8 +146,6 @@ async fn read(api: &Api, mut body: Body, pieces: mpsc::Sender<Bytes>) -> Result<
     loop {
         let frame = tokio::select! {
             frame = timeout_at(deadline.min(Instant::now() + HTTP_BODY_STALL), body.frame()) => frame,
-            // what has come was refused
-            () = pieces.closed() => return Ok(()),
             () = shutdown.begun() => {
                 let detail = "the server is shutting down; send it again later";
                 return Err(Problem::new(ProblemCode::ShuttingDown, detail).retry_after(5));
@@ -167,9 +164,8 @@ async fn read(api: &Api, mut body: Body, pieces: mpsc::Sender<Bytes>) -> Result<
         if bytes > MAX_HTTP_UPLOAD {
             return Err(too_large());
         }
-        if pieces.send(piece).await.is_err() {
-            return Ok(());
-        }
+        // if nobody takes it, what has come was refused
+        _ = pieces.send(piece).await;
     }
 }
 
@@ -217,9 +213,11 @@ impl Arriving {
     }
 
     /// Judges what pieces hold, and says whether any of it went to the file: on a thread that may be busy, and wait for the disk,
-    /// while the connection is read.
+    /// while the connection is read. There are no more of these than cores, so that others are answered meanwhile.
     async fn take(mut self, api: Arc<Api>, pieces: Vec<Bytes>) -> Result<(Self, bool), Problem> {
+        let turn = api.budgets.judging().await;
         let judging = spawn_blocking(move || {
+            let _turn = turn;
             let Self { json, judge, spool } = &mut self;
             let mut has_flushed = false;
             for piece in pieces {

@@ -390,7 +390,7 @@ impl Receiver {
         let Some(storing) = self.storing.take() else { return Ok(()) };
         let stored = storing.await.unwrap_or_else(|error| Err(AuthorityError::Internal(error.to_string())));
         match stored.map_err(|error| self.api.failure(&error).durable(self.durable))? {
-            RecordsAppended::Durable(durable) => self.durable = durable,
+            RecordsAppended::Durable(appended) => self.durable = appended.durable,
             RecordsAppended::NoUpload => return Err(no_upload()),
             RecordsAppended::NoAccount => return Err(self.api.account_gone(&self.member)),
         }
