@@ -233,6 +233,23 @@ fn damage_within_the_database_is_said() {
     }
 }
 
+#[test]
+fn of_a_removed_account_no_name_stays_in_any_file() {
+    let (folder, store) = fresh();
+    let name = "someone-who-withdrew";
+    opened(&store, "alice");
+    opened(&store, name);
+    let is_anywhere = || {
+        fs::read_dir(folder.path()).unwrap().any(|file| {
+            let bytes = fs::read(file.unwrap().path()).unwrap();
+            memchr::memmem::find(&bytes, name.as_bytes()).is_some()
+        })
+    };
+    assert!(is_anywhere());
+    assert!(block_on(store.remove_account(Username::parse(name).unwrap())).unwrap());
+    assert!(!is_anywhere());
+}
+
 #[cfg(unix)]
 #[test]
 fn nothing_is_acknowledged_that_would_be_written_to_a_deleted_or_replaced_file() {

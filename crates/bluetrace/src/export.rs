@@ -41,7 +41,11 @@ pub(crate) fn run(options: &ExportOptions) -> anyhow::Result<()> {
         (ExportKind::Contacts, format) => {
             let mut rows = Rows::new(format, out);
             rows.header(&["uploader", "upload", "contact", "start", "expiry", "received", "temp_id", "status"])?;
-            block_on(contacts(authority, now, |line| rows.write(&line)))
+            block_on(contacts(authority, now, |mut line| {
+                // the columns of a table stay as they are
+                line.distance_s = line.distance_s.filter(|_| format == ExportFormat::Jsonl);
+                rows.write(&line)
+            }))
         }
     })
 }
@@ -78,6 +82,9 @@ struct ContactLine {
     received: Option<String>,
     temp_id: Option<String>,
     status: &'static str,
+    /// Seconds from the window to the moment of a record outside it: negative before its start, positive after its expiry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    distance_s: Option<i64>,
 }
 
 async fn temp_ids(
@@ -163,15 +170,20 @@ impl ContactLine {
         // what the authority issued is the truth; only of an unknown id the device's word is all there is
         let said = traced.record.as_ref().map(|uploaded| uploaded.record.window);
         let window = owner.as_ref().map(|owner| owner.window).or(said);
+        let received = traced.record.as_ref().and_then(|uploaded| uploaded.received);
+        let distance_s = owner.as_ref().zip(received).filter(|_| status == "expired").map(|(owner, received)| {
+            received.seconds_since(owner.window.expiry()).max(0) + received.seconds_since(owner.window.start()).min(0)
+        });
         Self {
             uploader: upload.uploader.reveal().to_owned(),
             upload: upload.upload.reveal().to_owned(),
             contact: owner.map(|owner| owner.username.reveal().to_owned()),
             start: window.map(|window| window.start().to_string()),
             expiry: window.map(|window| window.expiry().to_string()),
-            received: traced.record.as_ref().and_then(|uploaded| uploaded.received).map(|time| time.to_string()),
+            received: received.map(|time| time.to_string()),
             temp_id: traced.record.map(|uploaded| uploaded.record.temp_id.reveal().to_owned()),
             status,
+            distance_s,
         }
     }
 }

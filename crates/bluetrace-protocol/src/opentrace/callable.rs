@@ -38,10 +38,22 @@ pub fn in_words(value: &Value) -> String {
             let words = values.iter().map(|value| if value.is_null() { String::new() } else { in_words(value) });
             words.collect::<Vec<_>>().join(",")
         }
-        // JavaScript knows no other numbers, and no negative zero in words
-        Value::Number(number) => number.as_f64().filter(|number| *number != 0.0).unwrap_or(0.0).to_string(),
+        // JavaScript knows no other numbers
+        Value::Number(number) => number_in_words(number.as_f64().unwrap_or_default()),
         Value::Null | Value::Bool(_) => value.to_string(),
     }
+}
+
+/// A number as ECMAScript's `Number::toString` writes it: no negative zero, and an exponent from 10^21 on and below 10^-6.
+fn number_in_words(number: f64) -> String {
+    if number == 0.0 {
+        return "0".to_owned();
+    }
+    if (1e-6..1e21).contains(&number.abs()) {
+        return number.to_string();
+    }
+    let text = alloc::format!("{number:e}");
+    if number.abs() < 1.0 { text } else { text.replace('e', "e+") }
 }
 
 /// A call, as it is sent. serde would take an array for the fields in their order, and JavaScript does not.
@@ -126,6 +138,12 @@ mod tests {
             (json!(1.0), "1"),
             (json!(0.1), "0.1"),
             (json!(-0.0), "0"),
+            (json!(1e20), "100000000000000000000"),
+            (json!(1e21), "1e+21"),
+            (json!(-1.5e22), "-1.5e+22"),
+            (json!(0.000_001), "0.000001"),
+            (json!(1e-7), "1e-7"),
+            (json!(-1.25e-9), "-1.25e-9"),
             (json!(9_007_199_254_740_993_i64), "9007199254740992"),
             (json!({"a": 1}), "[object Object]"),
             (json!([1, null, "x"]), "1,,x"),

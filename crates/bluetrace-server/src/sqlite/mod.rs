@@ -83,6 +83,17 @@ impl SqliteStore {
         self.readers.queued()
     }
 
+    /// Leaves nothing in the write-ahead log of what was written over or deleted. `false` if somebody reads what was before.
+    async fn empty_log(&self) -> Result<bool, bluetrace_authority::store::StoreError> {
+        let usual_wait = self.database.options.busy_timeout;
+        let is_empty = self.writer.run_between(move |c| keys::empty_log(c, usual_wait)).await?;
+        if is_empty && self.is_log_reserved.load(Ordering::Relaxed) {
+            // without it writing is slower, and nothing else
+            _ = self.reserve_log().await;
+        }
+        Ok(is_empty)
+    }
+
     /// Gives the write-ahead log the size to which it grows anyway. A commit then only overwrites what is there, which
     /// takes a disk about half as long as making the file longer each time. Worth it for a process that stays.
     ///
@@ -139,6 +150,10 @@ impl Store for SqliteStore {
             let is_removed = self.writer.run(1, move |c| write::remove_account(c, &username)).await?;
             // the rows of its uploads are out of sight; where this ends early, the next `expire` goes on
             while is_removed && self.writer.run(1, |c| write::delete_forgotten(c, Timestamp::MIN)).await?.more {}
+            if is_removed {
+                // no name is to stay in the log; where somebody reads, or the disk is full, it goes with the next time that is emptied
+                _ = self.empty_log().await;
+            }
             Ok(is_removed)
         })
     }
@@ -323,15 +338,10 @@ impl Store for SqliteStore {
                 Overwritten::Everywhere => return Ok(Shredded::Done),
                 Overwritten::Here => {}
             }
-            let usual_wait = self.database.options.busy_timeout;
-            if !self.writer.run_between(move |c| keys::empty_log(c, usual_wait)).await? {
+            if !self.empty_log().await? {
                 return Ok(Shredded::Unfinished);
             }
             self.writer.run(1, move |c| keys::note_gone(c, id)).await?;
-            if self.is_log_reserved.load(Ordering::Relaxed) {
-                // without it writing is slower, and nothing else
-                _ = self.reserve_log().await;
-            }
             Ok(Shredded::Done)
         })
     }

@@ -203,7 +203,9 @@ async fn an_upload_keeps_the_number_it_was_begun_with() {
     assert_eq!(other.expect_problem(409, "upload_conflict")["records"], 3);
     let problem = site.send("u", 0, &lines(0..4), &alice).await.expect_problem(422, "too_many_records");
     assert_eq!(problem["durable"], 3);
-    // what was announced is there, and complete as soon as somebody asks
+    // what was announced is there, and complete
+    let found = site.ask("GET", "/v1/uploads/u", Some(&alice), None).await.expect(200);
+    assert_eq!(found["summary"]["records"], 3);
     assert_eq!(site.begin("u", 3, &alice).await["summary"]["records"], 3);
     assert_stored(&site, 3).await;
 }

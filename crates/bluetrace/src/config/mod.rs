@@ -30,7 +30,7 @@ pub(crate) use self::environment::Environment;
 use self::file::{FILE_NAME, File};
 use self::setting::{Origin, Setting, sample, settings};
 use crate::command_line::{CommandLine, ConfigAction, ConfigOptions};
-use crate::system;
+use crate::{registration, system};
 
 /// What is in force for a command, and where it comes from.
 #[derive(Debug, Default)]
@@ -147,11 +147,16 @@ impl Configuration {
 
 /// Carries out `bluetrace config`.
 pub(crate) fn run(options: &ConfigOptions, configuration: &Configuration) -> anyhow::Result<()> {
-    let text = match options.action {
+    let text = match &options.action {
         ConfigAction::Check(_) => configuration.to_string(),
         ConfigAction::Sample => sample(&settings(&definition::server())),
     };
-    system::to_stdout(|out| Ok(out.write_all(text.as_bytes())?))
+    system::to_stdout(|out| Ok(out.write_all(text.as_bytes())?))?;
+    if let ConfigAction::Check(server) = &options.action {
+        // what a server finds only when it starts
+        registration::code_sender(server.registration.clone())?;
+    }
+    Ok(())
 }
 
 /// As TOML, with the origin of each value beside it.

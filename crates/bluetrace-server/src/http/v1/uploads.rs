@@ -305,6 +305,11 @@ impl Receiver {
         self.batch.truncate(room);
         self.store().await?;
         self.stored().await?;
+        if is_too_many {
+            let (key, records, durable) = (self.upload, self.records, self.durable);
+            let found = UploadFound { key, records, durable, summary: None };
+            completed(&self.api, &self.member, found, UploadTrace::default()).await?.ok_or_else(no_upload)?;
+        }
         let problem = |code, detail| Err(Problem::new(code, detail).durable(self.durable));
         match end {
             End::Whole if is_too_many => problem(
