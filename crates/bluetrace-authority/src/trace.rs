@@ -124,7 +124,7 @@ impl Authority {
         if records.iter().any(|record| owners.is_to_be_opened(record)) {
             // asked for anew, so that a key that was destroyed a moment ago opens nothing, and what it has opened is forgotten
             let keyring = self.keyring(now).await?;
-            owners.sealed.retain(|_, (unsealed, _)| keyring.has_key_of(unsealed));
+            owners.forget(|unsealed| !keyring.has_key_of(unsealed));
             self.add_owners(open_sealed(&keyring, records, owners), owners, now).await?;
         }
         let ids = owners.missing(records);
@@ -133,6 +133,23 @@ impl Authority {
             owners.registered.extend(ids.into_iter().zip(found));
         }
         Ok(())
+    }
+
+    /// Whether everything that a trace goes by is so still: each key that opened an id is there, and each id belongs to whom it did.
+    pub(crate) async fn still_holds(&self, trace: &UploadTrace, now: Timestamp) -> Result<bool, AuthorityError> {
+        let Owners { sealed, registered, has_forgotten } = &trace.owners;
+        let keyring = self.keyring(now).await?;
+        if *has_forgotten || !sealed.values().all(|(unsealed, _)| keyring.has_key_of(unsealed)) {
+            return Ok(false);
+        }
+        let mut again = Owners::default();
+        let opened = sealed.iter().map(|(id, (unsealed, _))| (id.clone(), *unsealed));
+        self.add_owners(opened.collect(), &mut again, now).await?;
+        let mut ids: Vec<_> = registered.keys().cloned().collect();
+        ids.sort_unstable();
+        let found = self.store.resolve(ids.clone(), now).await?;
+        again.registered = ids.into_iter().zip(found).collect();
+        Ok(again == trace.owners)
     }
 
     /// Turns the user ids in opened ids into people, all with one question.
@@ -200,19 +217,28 @@ fn open_sealed(keyring: &Keyring, records: &[Uploaded], owners: &Owners) -> Hash
 }
 
 /// Whom ids belong to, as far as they have been looked up: in a contact log the same ones come again and again.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 struct Owners {
     /// Those that a key opened, for the records that it can have issued them to.
     sealed: HashMap<TempId, (Unsealed, Option<Owner>)>,
     /// Those that the registry was asked for.
     registered: HashMap<TempId, Option<Owner>>,
+    /// Whether there were more, which are no longer here.
+    has_forgotten: bool,
 }
 
 impl Owners {
     fn make_room(&mut self) {
         if self.sealed.len() + self.registered.len() > MAX_OWNERS {
-            *self = Self::default();
+            *self = Self { has_forgotten: true, ..Self::default() };
         }
+    }
+
+    /// Forgets whom sealed ids belong to.
+    fn forget(&mut self, which: impl Fn(&Unsealed) -> bool) {
+        let before = self.sealed.len();
+        self.sealed.retain(|_, (unsealed, _)| !which(unsealed));
+        self.has_forgotten |= self.sealed.len() < before;
     }
 
     /// Whether a record holds a sealed id that no record before it opened: those may have been of wrong moments.

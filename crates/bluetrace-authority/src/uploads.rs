@@ -117,6 +117,10 @@ impl Authority {
         mut trace: UploadTrace,
         now: Timestamp,
     ) -> Result<UploadFinished, AuthorityError> {
+        if trace.records() > 0 && !self.still_holds(&trace, now).await? {
+            // somebody has withdrawn meanwhile, or a key was destroyed
+            trace = UploadTrace::default();
+        }
         let mut first = trace.records();
         let mut page = self.store.uploaded_records(upload, first, PAGE, now);
         loop {

@@ -7,7 +7,7 @@ use bluetrace_authority::accounts::LoggedIn;
 use bluetrace_authority::conformance::block_on;
 use bluetrace_authority::memory::MemoryStore;
 use bluetrace_authority::passwords::{HashCost, InlinePool};
-use bluetrace_authority::store::UploadBegun;
+use bluetrace_authority::store::{UploadBegun, UploadKey};
 use bluetrace_authority::trace::UploadTrace;
 use bluetrace_authority::uploads::UploadFinished;
 use bluetrace_authority::{Authority, MasterKey, Member, Policy};
@@ -46,6 +46,20 @@ fn what_is_traced_while_it_is_stored_leads_to_the_same_as_what_is_read_back() {
         assert_eq!((now, told_now, told_ill_now), (summary, told.clone(), told_ill.clone()), "{traced} traced before");
         assert_eq!(report.unwrap().matches.shown().len(), 5);
     }
+}
+
+#[test]
+fn who_withdraws_while_an_upload_is_stored_is_nobody_when_it_is_complete() {
+    let desk = Desk::new();
+    let (met, gone, ill) = (desk.member("met"), desk.member("gone"), desk.member("ill"));
+    let log = vec![desk.shown_by(&met, 0), desk.shown_by(&gone, 0)];
+    let (key, trace) = desk.begin(&ill, log.len(), &log);
+    block_on(desk.authority.withdraw(&gone, at(UPLOADED))).unwrap();
+    block_on(desk.authority.append_records(&ill, key, 0, log)).unwrap();
+    let finished = block_on(desk.authority.finish_upload(&ill, key, trace, at(UPLOADED))).unwrap();
+    let UploadFinished::Complete { summary, report } = finished else { panic!("{finished:?}") };
+    assert_eq!(summary, UploadSummary { records: 2, resolved: 1, unknown: 1, invalid: 0 });
+    assert_eq!(report.unwrap().matches.shown()[0].username, met.username);
 }
 
 #[test]
@@ -107,16 +121,22 @@ impl Desk {
 
     /// Uploads records, of which so many are traced while they are stored.
     fn upload_traced(&self, member: &Member, records: Vec<Uploaded>, traced: usize) -> UploadFinished {
-        let begin = BeginUpload { records: u32::try_from(records.len()).unwrap(), upload: None, code: None };
+        let (key, trace) = self.begin(member, records.len(), &records[..traced]);
+        block_on(self.authority.append_records(member, key, 0, records)).unwrap();
+        block_on(self.authority.finish_upload(member, key, trace, at(UPLOADED))).unwrap()
+    }
+
+    /// Begins an upload of so many records, and traces some of them.
+    fn begin(&self, member: &Member, records: usize, traced: &[Uploaded]) -> (UploadKey, UploadTrace) {
+        let begin = BeginUpload { records: u32::try_from(records).unwrap(), upload: None, code: None };
         let outcome = block_on(self.authority.begin_upload(member, begin, at(UPLOADED))).unwrap();
         let UploadBegun::Open { key, .. } = outcome else { panic!("{outcome:?}") };
         let mut trace = UploadTrace::default();
-        for record in &records[..traced] {
+        for record in traced {
             let one = std::slice::from_ref(record);
             block_on(self.authority.trace_upload(member, &mut trace, one, at(UPLOADED))).unwrap();
         }
-        block_on(self.authority.append_records(member, key, 0, records)).unwrap();
-        block_on(self.authority.finish_upload(member, key, trace, at(UPLOADED))).unwrap()
+        (key, trace)
     }
 
     /// A record of an id that a member shows from this second on, heard at once.

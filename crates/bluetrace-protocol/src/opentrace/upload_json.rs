@@ -142,9 +142,9 @@ impl UploadJson {
         Ok(())
     }
 
-    /// The text of `token`, if that has been there.
-    pub fn token(&self) -> Option<&str> {
-        self.token.as_ref()?.0.as_deref()
+    /// `token`, if that has been there: its text, or `None` of what is no text of at most [`MAX_UPLOAD_JSON_TOKEN`] bytes.
+    pub fn token(&self) -> Option<Option<&str>> {
+        self.token.as_ref().map(|Token(token)| token.as_deref())
     }
 
     /// What else the body held, when it has come to its end.

@@ -7,7 +7,9 @@ use bluetrace_authority::store::{CodeState, UploadCodeId};
 use bluetrace_protocol::limits::MAX_RECORD_BATCH;
 use bluetrace_protocol::{Clock as _, Uploaded};
 use bluetrace_server::http::{Rate, Rates};
-use bluetrace_server::limits::{HTTP_NAMELESS_UPLOADS_AT_A_TIME, MAX_HTTP_UPLOAD};
+use bluetrace_server::limits::{
+    HTTP_NAMELESS_UPLOADS_AT_A_TIME, HTTP_UPLOADS_OF_AN_ACCOUNT_AT_A_TIME, MAX_HTTP_UPLOAD,
+};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -360,10 +362,41 @@ async fn what_is_no_upload_is_a_problem_that_says_what() {
 #[tokio::test]
 async fn a_token_that_comes_first_and_is_bad_is_refused_before_its_records_come() {
     let site = Site::sealed().await;
+    for token in ["\"bad\"", "17", "null", &format!("\"{}\"", "x".repeat(20_000))] {
+        let mut client = site.connect().await;
+        client.head("POST", "/upload", &[JSON], 100_000_000).await;
+        client.write(&format!("{{\"token\":{token},")).await;
+        client.answer().await.unwrap().expect_problem(401, "unauthenticated");
+    }
+    let (alice, bob) = (App::of(&site, ALICE).await, App::of(&site, BOB).await);
+    let token = alice.upload_token(&site, &code(&site).await).await;
+    let authorization = ("Authorization", &*format!("Bearer {}", bob.access_token));
     let mut client = site.connect().await;
-    client.head("POST", "/upload", &[JSON], 100_000_000).await;
-    client.write("{\"token\":\"bad\",").await;
-    client.answer().await.unwrap().expect_problem(401, "unauthenticated");
+    client.head("POST", "/upload", &[JSON, authorization], 100_000_000).await;
+    client.write(&format!("{{\"token\":\"{token}\",")).await;
+    client.answer().await.unwrap().expect_problem(403, "upload_not_authorised");
+}
+
+#[tokio::test]
+async fn an_upload_whose_token_came_first_takes_its_accounts_place_and_not_one_of_nobody_knows_whom() {
+    let site = Site::with_rates(None).await;
+    let (alice, bob) = (App::of(&site, ALICE).await, App::of(&site, BOB).await);
+    let token = alice.upload_token(&site, &code(&site).await).await;
+    let (mut stalled, mut too_many) = (Vec::new(), 0);
+    for _ in 0..HTTP_NAMELESS_UPLOADS_AT_A_TIME {
+        let mut client = site.connect().await;
+        client.head("POST", "/upload", &[JSON], 1_000_000).await;
+        client.write(&format!("{{\"token\":\"{token}\",\"records\":[")).await;
+        stalled.push(client);
+    }
+    // those beyond the account's share are sent away
+    for client in stalled.iter_mut().skip(HTTP_UPLOADS_OF_AN_ACCOUNT_AT_A_TIME) {
+        client.answer().await.unwrap().expect_problem(503, "busy");
+        too_many += 1;
+    }
+    assert_eq!(too_many, HTTP_NAMELESS_UPLOADS_AT_A_TIME - HTTP_UPLOADS_OF_AN_ACCOUNT_AT_A_TIME);
+    let token = bob.upload_token(&site, &code(&site).await).await;
+    bob.upload(&site, &token).await.expect(200);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{FromRequestParts as _, Request, State};
 use axum::http::header::AUTHORIZATION;
+use bluetrace_authority::store::AccountId;
 use bluetrace_authority::upload_tokens::UploadGrant;
 use bluetrace_authority::{AuthorityError, Member};
 use bluetrace_protocol::limits::MAX_UPLOAD_RECORDS;
@@ -28,6 +29,7 @@ use super::spool::{Spool, Spooled};
 use super::verdicts::{Judge, VerdictCounts};
 use crate::http::Api;
 use crate::http::body::{Json, is_of_kind};
+use crate::http::budgets::UploadPlace;
 use crate::http::callers::{Caller, Origin};
 use crate::http::problem::{Problem, ProblemBody, ProblemCode};
 use crate::http::v1::uploads::SummaryBody;
@@ -97,13 +99,10 @@ pub(crate) async fn upload(
         None
     };
     api.budgets.upload_from(address)?;
-    let place = api.budgets.enter_upload(caller.as_ref().map(|caller| caller.account)).await?;
-    let Arrived { envelope, granted, spooled } = arrive(&api, body).await?;
+    let caller = caller.map(|caller| caller.account);
+    let place = api.budgets.enter_upload(caller).await?;
+    let Arrived { envelope, granted, spooled, place } = arrive(&api, body, caller, place).await?;
     let (member, grant) = granted.ok_or_else(bad_token)?;
-    if caller.is_some_and(|caller| caller.account != member.account) {
-        let detail = "the upload token is not this account's";
-        return Err(Problem::new(ProblemCode::UploadNotAuthorised, detail));
-    }
     if !envelope.has_records {
         return Err(Problem::new(ProblemCode::BadJson, "there is no list of `records`"));
     }
@@ -124,12 +123,14 @@ struct Arrived {
     granted: Option<(Member, UploadGrant)>,
     /// Its records, judged.
     spooled: Spooled,
+    /// By now the account's.
+    place: UploadPlace,
 }
 
 /// Takes a body to its end. What has come is judged while the connection decrypts what comes.
-async fn arrive(api: &Arc<Api>, body: Body) -> Result<Arrived, Problem> {
+async fn arrive(api: &Arc<Api>, body: Body, caller: Option<AccountId>, place: UploadPlace) -> Result<Arrived, Problem> {
     let (pieces, arriving) = mpsc::channel(HTTP_UPLOAD_PIECES);
-    let judging = Arriving::new(api).await?.run(api, arriving);
+    let judging = Arriving::new(api, place).await?.run(api, caller, arriving);
     let ((), arrived) = tokio::try_join!(read(api, body, pieces), judging)?;
     Ok(arrived)
 }
@@ -174,21 +175,29 @@ struct Arriving {
     json: UploadJson,
     judge: Judge,
     spool: Spool,
+    place: UploadPlace,
 }
 
 impl Arriving {
-    async fn new(api: &Api) -> Result<Self, Problem> {
+    async fn new(api: &Api, place: UploadPlace) -> Result<Self, Problem> {
         let OpenTraceOptions { folder, is_compatible } = &api.opentrace;
         let keyring = api.shared.authority.keyring(api.now()).await.map_err(|error| api.failure(&error))?;
         Ok(Self {
             json: UploadJson::default(),
             judge: Judge::new(keyring, *is_compatible),
             spool: Spool::new(Arc::clone(folder)),
+            place,
         })
     }
 
     /// Takes the pieces of the body to their end, which is too early where the body broke off.
-    async fn run(mut self, api: &Arc<Api>, mut pieces: mpsc::Receiver<Bytes>) -> Result<Arrived, Problem> {
+    /// As soon as the token has come, it has to be the caller's, if there is one, and otherwise the upload takes a place of its account's.
+    async fn run(
+        mut self,
+        api: &Arc<Api>,
+        caller: Option<AccountId>,
+        mut pieces: mpsc::Receiver<Bytes>,
+    ) -> Result<Arrived, Problem> {
         let (begun, mut granted) = (api.now(), None);
         let mut waiting = Vec::new();
         while pieces.recv_many(&mut waiting, HTTP_UPLOAD_PIECES).await > 0 {
@@ -202,14 +211,23 @@ impl Arriving {
             if granted.is_none()
                 && let Some(token) = self.json.token()
             {
-                let found = api.shared.authority.upload_grant(token, begun).await;
-                granted = Some(found.map_err(|error| api.failure(&error))?.ok_or_else(bad_token)?);
+                let found = api.shared.authority.upload_grant(token.ok_or_else(bad_token)?, begun).await;
+                let (member, grant) = found.map_err(|error| api.failure(&error))?.ok_or_else(bad_token)?;
+                match caller {
+                    Some(caller) if caller != member.account => {
+                        let detail = "the upload token is not this account's";
+                        return Err(Problem::new(ProblemCode::UploadNotAuthorised, detail));
+                    }
+                    Some(_) => {}
+                    None => self.place = api.budgets.enter_upload(Some(member.account)).await?,
+                }
+                granted = Some((member, grant));
             }
         }
-        let Self { json, spool, .. } = self;
+        let Self { json, spool, place, .. } = self;
         let envelope = json.end().map_err(bad_json)?;
         let spooled = spawn_blocking(move || spool.end()).await.map_err(|_| failed())?;
-        Ok(Arrived { envelope, granted, spooled: spooled.map_err(|error| no_spool(api, &error))? })
+        Ok(Arrived { envelope, granted, spooled: spooled.map_err(|error| no_spool(api, &error))?, place })
     }
 
     /// Judges what pieces hold, and says whether any of it went to the file: on a thread that may be busy, and wait for the disk,
@@ -218,7 +236,7 @@ impl Arriving {
         let turn = api.budgets.judging().await;
         let judging = spawn_blocking(move || {
             let _turn = turn;
-            let Self { json, judge, spool } = &mut self;
+            let Self { json, judge, spool, .. } = &mut self;
             let mut has_flushed = false;
             for piece in pieces {
                 json.take(&piece, |element| spool.push(&judge.judge(element))).map_err(bad_json)?;
