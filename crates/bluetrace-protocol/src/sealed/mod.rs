@@ -116,14 +116,18 @@ impl SealingKey {
         reason = "GCM refuses what is longer than 64 GiB, and nothing else"
     )]
     pub fn seal(&self, uid: &Uid, start: i32, expiry: i32, iv: [u8; IV_BYTES]) -> SealedTempId {
-        let mut text = [0; PLAINTEXT_BYTES];
+        let mut bytes = [0; SEALED_BYTES];
+        let (text, rest) = bytes.split_at_mut(PLAINTEXT_BYTES);
         let (of_uid, times) = text.split_at_mut(UID_BYTES);
         let (of_start, of_expiry) = times.split_at_mut(TIME_BYTES);
         of_uid.copy_from_slice(&uid.0);
         of_start.copy_from_slice(&start.to_be_bytes());
         of_expiry.copy_from_slice(&expiry.to_be_bytes());
-        let tag = self.0.encrypt_inout_detached(&iv.into(), &[], text.as_mut_slice().into()).expect("29 bytes are few");
-        SealedTempId::of_parts(&text, &iv, &tag.into())
+        let tag = self.0.encrypt_inout_detached(&iv.into(), &[], text.into()).expect("29 bytes are few");
+        let (of_iv, of_tag) = rest.split_at_mut(IV_BYTES);
+        of_iv.copy_from_slice(&iv);
+        of_tag.copy_from_slice(&tag);
+        SealedTempId(bytes)
     }
 
     /// Opens an id.
@@ -131,12 +135,15 @@ impl SealingKey {
     /// # Errors
     /// [`SealedError::NotOurs`] unless this key sealed exactly this.
     pub fn open(&self, sealed: &SealedTempId) -> Result<Opened, SealedError> {
-        let (mut text, iv, tag) = sealed.parts().ok_or(SealedError::NotOurs)?;
-        self.0
-            .decrypt_inout_detached(&iv.into(), &[], text.as_mut_slice().into(), &tag.into())
-            .ok()
-            .and_then(|()| Opened::read(&text))
-            .ok_or(SealedError::NotOurs)
+        self.opened(sealed.0).ok_or(SealedError::NotOurs)
+    }
+
+    fn opened(&self, mut bytes: [u8; SEALED_BYTES]) -> Option<Opened> {
+        let (text, rest) = bytes.split_at_mut(PLAINTEXT_BYTES);
+        let (iv, tag) = rest.split_first_chunk::<IV_BYTES>()?;
+        let tag: [u8; TAG_BYTES] = (*tag).try_into().ok()?;
+        self.0.decrypt_inout_detached(&(*iv).into(), &[], text.into(), &tag.into()).ok()?;
+        Opened::read(text)
     }
 }
 
@@ -229,23 +236,6 @@ impl SealedTempId {
         &self.0
     }
 
-    fn of_parts(ciphertext: &[u8; PLAINTEXT_BYTES], iv: &[u8; IV_BYTES], tag: &[u8; TAG_BYTES]) -> Self {
-        let mut bytes = [0; SEALED_BYTES];
-        let (of_ciphertext, rest) = bytes.split_at_mut(PLAINTEXT_BYTES);
-        let (of_iv, of_tag) = rest.split_at_mut(IV_BYTES);
-        of_ciphertext.copy_from_slice(ciphertext);
-        of_iv.copy_from_slice(iv);
-        of_tag.copy_from_slice(tag);
-        Self(bytes)
-    }
-
-    /// Ciphertext, IV and tag; never `None`.
-    fn parts(&self) -> Option<([u8; PLAINTEXT_BYTES], [u8; IV_BYTES], [u8; TAG_BYTES])> {
-        let (ciphertext, rest) = self.0.split_first_chunk()?;
-        let (iv, tag) = rest.split_first_chunk()?;
-        Some((*ciphertext, *iv, tag.try_into().ok()?))
-    }
-
     /// Its text, for the wire or the store. Never for a log.
     pub fn reveal(&self) -> String {
         TempId::from(self).reveal().into()
@@ -265,7 +255,7 @@ impl Opened {
         Window::new(moment(self.start)?, moment(self.expiry)?).ok()
     }
 
-    fn read(text: &[u8; PLAINTEXT_BYTES]) -> Option<Self> {
+    fn read(text: &[u8]) -> Option<Self> {
         let (uid, times) = text.split_first_chunk()?;
         let (start, expiry) = times.split_first_chunk()?;
         let expiry = i32::from_be_bytes(expiry.try_into().ok()?);
