@@ -199,6 +199,17 @@ fn exports_hold_what_was_uploaded_while_the_server_runs() {
     assert_eq!((&contacts[2]["contact"], &contacts[2]["temp_id"]), (&Value::Null, &Value::Null));
     assert_eq!(rows("uploads")[0]["upload"], "first,of\"two\"");
     assert_eq!(rows("tempids"), [json!({"username": MET.0, "temp_id": temp_id, "start": start, "expiry": expiry})]);
+
+    // outside its window a record says by how much, where a column more disturbs nobody
+    for (upload, moment, distance_s) in [("late", time(expiry).plus(60), 60), ("early", time(start).plus(-7), -7)] {
+        session.request(&json!({"commandType":"UC","numOfSend":1,"upload":upload}).to_string());
+        let data = json!({"record": issued, "received": moment.to_string()});
+        session.request(&json!({"commandType":"UC","numOfSend":0,"data":data}).to_string());
+        let row = rows("contacts").pop().unwrap();
+        assert_eq!((&row["status"], &row["distance_s"]), (&json!("expired"), &json!(distance_s)));
+        assert!(export(&["contacts"]).ends_with(",expired\n"));
+    }
+    assert_eq!(rows("contacts")[0].get("distance_s"), None);
 }
 
 #[test]

@@ -349,6 +349,13 @@ fn a_configuration_that_is_wrong_stops_every_command_in_one_line() {
         place.run(command).assert_complains(&["bluetrace.toml:2", "retension_s", "did you mean retention_s?"]);
     }
     assert_eq!(fs::read_dir(place.path("")).unwrap().count(), 1, "nothing was made");
+    fs::write(
+        place.path("both.toml"),
+        "[registration]\ncode_command = \"cat\"\ncode_webhook = \"https://127.0.0.1/\"\n",
+    )
+    .unwrap();
+    place.run(&["config", "check", "--config", "both.toml"]).assert_complains(&["--code-command", "not both"]);
+    fs::remove_file(place.path("both.toml")).unwrap();
     // a sample is what helps then
     let sample = place.run(&["config", "sample"]).assert_success().shown;
     assert_eq!(sample, fs::read_to_string(root().join("docs/bluetrace.toml")).unwrap());

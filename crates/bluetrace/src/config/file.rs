@@ -38,6 +38,14 @@ impl File {
                     let path = std::path::absolute(&path).unwrap_or(path);
                     warn!("cannot look for {}: {error}; going on without", path.display());
                 }
+                Err(error) if !is_named && is_out_of_sight(&path) => {
+                    let folder = data_folder.unwrap_or(Path::new(DEFAULT_FOLDER));
+                    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+                    bail!(
+                        "cannot look into the data folder {}: {error}; run this as the user whose it is, or name another with --data-dir",
+                        folder.display()
+                    );
+                }
                 Err(error) => {
                     let path = std::path::absolute(&path).unwrap_or(path);
                     let path = path.display();
