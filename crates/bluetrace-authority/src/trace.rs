@@ -124,22 +124,20 @@ impl Authority {
         if records.iter().any(|record| owners.is_to_be_opened(record)) {
             // asked for anew, so that a key that was destroyed a moment ago opens nothing, and what it has opened is forgotten
             let keyring = self.keyring(now).await?;
-            owners.forget(|unsealed| !keyring.has_key_of(unsealed));
+            owners.forget_without_key(&keyring);
             self.add_owners(open_sealed(&keyring, records, owners), owners, now).await?;
         }
-        let ids = owners.missing(records);
-        if !ids.is_empty() {
-            let found = self.store.resolve(ids.clone(), now).await?;
-            owners.registered.extend(ids.into_iter().zip(found));
-        }
-        Ok(())
+        self.add_registered(owners.missing(records), owners, now).await
     }
 
     /// Whether everything that a trace goes by is so still: each key that opened an id is there, and each id belongs to whom it did.
     pub(crate) async fn still_holds(&self, trace: &UploadTrace, now: Timestamp) -> Result<bool, AuthorityError> {
         let Owners { sealed, registered, has_forgotten } = &trace.owners;
+        if *has_forgotten {
+            return Ok(false);
+        }
         let keyring = self.keyring(now).await?;
-        if *has_forgotten || !sealed.values().all(|(unsealed, _)| keyring.has_key_of(unsealed)) {
+        if !sealed.values().all(|(unsealed, _)| keyring.has_key_of(unsealed)) {
             return Ok(false);
         }
         let mut again = Owners::default();
@@ -147,8 +145,7 @@ impl Authority {
         self.add_owners(opened.collect(), &mut again, now).await?;
         let mut ids: Vec<_> = registered.keys().cloned().collect();
         ids.sort_unstable();
-        let found = self.store.resolve(ids.clone(), now).await?;
-        again.registered = ids.into_iter().zip(found).collect();
+        self.add_registered(ids, &mut again, now).await?;
         Ok(again == trace.owners)
     }
 
@@ -171,6 +168,20 @@ impl Authority {
         };
         let found = opened.into_iter().map(|(id, unsealed)| (id, (unsealed, owner_of(&unsealed.opened))));
         owners.sealed.extend(found);
+        Ok(())
+    }
+
+    /// Asks the registry for ids, sorted and distinct.
+    async fn add_registered(
+        &self,
+        ids: Vec<TempId>,
+        owners: &mut Owners,
+        now: Timestamp,
+    ) -> Result<(), AuthorityError> {
+        if !ids.is_empty() {
+            let found = self.store.resolve(ids.clone(), now).await?;
+            owners.registered.extend(ids.into_iter().zip(found));
+        }
         Ok(())
     }
 }
@@ -234,10 +245,10 @@ impl Owners {
         }
     }
 
-    /// Forgets whom sealed ids belong to.
-    fn forget(&mut self, which: impl Fn(&Unsealed) -> bool) {
+    /// Forgets whom those sealed ids belong to whose key is gone.
+    fn forget_without_key(&mut self, keyring: &Keyring) {
         let before = self.sealed.len();
-        self.sealed.retain(|_, (unsealed, _)| !which(unsealed));
+        self.sealed.retain(|_, (unsealed, _)| keyring.has_key_of(unsealed));
         self.has_forgotten |= self.sealed.len() < before;
     }
 
