@@ -165,9 +165,12 @@ fn exports_hold_what_was_uploaded_while_the_server_runs() {
         &json!({"commandType":"UC","numOfSend":2,"data":{"record":issued,"received":received.to_string()}}).to_string(),
     );
     session.request(&json!({"commandType":"UC","numOfSend":1,"data":record(9)}).to_string());
-    session.say(r#"{"commandType":"UC","numOfSend":0,"data":"nonsense"}"#);
-    assert_eq!(session.request(r#"{"commandType":"RT"}"#)["data"]["code"], "bad_record");
-    session.request(r#"{"commandType":"UC","numOfSend":2,"upload":"second"}"#);
+    let refused = session.request(r#"{"commandType":"UC","numOfSend":0,"data":"nonsense"}"#);
+    assert_eq!(refused["data"]["code"], "bad_record");
+    let complete: Value = serde_json::from_str(&session.hear()).unwrap();
+    assert_eq!(complete["data"], json!({"records":3,"resolved":1,"unknown":1,"invalid":1}));
+    let begun = session.request(r#"{"commandType":"UC","numOfSend":2,"upload":"second"}"#);
+    assert_eq!((&begun["upload"], &begun["numOfRecv"]), (&json!("second"), &json!(2)));
 
     let export = |what: &[&str]| place.administer(&[&["export"], what].concat(), "").assert_success().shown;
     let contacts = export(&["contacts"]);
@@ -204,7 +207,8 @@ fn exports_hold_what_was_uploaded_while_the_server_runs() {
     for (upload, moment, distance_s) in [("late", time(expiry).plus(60), 60), ("early", time(start).plus(-7), -7)] {
         session.request(&json!({"commandType":"UC","numOfSend":1,"upload":upload}).to_string());
         let data = json!({"record": issued, "received": moment.to_string()});
-        session.request(&json!({"commandType":"UC","numOfSend":0,"data":data}).to_string());
+        let complete = session.request(&json!({"commandType":"UC","numOfSend":0,"data":data}).to_string());
+        assert_eq!(complete["data"], json!({"records":1,"resolved":1,"unknown":0,"invalid":0}));
         let row = rows("contacts").pop().unwrap();
         assert_eq!((&row["status"], &row["distance_s"]), (&json!("expired"), &json!(distance_s)));
         assert!(export(&["contacts"]).ends_with(",expired\n"));
