@@ -42,8 +42,8 @@ impl Trouble {
         let is_over = matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
         let text = |what: &str| format!("{what} (PostgreSQL's code {code})");
         match (code, code.get(..2).unwrap_or_default()) {
-            // the last one: somebody has made the table meanwhile
-            ("40001" | "40P01" | "42P07", _) => Self::Again,
+            // the last two: somebody has made the table meanwhile, or has come as far as the type of its rows
+            ("40001" | "40P01" | "42P07" | "42710", _) => Self::Again,
             ("23505", _) => Self::Duplicate,
             ("23514", _) => Self::NoPartition,
             ("55P03", _) => Self::Locked,
