@@ -100,13 +100,12 @@ impl Installation {
             None if !DataFolder::open_existing(&folder.data_dir).has_database()? => {
                 let missing = if folder.data_dir.exists() { "" } else { ", which is not there" };
                 bail!(
-                    "there is no authority in {path}{missing}; name its data folder (--data-dir, or --check-store of a load), or start \
-                     `bluetrace server` once"
+                    "there is no authority in {path}{missing}; name its data folder (--data-dir), or start `bluetrace server` once"
                 )
             }
             Some(_) if DataFolder::open_existing(&folder.data_dir).existing_master_key()?.is_none() => bail!(
-                "there is no master key in {path}; name the data folder of a server of this authority (--data-dir, or --check-store of \
-                 a load), or put a copy of its master.key there"
+                "there is no master key in {path}; name the data folder of a server of this authority (--data-dir), or put a copy of its \
+                 master.key there"
             ),
             _ => {}
         }

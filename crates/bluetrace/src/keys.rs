@@ -32,7 +32,7 @@ fn list(folder: &AuthorityFolder, out: &mut dyn Write) -> anyhow::Result<()> {
     writeln!(
         out,
         "{:>6}  {:<19}  {:<19}  {:<9}  {:>7}  {:>13}  {:<19}",
-        "id", "seals from", "until", "state", "age", "seals", "kept until"
+        "id", "seals from (UTC)", "until", "state", "age", "seals", "kept until"
     )?;
     for row in &rows {
         let SealingKeyRow { id, term, seals, state } = row;

@@ -70,8 +70,8 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
             opentrace: OpenTraceOptions { folder: folder.path().into(), is_compatible: options.opentrace_compatible },
         },
     });
-    for exposed in doctor::exposed_files(&options) {
-        warn!("{exposed}");
+    for finding in doctor::said_at_the_start(&options) {
+        warn!("{finding}");
     }
     let asked_to_end = system::asked_to_end()?;
     let server = RunningServer::start(ServerParts {

@@ -283,6 +283,23 @@ fn a_server_says_at_its_start_which_files_others_may_use() {
 }
 
 #[test]
+fn a_server_says_at_its_start_that_its_certificate_is_not_valid_now() {
+    let place = Place::new();
+    place.server().stop("TERM");
+    // of four starts, each of which adds to the log
+    for years in [(2020, 2021), (3020, 3021), (2020, 3021)] {
+        put_certificate(&place.path("data"), years);
+        make_private(&place.path("data/key.pem"));
+        place.server().stop("TERM");
+    }
+    let log = fs::read_to_string(place.path("server.log")).unwrap();
+    let said: Vec<_> = log.lines().filter_map(|line| line.split_once("certificate: ")).map(|(_, said)| said).collect();
+    assert_eq!(said.len(), 2, "{log}");
+    assert!(said[0].starts_with("it expired on 01/01/2021") && said[0].contains("put a new certificate.pem"), "{log}");
+    assert!(said[1].starts_with("it is not valid before 01/01/3020"), "{log}");
+}
+
+#[test]
 fn a_broken_configuration_is_one_finding_among_the_others() {
     let place = Place::new();
     place.server().stop("TERM");

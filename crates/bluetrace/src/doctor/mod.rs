@@ -60,15 +60,17 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Of what the doctor calls an error, what others may do with the files of a server that starts: a line for each.
-pub(crate) fn exposed_files(server: &ServerOptions) -> Vec<String> {
+/// Of what the doctor calls an error, what does not keep a server from starting: what others may do with its files, and a
+/// certificate that is not valid now. A line for each.
+pub(crate) fn said_at_the_start(server: &ServerOptions) -> Vec<String> {
     let mut report = Report::default();
     report.folder(&server.folder.data_dir);
+    report.certificate(&DataFolder::open_existing(&server.folder.data_dir), SystemClock.now());
     report.import_file("credentials.txt", server.credentials.as_deref(), "passwords");
     report.import_file("tempIDs.txt", server.tempids.as_deref(), "whose TempID is whose");
     report.one_time_codes(&server.registration, !matches!(server.http, Some(HttpPlace::Off)));
     let errors = report.findings.into_iter().filter(|finding| finding.level == Level::Error);
-    errors.map(|Finding { found, remedy, .. }| format!("{found}; {}", remedy.unwrap_or_default())).collect()
+    errors.map(|Finding { check, found, remedy, .. }| format!("{check}: {found}; {}", remedy.unwrap_or_default())).collect()
 }
 
 /// What was found, in the order of the examination.

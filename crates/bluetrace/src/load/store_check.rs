@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use bluetrace_authority::passwords::InlinePool;
 use bluetrace_authority::store::{Store, UploadKey};
 use bluetrace_client::load::{RecordsDigest, SentUpload};
@@ -53,7 +54,8 @@ struct Stored {
 
 /// Opens the authority whose store is looked into.
 pub(super) fn open(folder: &AuthorityFolder) -> anyhow::Result<Installation> {
-    Installation::open_existing(folder, Arc::new(InlinePool))
+    let installation = Installation::open_existing(folder, Arc::new(InlinePool));
+    installation.context("the store that --check-store names cannot be looked into")
 }
 
 /// Looks for everything that was acknowledged.
