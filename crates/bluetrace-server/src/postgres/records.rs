@@ -111,6 +111,8 @@ impl Columns {
     }
 }
 
+/// Between two places, and not so many from a place on: of a day that has just begun the database has no statistics, and reads for a
+/// `LIMIT` all that follows, each time, and sorts it.
 pub(super) async fn list(
     session: &Session,
     upload: UploadKey,
@@ -121,14 +123,14 @@ pub(super) async fn list(
     let rows = session
         .rows(
             "SELECT temp_id, start, expiry, received, rssi, seen FROM uploaded_record
-             WHERE upload = $1 AND place >= $2
-                 AND EXISTS (SELECT 1 FROM upload WHERE id = $1 AND account IS NOT NULL AND forget_at > $3)
-             ORDER BY place LIMIT $4",
+             WHERE upload = $1 AND place >= $2 AND place < $3
+                 AND EXISTS (SELECT 1 FROM upload WHERE id = $1 AND account IS NOT NULL AND forget_at > $4)
+             ORDER BY place",
             &[
                 (&upload.0, Type::INT8),
                 (&i64::from(first), Type::INT8),
+                (&i64::from(first).saturating_add(i64::from(limit)), Type::INT8),
                 (&now.as_unix(), Type::INT8),
-                (&i64::from(limit), Type::INT8),
             ],
         )
         .await?;
