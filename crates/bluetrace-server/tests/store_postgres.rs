@@ -456,6 +456,41 @@ fn what_a_removed_account_uploaded_is_deleted_at_once() {
 }
 
 #[test]
+fn a_page_of_an_upload_is_read_without_the_rest_before_the_database_has_statistics() {
+    let database = CLUSTER.database();
+    let store = server(&CLUSTER, &database);
+    let key = begun(&store, request(opened(&store, "alice"), "u", 50_000));
+    for first in [0, 25_000] {
+        let records = (first..first + 25_000).map(|number| heard(number.into())).collect();
+        block_on(store.append_records(key, first, records)).unwrap();
+    }
+    store.close();
+    // what a connection has read is told when it ends
+    let read = || -> i64 {
+        let others = "SELECT count(*) FROM pg_stat_activity
+                      WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        let begun = Instant::now();
+        while CLUSTER.sql(&database, others) != "0" {
+            assert!(begun.elapsed() < Duration::from_secs(30), "the store's connections do not end");
+        }
+        let blocks = "SELECT sum(heap_blks_read + heap_blks_hit) FROM pg_statio_user_tables
+                      WHERE relname LIKE 'uploaded_record%'";
+        CLUSTER.sql(&database, blocks).parse().unwrap()
+    };
+    let (before, store) = (read(), server(&CLUSTER, &database));
+    for first in (0..50_000).step_by(1_000) {
+        let page = block_on(store.uploaded_records(key, first, 1_000, at(0))).unwrap();
+        assert_eq!((page.len(), &page[0]), (1_000, &heard(first.into())));
+    }
+    store.close();
+    let size = "SELECT sum(pg_relation_size(oid)) / 8192 FROM pg_class
+                WHERE relname LIKE 'uploaded_record%' AND relkind = 'r'";
+    let blocks = CLUSTER.sql(&database, size).split('.').next().unwrap().parse::<i64>().unwrap();
+    let looked_at = read() - before;
+    assert!((blocks / 2..3 * blocks).contains(&looked_at), "{looked_at} of {blocks}");
+}
+
+#[test]
 fn a_shredded_key_is_in_no_file_of_a_table_whoever_reads_the_others_meanwhile() {
     let database = CLUSTER.database();
     let store = server(&CLUSTER, &database);

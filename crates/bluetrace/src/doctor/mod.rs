@@ -70,7 +70,9 @@ pub(crate) fn said_at_the_start(server: &ServerOptions) -> Vec<String> {
     report.import_file("tempIDs.txt", server.tempids.as_deref(), "whose TempID is whose");
     report.one_time_codes(&server.registration, !matches!(server.http, Some(HttpPlace::Off)));
     let errors = report.findings.into_iter().filter(|finding| finding.level == Level::Error);
-    errors.map(|Finding { check, found, remedy, .. }| format!("{check}: {found}; {}", remedy.unwrap_or_default())).collect()
+    errors
+        .map(|Finding { check, found, remedy, .. }| format!("{check}: {found}; {}", remedy.unwrap_or_default()))
+        .collect()
 }
 
 /// What was found, in the order of the examination.
