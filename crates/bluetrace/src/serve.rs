@@ -70,7 +70,7 @@ async fn serve(options: ServerOptions) -> anyhow::Result<()> {
             opentrace: OpenTraceOptions { folder: folder.path().into(), is_compatible: options.opentrace_compatible },
         },
     });
-    for finding in doctor::said_at_the_start(&options) {
+    for finding in doctor::said_at_the_start(&options, &tls) {
         warn!("{finding}");
     }
     let asked_to_end = system::asked_to_end()?;

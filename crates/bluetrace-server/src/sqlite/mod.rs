@@ -23,9 +23,9 @@ use bluetrace_authority::store::{
     AccountId, AccountOpened, AccountSummary, Appended, CodeIssued, CodeRedeemed, CodeRevoked, Confirmation, Expired,
     ImportedTempId, Lockout, LoginRecorded, LoginState, NewNotice, NewOneTimeCode, NewSealingKey, NewUploadCode,
     NoticeId, OneTimeCodeId, OneTimeCodeMade, Owner, PasswordHash, PasswordSource, PinSeed, PresentedCode,
-    RegistrationConfirmed, SealingKeyId, SealingKeyRow, SessionId, SessionState, Shredded, Store, StoreFuture,
-    TempIdImported, TempIdsIssued, Told, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted, UploadFound,
-    UploadKey, UploadRequest, UploadRow, Verdict, WrongCodes,
+    RegistrationConfirmed, SealingKeyId, SealingKeyRow, SessionId, SessionState, Shredded, Store, StoreError,
+    StoreFuture, TempIdImported, TempIdsIssued, Told, UploadBegun, UploadCodeId, UploadCodeRow, UploadCompleted,
+    UploadFound, UploadKey, UploadRequest, UploadRow, Verdict, WrongCodes,
 };
 use bluetrace_protocol::{
     ExposureNotice, Moment, Record, TempId, Timestamp, Uid, UploadId, UploadSummary, Uploaded, Username,
@@ -84,7 +84,7 @@ impl SqliteStore {
     }
 
     /// Leaves nothing in the write-ahead log of what was written over or deleted. `false` if somebody reads what was before.
-    async fn empty_log(&self) -> Result<bool, bluetrace_authority::store::StoreError> {
+    async fn empty_log(&self) -> Result<bool, StoreError> {
         let usual_wait = self.database.options.busy_timeout;
         let is_empty = self.writer.run_between(move |c| keys::empty_log(c, usual_wait)).await?;
         if is_empty && self.is_log_reserved.load(Ordering::Relaxed) {
@@ -98,7 +98,7 @@ impl SqliteStore {
     /// takes a disk about half as long as making the file longer each time. Worth it for a process that stays.
     ///
     /// # Errors
-    /// [`StoreError`](bluetrace_authority::store::StoreError) if the disk does not have the 16 MiB. Nothing is lost by that
+    /// [`StoreError`] if the disk does not have the 16 MiB. Nothing is lost by that
     /// but the speed.
     pub fn reserve_log(&self) -> StoreFuture<'_, ()> {
         let database = self.database.clone();

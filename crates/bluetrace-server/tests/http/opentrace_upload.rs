@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bluetrace_authority::store::{CodeState, UploadCodeId};
+use bluetrace_authority::store::{CodeState, UploadBegun, UploadCodeId};
 use bluetrace_protocol::limits::MAX_RECORD_BATCH;
 use bluetrace_protocol::{Clock as _, Uploaded};
 use bluetrace_server::http::{Rate, Rates};
@@ -301,7 +301,7 @@ async fn an_upload_that_was_cut_while_it_was_stored_goes_on_where_it_was() {
     let now = site.clock.now();
     let (member, grant) = site.authority.upload_grant(&token, now).await.unwrap().unwrap();
     let begun = site.authority.begin_granted_upload(&member, &grant, 9_000, now).await.unwrap();
-    let bluetrace_authority::store::UploadBegun::Open { key, .. } = begun else { panic!("{begun:?}") };
+    let UploadBegun::Open { key, .. } = begun else { panic!("{begun:?}") };
     let records = (0..5_000).map(stored).collect();
     site.authority.append_records(&member, key, 0, records).await.unwrap();
     let mut changed = app.records.clone();
@@ -324,7 +324,7 @@ async fn what_another_request_has_stored_meanwhile_is_what_counts() {
         let now = site.clock.now();
         let (member, grant) = site.authority.upload_grant(&token, now).await.unwrap().unwrap();
         let begun = site.authority.begin_granted_upload(&member, &grant, 9_000, now).await.unwrap();
-        let bluetrace_authority::store::UploadBegun::Open { key, .. } = begun else { panic!("{begun:?}") };
+        let UploadBegun::Open { key, .. } = begun else { panic!("{begun:?}") };
         // in the place of the second batch's first records, as soon as the first batch is there
         let (store, place) = (Arc::clone(&site.store), u32::try_from(MAX_RECORD_BATCH).unwrap());
         let other = tokio::spawn(async move {

@@ -108,6 +108,13 @@ impl Report {
                 return None;
             }
         };
+        self.validity(&tls, now);
+        Some(tls)
+    }
+
+    /// Whether a certificate is valid now, and for how long.
+    pub(super) fn validity(&mut self, tls: &ServerTls, now: Timestamp) {
+        let check = "certificate";
         let renew = "put a new certificate.pem and key.pem there, and start the server again; devices ask about the new fingerprint";
         let moment = |unix: i64| Timestamp::from_unix(unix.max(0)).unwrap_or(Timestamp::MAX);
         match tls.validity_unix().map(|(from, until)| (moment(from), moment(until))) {
@@ -121,7 +128,6 @@ impl Report {
             }
             Some((_, until)) => self.ok(check, format!("valid until {until}, {}", tls.fingerprint())),
         }
-        Some(tls)
     }
 
     /// Whether others may change what says what the server does, which is an error.

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use bluetrace_protocol::Clock as _;
 use bluetrace_server::data_folder::DataFolder;
+use bluetrace_server::tls::ServerTls;
 use serde::Serialize;
 
 use crate::command_line::{DoctorOptions, HttpPlace, ServerOptions};
@@ -62,10 +63,10 @@ pub(crate) fn run(options: &DoctorOptions, configuration: &anyhow::Result<Config
 
 /// Of what the doctor calls an error, what does not keep a server from starting: what others may do with its files, and a
 /// certificate that is not valid now. A line for each.
-pub(crate) fn said_at_the_start(server: &ServerOptions) -> Vec<String> {
+pub(crate) fn said_at_the_start(server: &ServerOptions, tls: &ServerTls) -> Vec<String> {
     let mut report = Report::default();
     report.folder(&server.folder.data_dir);
-    report.certificate(&DataFolder::open_existing(&server.folder.data_dir), SystemClock.now());
+    report.validity(tls, SystemClock.now());
     report.import_file("credentials.txt", server.credentials.as_deref(), "passwords");
     report.import_file("tempIDs.txt", server.tempids.as_deref(), "whose TempID is whose");
     report.one_time_codes(&server.registration, !matches!(server.http, Some(HttpPlace::Off)));
